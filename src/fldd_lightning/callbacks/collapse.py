@@ -1,0 +1,110 @@
+"""Tells in plain words when a learned forward process has collapsed or does not move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from ..forward import ForwardProcess
+from ..module import FLDD
+
+__all__ = ["CollapseMonitor"]
+
+
+class CollapseMonitor(Callback):
+    """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
+
+    A collapsed process puts all information into one step, and its bound equals that of a
+    product of the data's marginals. Logs, at every validation: ``collapse/marginal_entropy``
+    (nats per example, of the training data), ``collapse/share_t{t}`` (share of each step in the
+    KL) and ``collapse/moved`` (mean total variation between the learned marginals and their
+    base, over one validation batch). Warns once per run.
+
+    Args:
+        share: Share of one step above which the KL counts as being in one step.
+        margin: How far below the marginals' entropy the bound must lie, as a share of it.
+    """
+
+    def __init__(self, share: float = 0.95, margin: float = 0.02) -> None:
+        self.share, self.margin = share, margin
+        self._marginal_entropy: float | None = None
+        self._batch: Any = None
+        self._warned = False
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self._batch = batch
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, FLDD) or trainer.sanity_checking or trainer.train_dataloader is None:
+            return
+        if self._marginal_entropy is None:
+            self._marginal_entropy = _marginal_entropy(trainer, pl_module)
+        self.log("collapse/marginal_entropy", self._marginal_entropy)
+        bound: Any = pl_module.bounds["val"]
+        metrics = bound.compute()  # the module's own epoch end comes later
+        steps = pl_module.problem.num_steps
+        kl = torch.stack([metrics[f"kl_t{t}"] for t in range(1, steps + 1)]).clamp_min(0)
+        shares = kl / kl.sum().clamp_min(1e-12)
+        for t, value in enumerate(shares, start=1):
+            self.log(f"collapse/share_t{t}", value.float())
+        process = pl_module.forward_process
+        moved = _moved_from_base(pl_module, process, self._batch)
+        if moved is not None:
+            self.log("collapse/moved", moved)
+        past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
+        if process.learned and past_freeze and not self._warned:
+            self._warn(shares, float(metrics["nelbo"]), moved)
+
+    def _warn(self, shares: Tensor, nelbo: float, moved: float | None) -> None:
+        assert self._marginal_entropy is not None
+        floor = self._marginal_entropy * (1 - self.margin)
+        if float(shares.max()) > self.share and nelbo > floor:
+            self._warned = True
+            rank_zero_warn(
+                f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
+                f"{100 * float(shares.max()):.0f} % of the KL and val/nelbo {nelbo:.3f} is no better than a product "
+                f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try more samples in RLOO, a longer "
+                "freeze_steps, a smaller forward_lr_ratio, or another base process."
+            )
+        elif moved is not None and moved < 1e-3:
+            self._warned = True
+            rank_zero_warn(
+                f"The forward process has hardly moved from its base (total variation {moved:.1e}). Try a larger "
+                "forward_lr_ratio, a shorter freeze_steps or a longer run."
+            )
+
+
+def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
+    """sum_i H(x_i) of the training data in nats per example, from at most 50,000 examples."""
+    num_classes = module.problem.num_classes
+    counts = torch.zeros(module.problem.num_dims, num_classes, dtype=torch.float64)
+    seen = 0
+    loader: Any = trainer.train_dataloader
+    for batch in loader:
+        x = module.data(batch).flatten(1).long().cpu()  # (B, D)
+        counts.scatter_add_(1, x.T, torch.ones_like(x.T, dtype=torch.float64))
+        seen += len(x)
+        if seen >= 50_000:
+            break
+    p = counts / seen
+    return float(-torch.xlogy(p, p).sum())
+
+
+def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:
+    """Mean total variation between the learned and the base marginals over 0 < t < T."""
+    base = getattr(process, "base", None)
+    if not isinstance(base, ForwardProcess) or batch is None or module.problem.num_steps < 2:
+        return None
+    x = module.data(batch).long()
+    t = torch.arange(1, module.problem.num_steps, device=x.device).expand(len(x), -1)
+    learned = process.interior_log_marginals(x, t, module.condition(batch)).exp()
+    return float(0.5 * (learned - base.interior_log_marginals(x, t).exp()).abs().sum(-1).mean())

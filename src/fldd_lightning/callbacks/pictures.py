@@ -1,0 +1,126 @@
+"""Pictures at the end of ``fit``: samples, reverse trajectories, the learned marginals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from ..errors import FLDDError
+from ..module import FLDD
+
+__all__ = ["Pictures", "save_grid", "save_trajectory"]
+
+
+class Pictures(Callback):
+    """Writes ``samples.png``, ``trajectory.png`` and ``marginals.png`` into the run's folder.
+
+    ``marginals.png`` shows, for a few validation examples and every t, the probability under
+    q(z_t|x) that a coordinate still is its data value: what is destroyed when. The pictures go
+    to every logger that takes images, too.
+
+    Args:
+        num_samples: Samples in the grid.
+        num_rows: Trajectories and examples shown.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0) -> None:
+        self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
+
+    @torch.no_grad()
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        if not isinstance(pl_module, FLDD):
+            raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
+        states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
+        save_trajectory(pl_module, states, folder / "trajectory.png")
+        loaders: Any = trainer.val_dataloaders
+        if loaders is not None:
+            self._save_marginals(pl_module, next(iter(loaders)), folder / "marginals.png")
+        for logger in trainer.loggers:
+            _log_pictures(logger, folder, trainer.global_step)
+
+    def _save_marginals(self, module: FLDD, batch: Any, path: Path) -> None:
+        if isinstance(batch, dict):
+            batch = {key: value[: self.num_rows].to(module.device) for key, value in batch.items()}
+        else:
+            batch = batch[: self.num_rows].to(module.device)
+        x = module.data(batch).long()
+        num_steps = module.problem.num_steps
+        t = torch.arange(num_steps + 1, device=x.device).expand(len(x), -1)
+        log_u = module.forward_process.log_marginals(x, t, module.condition(batch))  # (N, T+1, *shape, S)
+        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
+        kept = log_u.gather(-1, index).squeeze(-1).exp().cpu()  # (N, T+1, *shape)
+        titles = [f"q(z_{i} = x|x)" for i in range(num_steps + 1)]
+        columns = [_as_picture(kept[:, i]) for i in range(num_steps + 1)]
+        _save_panels([module.render(x.cpu()), *columns], ["x", *titles], path)
+
+
+def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
+    """Write a square grid of examples ``(N, *shape)`` as PNG."""
+    from torchvision.utils import save_image
+
+    pictures = module.render(x)
+    nrow = max(1, int(len(pictures) ** 0.5))
+    scale = max(1, 256 // (nrow * max(pictures.shape[-2:])) + 1)
+    pictures = pictures.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    save_image(pictures, path, nrow=nrow, pad_value=0.5)
+
+
+def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
+    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample; MASK is grey."""
+    num_steps, num_classes = len(states) - 1, module.problem.num_classes
+    panels = []
+    for z in states:
+        masked = _as_picture((z == num_classes).float())
+        shown = module.render(z.clamp_max(num_classes - 1))
+        panels.append(torch.where(masked > 0, 0.5, shown))
+    _save_panels(panels, [f"z_{num_steps - i}" for i in range(num_steps + 1)], path)
+
+
+def _as_picture(values: Tensor) -> Tensor:
+    """``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``FLDD.render`` does."""
+    if values.dim() == 2:
+        return values[:, None, None]
+    return values.unsqueeze(1) if values.dim() == 3 else values
+
+
+def _save_panels(columns: list[Tensor], titles: list[str], path: Path) -> None:
+    """A table of pictures: one column per title, one row per example."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = len(columns[0])
+    figure = Figure(figsize=(1.2 * len(columns), 1.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for j, (column, title) in enumerate(zip(columns, titles, strict=True)):
+        axes[0][j].set_title(title, fontsize=7)
+        for i in range(rows):
+            picture = column[i].permute(1, 2, 0)
+            shown = picture if picture.shape[-1] == 3 else picture.mean(-1)
+            axes[i][j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            axes[i][j].set_axis_off()
+    figure.savefig(path, dpi=120)
+
+
+def _log_pictures(logger: Logger, folder: Path, step: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for path in sorted(folder.glob("*.png")):
+        if hasattr(logger, "log_image"):
+            logger.log_image(path.stem, [str(path)], step)
+        elif hasattr(logger.experiment, "add_image"):
+            picture = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(path.stem, picture, step, dataformats="HWC")

@@ -1,0 +1,35 @@
+"""Writes what ``predict`` computes: the bound of every example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+__all__ = ["NELBOWriter"]
+
+
+class NELBOWriter(BasePredictionWriter):
+    """Saves ``nelbo_rank{r}.pt``: ``index`` and ``nelbo`` (nats per example) of the predicted split."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        joined = {key: torch.cat([p[key].cpu() for p in predictions]) for key in ("index", "nelbo")}
+        path = folder / f"nelbo_rank{trainer.global_rank}.pt"
+        torch.save(joined, path)
+        if trainer.is_global_zero:
+            print(f"NELBO of {len(joined['nelbo'])} examples: {path}")

@@ -1,0 +1,146 @@
+"""Categorical distributions in log space: safe logarithms, sampling, checks of integer data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import FLDDError
+
+__all__ = [
+    "check_states",
+    "entropy",
+    "log_one_hot",
+    "one_hot",
+    "sample_categorical",
+    "sample_from_uniform",
+    "sum_dims",
+    "xlogy",
+]
+
+
+def xlogy(x: Tensor, log_y: Tensor) -> Tensor:
+    """``x * log_y`` with 0 · (-inf) = 0, and zero (not NaN) gradients there.
+
+    Args:
+        x: Probabilities, any shape.
+        log_y: Log-probabilities, may be ``-inf``; broadcastable with ``x``.
+
+    Returns:
+        The product, 0 where ``x`` is 0.
+    """
+    x, log_y = torch.broadcast_tensors(x, log_y)
+    live = x > 0
+    return torch.where(live, x, 0.0) * torch.where(live, log_y, 0.0)
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Shannon entropy in nats over the last dimension.
+
+    Args:
+        log_p: Log-probabilities ``(..., S)``; ``-inf`` stands for zero.
+
+    Returns:
+        Entropy ``(...)`` in nats.
+    """
+    p = log_p.exp()
+    return -xlogy(p, log_p).sum(-1)
+
+
+def one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One-hot weights ``(..., S)`` of integer states ``(...)``."""
+    return F.one_hot(states.long(), num_states).to(dtype)
+
+
+def log_one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Log of the one-hot distribution: 0 at the state, ``-inf`` elsewhere, ``(..., S)``."""
+    zeros = torch.zeros(*states.shape, num_states, dtype=dtype, device=states.device)
+    hit = F.one_hot(states.long(), num_states).bool()
+    return zeros.masked_fill(~hit, float("-inf"))
+
+
+def sum_dims(values: Tensor) -> Tensor:
+    """Sum over everything but the batch: ``(B, *shape)`` to ``(B,)``."""
+    return values.flatten(1).sum(1)
+
+
+def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw states by the Gumbel-max trick with float64 noise.
+
+    Float32 noise truncates the tails and lowers the temperature of the samples
+    (Zheng et al., 2024, arXiv 2409.02908), hence the double precision. Devices without
+    float64 (Apple MPS) draw on the CPU.
+
+    Args:
+        log_p: Log-probabilities ``(..., S)``, need not be normalised.
+        generator: Source of the noise, on the device of ``log_p`` or on the CPU.
+
+    Returns:
+        Integer states ``(...)`` on the device of ``log_p``.
+    """
+    device = generator.device if generator is not None else _float64_device(log_p.device)
+    uniform = torch.rand(log_p.shape, dtype=torch.float64, device=device, generator=generator)
+    gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+    scores = log_p.detach().to(gumbel.device, torch.float64) + gumbel
+    return scores.argmax(-1).to(log_p.device)
+
+
+def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
+    """Draw states by inversion of the cumulative distribution, in float64.
+
+    Equal uniforms give equal states, whatever the batch an example stands in: evaluation uses
+    it so that metrics do not depend on batch size or on the number of processes.
+
+    Args:
+        log_p: Log-probabilities ``(..., S)``.
+        uniform: Float64 numbers in [0, 1), ``(...)``.
+
+    Returns:
+        Integer states ``(...)`` on the device of ``log_p``. Never a state of probability zero.
+    """
+    device = _float64_device(log_p.device)
+    p = log_p.detach().to(device, torch.float64).exp()
+    cumulative = p.cumsum(-1)
+    threshold = uniform.to(device, torch.float64).unsqueeze(-1) * cumulative[..., -1:]
+    states = (cumulative <= threshold).sum(-1)
+    last_possible = (p.shape[-1] - 1) - (p.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(states, last_possible).to(log_p.device)
+
+
+def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = "x") -> None:
+    """Check a batch of integer data against what the model was built for.
+
+    Args:
+        x: The batch.
+        num_classes: K; values must lie in ``0..K-1``.
+        shape: Shape of one example.
+        name: What to call the tensor in the message.
+
+    Raises:
+        FLDDError: If the dtype, the shape or a value does not fit.
+    """
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise FLDDError(
+            f"{name} has dtype {x.dtype}, but discrete diffusion needs integers 0..{num_classes - 1}. "
+            "Quantise or binarise the data first."
+        )
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise FLDDError(
+            f"{name} has shape {tuple(x.shape)}, but the model was built for (batch, "
+            f"{', '.join(str(n) for n in shape)}). Check the data set or the checkpoint."
+        )
+    if x.numel() == 0:
+        raise FLDDError(f"{name} is empty: there is no example to work on.")
+    low, high = x.aminmax()
+    if int(low) < 0 or int(high) >= num_classes:
+        raise FLDDError(
+            f"{name} has values from {int(low)} to {int(high)}, but the model has "
+            f"{num_classes} classes, so values must lie in 0..{num_classes - 1}."
+        )
+
+
+def _float64_device(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device

@@ -1,0 +1,61 @@
+"""Reading a checkpoint's own configuration."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import FLDDError
+from ..factory import import_class
+from ..module import FLDD
+
+__all__ = ["checkpoint_config", "load_model"]
+
+
+def checkpoint_config(path: str) -> dict[str, Any]:
+    """The ``model`` and ``data`` sections a checkpoint was trained with.
+
+    Raises:
+        FLDDError: If the file is missing or is not a checkpoint of this package.
+    """
+    checkpoint = _read(path)
+    config: dict[str, Any] = {}
+    for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        values = dict(checkpoint.get(key) or {})
+        values.pop("_instantiator", None)
+        if "_class_path" in values:
+            config[section] = {"class_path": values.pop("_class_path"), "init_args": values}
+    if "model" not in config:
+        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
+    for linked in ("num_classes", "shape"):
+        config["model"]["init_args"].pop(linked, None)  # the data says them
+    return config
+
+
+def load_model(path: str, device: str = "cpu") -> FLDD:
+    """Load the module of a checkpoint, whichever subclass it is, with averaged weights.
+
+    Raises:
+        FLDDError: If the file is missing or is not a checkpoint of this package.
+    """
+    hparams = _read(path).get("hyper_parameters") or {}
+    if "_class_path" not in hparams:
+        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
+    cls = import_class(hparams["_class_path"])
+    model: FLDD = cls.load_from_checkpoint(path, map_location=device, weights_only=True)
+    return model.eval()
+
+
+def _read(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise FLDDError(f"cannot read the checkpoint '{path}': {error}") from error
+    if not isinstance(checkpoint, dict) or "fldd_problem" not in checkpoint:
+        raise FLDDError(f"'{path}' is not a checkpoint written by fldd-lightning.")
+    return checkpoint

@@ -1,0 +1,65 @@
+"""``sample``: a checkpoint in, integers and a picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+
+from ..callbacks.pictures import save_grid, save_trajectory
+from ..errors import FLDDError
+from ..image import ImageFLDD
+from .checkpoint import load_model
+
+__all__ = ["sample_command"]
+
+
+def sample(
+    ckpt_path: str,
+    output: str = "samples",
+    num_samples: int = 64,
+    num_steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    trajectory: bool = False,
+) -> None:
+    """Draw samples from a trained model.
+
+    Args:
+        ckpt_path: The checkpoint.
+        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), and
+            OUTPUT.png a grid if the model is one of images.
+        num_samples: How many.
+        num_steps: If given, must be the T of the training.
+        batch_size: How many at once.
+        seed: Seed; equal seeds give equal samples.
+        device: Where to run, such as cpu or cuda.
+        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape).
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
+    model = load_model(ckpt_path, device)
+    states = model.sample(num_samples, seed, num_steps, True, batch_size, progress=True)
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [path.with_name(path.name + ".npy")]
+    np.save(written[0], states[-1].numpy())
+    if trajectory:
+        written.append(path.with_name(path.name + "_trajectory.npy"))
+        np.save(written[-1], states.numpy())
+    if isinstance(model, ImageFLDD):
+        written.append(path.with_name(path.name + ".png"))
+        save_grid(model, states[-1], written[-1])
+        if trajectory:
+            written.append(path.with_name(path.name + "_trajectory.png"))
+            save_trajectory(model, states[:, :8], written[-1])
+    print("wrote " + ", ".join(str(p) for p in written))
+
+
+def sample_command(args: Sequence[str]) -> None:
+    """Parse the options of ``sample`` and run it."""
+    auto_cli(sample, args=list(args), as_positional=False, prog="fldd-lightning sample")

@@ -1,0 +1,99 @@
+"""``fit``, ``validate``, ``test`` and ``predict`` on LightningCLI."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..callbacks import NELBOWriter
+from ..errors import FLDDError
+from ..module import FLDD
+from .checkpoint import checkpoint_config
+
+__all__ = ["FLDDCLI", "run_trainer"]
+
+
+class FLDDCLI(LightningCLI):
+    """LightningCLI with K and shape linked from the data to the model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in ("num_classes", "shape"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses without Lightning's warning about arguments beside ``sys.argv``."""
+        self.config = parser.parse_args(args)
+
+    def after_fit(self) -> None:
+        """Ends with a validation of the averaged weights and a checkpoint, wherever ``fit`` stopped."""
+        self.trainer.validate(self.model, datamodule=self.datamodule)
+        checkpoints = self.trainer.checkpoint_callback
+        if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not self.trainer.fast_dev_run:
+            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "last.ckpt")
+
+    def _parse_ckpt_path(self) -> None:
+        """Left out: :func:`run_trainer` reads the checkpoint's config first, so that options given win."""
+
+
+def run_trainer(args: Sequence[str]) -> None:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        args: Subcommand and options. With ``--ckpt_path`` and no ``--config``, model and data are
+            those of the checkpoint; options given beside it override them.
+
+    Raises:
+        FLDDError: For mistakes in data, checkpoint or configuration.
+    """
+    args = list(args)
+    path = _option(args, "--ckpt_path")
+    with tempfile.TemporaryDirectory() as folder:
+        if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
+            config = Path(folder) / "checkpoint.yaml"
+            config.write_text(yaml.safe_dump(checkpoint_config(path)))
+            args[1:1] = ["--config", str(config)]
+        elif path is not None:
+            checkpoint_config(path)
+        try:
+            FLDDCLI(
+                FLDD,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={"callbacks": [NELBOWriter()]},
+                args=args,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            mistake = _mistake_in(error)
+            if mistake is None:
+                raise
+            raise mistake from error
+
+
+def _mistake_in(error: BaseException | None) -> FLDDError | None:
+    """The user's mistake behind an error, which the argument parser wraps in errors of its own."""
+    while error is not None:
+        if isinstance(error, FLDDError):
+            return error
+        if isinstance(error, MisconfigurationException):
+            return FLDDError(str(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _option(args: Sequence[str], name: str) -> str | None:
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(name + "="):
+            return arg.split("=", 1)[1]
+    return None

@@ -1,0 +1,109 @@
+"""A user's own integers, from a file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..categorical import check_states
+from ..errors import FLDDError
+from .base import DiscreteDataModule, Split
+
+__all__ = ["ArrayDataModule"]
+
+
+class ArrayDataModule(DiscreteDataModule):
+    """Any ``.npy``, ``.npz`` or ``.pt`` file of integers ``(N, *shape)``.
+
+    An ``.npz`` file or a ``.pt`` dictionary must hold one array, or one called ``x``. Files are
+    read without unpickling.
+
+    Args:
+        path: The file.
+        num_classes: K; if not given, the largest value plus one.
+        val_fraction: Share of the examples for validation.
+        test_fraction: Share of the examples for testing.
+        batch_size: Examples per batch and process.
+        num_workers: Worker processes of the loaders.
+        seed: Seed of the split and of the training order.
+
+    Raises:
+        FLDDError: When read: if the file is missing, unreadable, empty or not integers 0..K-1.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        num_classes: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
+            raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
+        self.save_hyperparameters()
+        self.path, self._given_classes = path, num_classes
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+
+    @property
+    def num_classes(self) -> int:
+        _ = self.splits  # checks the values against the classes given
+        return super().num_classes if self._given_classes is None else self._given_classes
+
+    def load(self) -> dict[str, Split]:
+        x = _read(Path(self.path))
+        if x.dim() < 1 or len(x) < 3:
+            raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape).")
+        if x.dim() == 1:
+            x = x[:, None]
+        upper = self._given_classes or max(2, int(x.max()) + 1 if not x.is_floating_point() else 2)
+        check_states(x, upper, x.shape[1:], self.path)
+        x = x.long()
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
+        num_val = max(1, round(len(x) * self.val_fraction))
+        num_test = max(1, round(len(x) * self.test_fraction))
+        val, test, train = order.split([num_val, num_test, len(x) - num_val - num_test])
+        return {"train": Split(x[train]), "val": Split(x[val]), "test": Split(x[test])}
+
+
+def _read(path: Path) -> Tensor:
+    if not path.is_file():
+        raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(_integers(np.load(path, allow_pickle=False)))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return torch.from_numpy(_integers(archive[_only(archive.files, path)]))
+        if path.suffix == ".pt":
+            loaded = torch.load(path, weights_only=True, map_location="cpu")
+            value = loaded[_only(list(loaded), path)] if isinstance(loaded, dict) else loaded
+            if isinstance(value, Tensor):
+                return value
+            raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")
+    except FLDDError:
+        raise
+    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
+        raise FLDDError(f"cannot read '{path}': {error}. Save it again as a plain integer array.") from error
+    raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
+
+
+def _integers(array: np.ndarray) -> np.ndarray:
+    # torch lacks the wider unsigned types; values beyond int64 are out of range for any K anyway.
+    return array.astype(np.int64) if array.dtype.kind == "u" else array
+
+
+def _only(names: list[str], path: Path) -> str:
+    if "x" in names:
+        return "x"
+    if len(names) == 1:
+        return names[0]
+    raise FLDDError(f"'{path}' holds {len(names)} arrays {names}; name the one to use 'x'.")

@@ -1,0 +1,136 @@
+"""What every data source has in common: integer arrays in three splits, and exact loaders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from ..errors import FLDDError
+
+__all__ = ["DiscreteDataModule", "Split"]
+
+
+class Split(Dataset[dict[str, Tensor]]):
+    """Examples ``x`` with their ``index`` and, if there are any, their ``label``."""
+
+    def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
+        self.x, self.labels = x, labels
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = {"x": self.x[index], "index": torch.tensor(index)}
+        if self.labels is not None:
+            item["label"] = self.labels[index]
+        return item
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        return [self[i] for i in indices]
+
+
+class DiscreteDataModule(LightningDataModule):
+    """Base class of data sources held in memory.
+
+    A subclass gives :meth:`load`; ``num_classes``, ``shape`` and ``num_labels`` follow from it or
+    are overridden. Training order depends on ``seed`` and the epoch alone, so that a resumed run
+    repeats it; evaluation splits are shared out over processes without padding.
+
+    Args:
+        batch_size: Examples per batch and process.
+        num_workers: Worker processes of the loaders.
+        seed: Seed of the splits and of the training order.
+    """
+
+    def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise FLDDError("batch_size must be at least 1 and num_workers at least 0.")
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._splits: dict[str, Split] | None = None
+
+    @abstractmethod
+    def load(self) -> dict[str, Split]:
+        """Read the data and return the splits ``train``, ``val`` and ``test``."""
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits, read once."""
+        if self._splits is None:
+            splits = self.load()
+            for name in ("train", "val", "test"):
+                if len(splits[name]) == 0:
+                    raise FLDDError(f"the {name} split is empty: give more data or a larger share for it.")
+            self._splits = splits
+        return self._splits
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(max(split.x.max() for split in self.splits.values())) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.splits["train"].x.shape[1:])
+
+    def setup(self, stage: str) -> None:
+        _ = self.splits
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        split = self.splits["train"]
+        world, rank = self._world()
+        sampler = DistributedSampler(split, world, rank, shuffle=True, seed=self.seed)
+        # A smaller last batch would weigh its examples more; with less than one batch there is only it.
+        return self._loader(split, sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
+        split = self.splits[name]
+        return self._loader(split, _ShareSampler(len(split), *self._world()), drop_last=False)
+
+    def _loader(self, split: Split, sampler: Sampler[int], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            split,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _world(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+
+class _ShareSampler(DistributedSampler[int]):
+    """Every ``world``-th example from ``rank`` on: no example twice, none left out.
+
+    A DistributedSampler by type, so that Lightning does not put its padding one in its place.
+    """
+
+    def __init__(self, length: int, world: int, rank: int) -> None:
+        self.indices = range(rank, length, world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Evaluation order does not change."""

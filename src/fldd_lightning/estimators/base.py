@@ -1,0 +1,60 @@
+"""How gradients reach the forward process: the interface of all estimators.
+
+The training objective of one step is E_{z_t ~ u_t}[C(z_t)] - H, with C the cross-entropy of the
+posterior and the reverse process, and H the posterior's expected entropy. H is a closed form of
+the marginals; the expectation of C needs samples of z_t, whose distribution depends on phi
+(eq. 13). An estimator turns one step into a loss whose gradient is that of the objective.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..forward.base import Transition
+from ..problem import Problem
+from ..reverse import ReverseProcess
+
+__all__ = ["GradientEstimator", "StepLoss"]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What an estimator returns.
+
+    Attributes:
+        surrogate: ``(B,)``. Its gradient is the estimate; its value means nothing.
+        kl: ``(B,)``, detached: KL of the step in nats per example, or None where the estimator's
+            objective is no bound (a relaxation) and must not be reported as one.
+    """
+
+    surrogate: Tensor
+    kl: Tensor | None
+
+
+class GradientEstimator(nn.Module, ABC):
+    """Base class; a new estimator is one subclass with one method.
+
+    Args:
+        problem: K, shape and T.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+
+    @abstractmethod
+    def loss(
+        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        """Estimate the gradient of one step's KL for both parameter sets.
+
+        Args:
+            step: The forward transition, with gradients to phi.
+            reverse: The reverse process.
+            generator: Source of the noise in z_t.
+            global_step: Optimiser steps so far, for schedules.
+        """

@@ -1,0 +1,89 @@
+"""The Concrete (Gumbel-softmax) relaxation, and the schedule from it to an unbiased estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..errors import FLDDError
+from ..forward.base import Transition
+from ..objective import cross_entropy, expected_entropy
+from ..problem import Problem
+from ..reverse import ReverseProcess
+from .base import GradientEstimator, StepLoss
+
+__all__ = ["Concrete", "WarmUp"]
+
+
+class Concrete(GradientEstimator):
+    """Relaxed states w = softmax((log u_t + Gumbel) / tau) (eq. 14; Maddison et al., 2017).
+
+    Biased, of low variance. The temperature falls exponentially. The relaxed objective is no
+    bound on the likelihood, so no KL is reported.
+
+    Args:
+        problem: K, shape and T.
+        start: Temperature at the first step.
+        end: Temperature after ``decay_steps`` and ever after.
+        decay_steps: Optimiser steps of the fall.
+
+    Raises:
+        FLDDError: If a temperature is not positive.
+    """
+
+    def __init__(
+        self, problem: Problem, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000
+    ) -> None:
+        super().__init__(problem)
+        if min(start, end) <= 0 or decay_steps < 1:
+            raise FLDDError(
+                f"Concrete needs positive temperatures and decay_steps of at least 1, not start={start}, "
+                f"end={end}, decay_steps={decay_steps}."
+            )
+        self.start, self.end, self.decay_steps = start, end, decay_steps
+
+    def temperature(self, global_step: int) -> float:
+        """Temperature after a number of optimiser steps."""
+        progress = min(global_step / self.decay_steps, 1.0)
+        return float(self.start * (self.end / self.start) ** progress)
+
+    def loss(
+        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        shape, device = step.log_u_t.shape, generator.device
+        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+        gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+        scores = step.log_u_t + gumbel.to(step.log_u_t)
+        w = (scores / self.temperature(global_step)).softmax(-1)  # (B, *shape, S)
+        log_v = reverse.network_log_prob(w, step.t, step.condition)
+        return StepLoss(cross_entropy(step, reverse, w, log_v) - expected_entropy(step), None)
+
+
+class WarmUp(GradientEstimator):
+    """One estimator first, another one after a number of optimiser steps (the paper's order).
+
+    Args:
+        problem: K, shape and T.
+        first: Makes the estimator of the warm-up, such as :class:`Concrete`.
+        then: Makes the estimator that follows, such as :class:`RLOO`.
+        steps: Length of the warm-up in optimiser steps.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        first: Callable[[Problem], GradientEstimator],
+        then: Callable[[Problem], GradientEstimator],
+        steps: int = 10_000,
+    ) -> None:
+        super().__init__(problem)
+        self.first = first(problem)
+        self.then = then(problem)
+        self.steps = steps
+
+    def loss(
+        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        active = self.first if global_step < self.steps else self.then
+        return active.loss(step, reverse, generator, global_step)

@@ -1,0 +1,131 @@
+"""Unbiased score-function estimators: REINFORCE and leave-one-out with a first-order control variate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..categorical import one_hot, sample_categorical, sum_dims
+from ..errors import FLDDError
+from ..forward.base import Transition
+from ..objective import cross_entropy, expected_entropy
+from ..problem import Problem
+from ..reverse import ReverseProcess
+from .base import GradientEstimator, StepLoss
+
+__all__ = ["RLOO", "Reinforce"]
+
+
+class Reinforce(GradientEstimator):
+    """The score function with a running mean per step as baseline (Williams, 1992; eq. 13).
+
+    Args:
+        problem: K, shape and T.
+        baseline_decay: Decay of the running mean.
+    """
+
+    baseline: Tensor
+
+    def __init__(self, problem: Problem, baseline_decay: float = 0.99) -> None:
+        super().__init__(problem)
+        self.baseline_decay = baseline_decay
+        self.register_buffer("baseline", torch.full((problem.num_steps + 1,), float("nan")))
+
+    def loss(
+        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        z_t = sample_categorical(step.log_u_t, generator)  # (B, *shape)
+        cost = _costs(step, reverse, [one_hot(z_t, reverse.num_states)])[0]
+        baseline = self.baseline[step.t]
+        advantage = cost.detach() - torch.where(baseline.isnan(), cost.detach(), baseline)
+        entropy = expected_entropy(step)
+        surrogate = cost - entropy + advantage * _log_prob(step, z_t)
+        self._update(step.t, cost.detach())
+        return StepLoss(surrogate, (cost - entropy).detach())
+
+    def _update(self, t: Tensor, cost: Tensor) -> None:
+        for value in t.unique():
+            mean = cost[t == value].mean()
+            old = self.baseline[value]
+            decayed = self.baseline_decay * old + (1 - self.baseline_decay) * mean
+            self.baseline[value] = torch.where(old.isnan(), mean, decayed)
+
+
+class RLOO(GradientEstimator):
+    """Leave-one-out over n samples, with a first-order control variate (default recipe).
+
+    Sample a is compared with what the other samples b predict for it to first order,
+
+        c_a(w) = mean_{b != a} [C(z_b) + alpha g_b · (w - w_b)],   g_b = dC/dw at z_b,
+
+    with w the one-hot weights of z_t. c_a does not depend on z_a and is linear in w, so that its
+    expectation is known and the estimate
+
+        mean_a [(C(z_a) - c_a(z_a)) grad log q(z_a|x)] + alpha mean_b [g_b · grad u_t]
+
+    is unbiased for every alpha. alpha = 0 is plain RLOO (Kool et al., 2019); alpha = 1 joins it
+    with the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean. The extra
+    cost is one backward pass of the denoiser to its inputs.
+
+    Args:
+        problem: K, shape and T.
+        samples: n, draws of z_t per example.
+        first_order: alpha.
+
+    Raises:
+        FLDDError: If fewer than two samples are asked for.
+    """
+
+    def __init__(self, problem: Problem, samples: int = 4, first_order: float = 1.0) -> None:
+        super().__init__(problem)
+        if samples < 2:
+            raise FLDDError(
+                f"RLOO leaves one sample out, so samples must be at least 2, not {samples}. "
+                "For one sample use Reinforce."
+            )
+        self.samples = samples
+        self.first_order = first_order
+
+    def loss(
+        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        learns = step.log_u_t.requires_grad
+        z = [sample_categorical(step.log_u_t, generator) for _ in range(self.samples)]
+        w = [one_hot(z_a, reverse.num_states).requires_grad_(learns) for z_a in z]
+        costs = torch.stack(_costs(step, reverse, w))  # (n, B)
+        entropy = expected_entropy(step)
+        kl = costs.mean(0) - entropy
+        if not learns:
+            return StepLoss(kl, kl.detach())
+
+        value = costs.detach()
+        predicted = value.unsqueeze(1).expand(-1, self.samples, -1)  # (b, a, B): what b says of a
+        control = torch.zeros_like(kl)
+        if self.first_order:
+            slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
+            g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
+            weights = torch.stack(w).detach().flatten(2)
+            change = torch.einsum("bni,ani->ban", g, weights)
+            change = change - (g * weights).sum(-1).unsqueeze(1)
+            predicted = predicted + self.first_order * change
+            control = self.first_order * (g.mean(0) * step.log_u_t.exp().flatten(1)).sum(-1)
+        own = predicted.diagonal(dim1=0, dim2=1).T  # (n, B)
+        others = (predicted.sum(0) - own) / (self.samples - 1)
+        log_prob = torch.stack([_log_prob(step, z_a) for z_a in z])
+        score = ((value - others) * log_prob).mean(0)
+        return StepLoss(kl + score + control, kl.detach())
+
+
+def _costs(step: Transition, reverse: ReverseProcess, w: list[Tensor]) -> list[Tensor]:
+    """Cross-entropies ``(B,)`` at each of n states, in one pass of the denoiser."""
+    n = len(w)
+    condition = None if step.condition is None else step.condition.repeat(n)
+    log_v = reverse.network_log_prob(torch.cat(w), step.t.repeat(n), condition)
+    return [
+        cross_entropy(step, reverse, w_a, log_v_a) for w_a, log_v_a in zip(w, log_v.chunk(n), strict=True)
+    ]
+
+
+def _log_prob(step: Transition, z_t: Tensor) -> Tensor:
+    """log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
+    return sum_dims(step.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))

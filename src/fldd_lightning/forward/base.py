@@ -1,0 +1,161 @@
+"""The forward (noising) process: marginals q(z_t|x) with exact boundaries, and its posterior."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..categorical import check_states, log_one_hot
+from ..coupling import MaximumCoupling
+from ..errors import FLDDError
+from ..problem import Problem
+
+__all__ = ["ForwardProcess", "Posterior", "Transition"]
+
+
+class Posterior(Protocol):
+    """q(z_s|z_t, x), factorised over coordinates: what the reverse process has to match."""
+
+    def posterior(self, z_t: Tensor) -> Tensor:
+        """Probabilities ``(B, *shape, S)`` of z_s for integer states ``(B, *shape)``."""
+
+    def relaxed_posterior(self, w: Tensor) -> Tensor:
+        """The same for weights over states ``(B, *shape, S)``; linear in ``w``."""
+
+    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
+        """E_{z_t} of its entropy per coordinate, ``(B, *shape)`` in nats."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step s = t-1 of the forward process for a batch.
+
+    Attributes:
+        x: Data ``(B, *shape)``.
+        t: Step per example, ``(B,)``, in 1..T.
+        log_u_s: log q(z_s|x), ``(B, *shape, S)``.
+        log_u_t: log q(z_t|x), ``(B, *shape, S)``.
+        posterior: q(z_s|z_t, x).
+        condition: Labels ``(B,)`` or None.
+    """
+
+    x: Tensor
+    t: Tensor
+    log_u_s: Tensor
+    log_u_t: Tensor
+    posterior: Posterior
+    condition: Tensor | None = None
+
+
+class ForwardProcess(nn.Module, ABC):
+    """Base class of all noising processes (FLDD eq. 8, 9).
+
+    A subclass gives :meth:`interior_log_marginals` and :meth:`log_prior`. This class owns the
+    boundaries u(x, 0) = onehot(x) and u(x, T) = prior, which therefore hold exactly, and couples
+    neighbouring marginals by the maximum coupling unless :meth:`couple` is overridden.
+
+    Args:
+        problem: K, shape and T.
+        num_states: S; K, or K + 1 where the last state is MASK.
+
+    Attributes:
+        mask_only: Whether a coordinate is either its data value or MASK, so that the reverse
+            process may carry unmasked coordinates over unchanged.
+        learned: Whether the process has parameters; those need T of at least 2.
+
+    Raises:
+        FLDDError: If a learned process is asked for with T = 1.
+    """
+
+    mask_only: bool = False
+    learned: bool = False
+
+    def __init__(self, problem: Problem, num_states: int) -> None:
+        super().__init__()
+        if self.learned and problem.num_steps < 2:
+            raise FLDDError(
+                f"{type(self).__name__} is learned, but with num_steps=1 there is no step between data and "
+                "noise to learn. Use num_steps of 2 or more."
+            )
+        self.problem = problem
+        self.num_states = num_states
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the last state is MASK, which is not a data value."""
+        return self.num_states == self.problem.num_classes + 1
+
+    @abstractmethod
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Log marginals strictly between data and noise (eq. 9).
+
+        Args:
+            x: Data ``(B, *shape)``.
+            t: M steps per example ``(B, M)``, in 1..T-1.
+            condition: Labels ``(B,)`` or None.
+
+        Returns:
+            log u_t, ``(B, M, *shape, S)``, normalised over S.
+        """
+
+    @abstractmethod
+    def log_prior(self) -> Tensor:
+        """Log of the prior of one coordinate at t = T, ``(S,)``; the same for every coordinate."""
+
+    @abstractmethod
+    def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
+        """Logits the reverse network starts from: the base process's posterior, x unknown.
+
+        Args:
+            state: Weights over states ``(B, *shape, S)``, one-hot or relaxed.
+            t: Steps ``(B,)``, in 1..T.
+
+        Returns:
+            Logits ``(B, *shape, S)``, linear in ``state``.
+        """
+
+    def log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Log marginals at any steps, boundaries included.
+
+        Args:
+            x: Data ``(B, *shape)``.
+            t: Steps ``(B, M)``, in 0..T.
+            condition: Labels ``(B,)`` or None.
+
+        Returns:
+            log u_t, ``(B, M, *shape, S)`` in float32 or better; ``-inf`` where exactly 0.
+
+        Raises:
+            FLDDError: If ``x`` is not integers 0..K-1 of the right shape.
+        """
+        problem = self.problem
+        check_states(x, problem.num_classes, problem.shape)
+        num_steps = problem.num_steps
+        column = t.reshape(*t.shape, *[1] * (x.dim()))  # (B, M, 1.., 1)
+        at_data = log_one_hot(x, self.num_states).unsqueeze(1)  # (B, 1, *shape, S)
+        log_prior = self.log_prior().to(at_data)
+        log_u = torch.where(column == 0, at_data, log_prior)  # (B, M, *shape, S)
+        if num_steps > 1:
+            interior = self.interior_log_marginals(x, t.clamp(1, num_steps - 1), condition)
+            log_u = torch.where((column > 0) & (column < num_steps), interior, log_u)
+        return log_u
+
+    def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
+        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11)."""
+        return MaximumCoupling.of(log_u_s, log_u_t)
+
+    def transition(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Transition:
+        """All there is to know about the step from t to t-1.
+
+        Args:
+            x: Data ``(B, *shape)``.
+            t: Steps ``(B,)``, in 1..T.
+            condition: Labels ``(B,)`` or None.
+        """
+        log_u = self.log_marginals(x, torch.stack([t - 1, t], 1), condition)
+        log_u_s, log_u_t = log_u.unbind(1)
+        return Transition(x, t, log_u_s, log_u_t, self.couple(x, t, log_u_s, log_u_t), condition)

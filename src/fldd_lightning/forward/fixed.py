@@ -1,0 +1,130 @@
+"""Conventional fixed processes: absorbing, uniform (maximum coupling) and uniform Markov (D3PM).
+
+All use the linear schedule alpha_t = 1 - t/T: a coordinate still is its data value at step t with
+probability alpha_t (up to the uniform share), and pure noise at T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from ..categorical import entropy, one_hot, xlogy
+from ..problem import Problem
+from .base import ForwardProcess, Posterior
+
+__all__ = ["AbsorbingProcess", "D3PMProcess", "UniformProcess"]
+
+_SKIP_FLOOR = 1e-2  # probability the reverse skip spreads over all states, so that its logits are finite
+
+
+class AbsorbingProcess(ForwardProcess):
+    """Masked diffusion: a coordinate turns to MASK and stays there (Austin et al., 2021).
+
+    u_t = alpha_t onehot(x) + (1 - alpha_t) onehot(MASK). With the maximum coupling its posterior
+    is exactly masked diffusion's: a masked coordinate stays masked with probability s/t.
+    """
+
+    mask_only = True
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, problem.num_classes + 1)
+
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        alpha = _alpha(t, self.problem.num_steps, x.dim())  # (B, M, 1.., 1)
+        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) * self._mask(x.device)).log()
+
+    def log_prior(self) -> Tensor:
+        return self._mask().log()
+
+    def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
+        num_classes, num_states = self.problem.num_classes, self.num_states
+        stay = ((t - 1) / t).reshape(-1, *[1] * (state.dim() - 1)).to(state)  # (B, 1.., 1)
+        mask = self._mask(state.device).to(state)
+        masked = _floored(stay * mask + (1 - stay) * (1 - mask) / num_classes, num_states).log()
+        kept, other = _kept_logits(torch.ones_like(stay), num_states)
+        is_masked = state[..., -1:]
+        return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
+
+    def _mask(self, device: torch.device | None = None) -> Tensor:
+        mask = torch.zeros(self.num_states, device=device)
+        mask[-1] = 1.0
+        return mask
+
+
+class UniformProcess(ForwardProcess):
+    """Uniform noise with the maximum coupling.
+
+    u_t = alpha_t onehot(x) + (1 - alpha_t) / K. The coupling moves as little mass as it can.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, problem.num_classes)
+
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        alpha = _alpha(t, self.problem.num_steps, x.dim())
+        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) / self.num_states).log()
+
+    def log_prior(self) -> Tensor:
+        return torch.full((self.num_states,), -log(self.num_states))
+
+    def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
+        # Averaged over x, mass 1/T leaves noise for data at every step; most coordinates stay.
+        stay = torch.full_like(t, 1.0 - 1.0 / self.problem.num_steps, dtype=state.dtype)
+        kept, other = _kept_logits(stay.reshape(-1, *[1] * (state.dim() - 1)), self.num_states)
+        return other + state * (kept - other)
+
+
+class D3PMProcess(UniformProcess):
+    """Uniform noise with the Markov posterior of D3PM (Austin et al., 2021, eq. 3).
+
+    q(z_s|z_t, x) ∝ q(z_t|z_s) q(z_s|x), with q(z_t|z_s) keeping a state with probability
+    beta = alpha_t / alpha_s and drawing it anew otherwise.
+    """
+
+    def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
+        num_steps = self.problem.num_steps
+        keep = ((num_steps - t) / (num_steps - t + 1)).reshape(-1, *[1] * x.dim())
+        return _MarkovPosterior(x, log_u_s, keep.to(log_u_s))
+
+
+@dataclass(frozen=True)
+class _MarkovPosterior:
+    x: Tensor  # (B, *shape)
+    log_u_s: Tensor  # (B, *shape, S)
+    keep: Tensor  # beta, (B, 1.., 1)
+
+    def posterior(self, z_t: Tensor) -> Tensor:
+        return self.relaxed_posterior(one_hot(z_t, self.log_u_s.shape[-1], self.log_u_s.dtype))
+
+    def relaxed_posterior(self, w: Tensor) -> Tensor:
+        u_s = self.log_u_s.exp()
+        noise = (1 - self.keep) / u_s.shape[-1]
+        # q(z_s=j|z_t=k) = (beta [j=k] + noise) u_s^j / (beta u_s^k + noise): linear in w.
+        per_state = w / (self.keep * u_s + noise).clamp_min(torch.finfo(u_s.dtype).tiny)
+        return u_s * (self.keep * per_state + noise * per_state.sum(-1, keepdim=True))
+
+    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
+        # By symmetry the entropy takes two values: for z_t = x and for any other z_t.
+        num_states = log_u_t.shape[-1]
+        at_x = log_u_t.gather(-1, self.x.unsqueeze(-1)).squeeze(-1).exp()
+        same = entropy(self.posterior(self.x).log())
+        other = entropy(self.posterior((self.x + 1) % num_states).log())
+        return xlogy(at_x, same) + xlogy(1 - at_x, other)
+
+
+def _alpha(t: Tensor, num_steps: int, trailing: int) -> Tensor:
+    return (1 - t / num_steps).reshape(*t.shape, *[1] * trailing)
+
+
+def _floored(p: Tensor, num_states: int) -> Tensor:
+    return (1 - _SKIP_FLOOR) * p + _SKIP_FLOOR / num_states
+
+
+def _kept_logits(stay: Tensor, num_states: int) -> tuple[Tensor, Tensor]:
+    """Logits of the present state and of any other one when it is kept with probability ``stay``."""
+    other = (1 - stay) / max(num_states - 1, 1)
+    return _floored(stay, num_states).log(), _floored(other, num_states).log()

@@ -1,0 +1,385 @@
+"""The LightningModule: forward process, denoiser and estimator under one NELBO loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from .categorical import check_states, sample_from_uniform
+from .errors import FLDDError
+from .estimators import GradientEstimator
+from .factory import build, describe
+from .forward import ForwardProcess
+from .metrics import NELBOMetric
+from .networks import Backbone
+from .objective import step_kl, stratified_steps
+from .optimization import AdaptiveClip, averaging, learning_rate_factor
+from .problem import Problem
+from .reverse import ReverseProcess
+from .sampling import ancestral_sample
+
+__all__ = ["FLDD"]
+
+
+class FLDD(LightningModule):
+    """Forward-Learned Discrete Diffusion.
+
+    Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension) and
+    ``*/kl_t{t}``. Training draws one step per example, evaluation sums all T. Evaluation and
+    checkpoints use averaged weights.
+
+    A modality is added by subclassing; the hooks are :meth:`data`, :meth:`condition`,
+    :meth:`sample_condition`, :meth:`extra_terms`, :meth:`make_metrics`, :meth:`update_metrics`
+    and :meth:`render`. A subclass with options of its own passes the rest on to this class and
+    calls ``self.save_hyperparameters("its_option", ...)``.
+
+    Args:
+        num_classes: K; on the command line linked from the data.
+        shape: Shape of one example; linked from the data.
+        num_steps: T, fixed at training time.
+        num_labels: Labels of a conditional model, or 0.
+        forward_process: Makes the forward process from the :class:`Problem`.
+        denoiser: Makes the denoiser from ``(problem, num_inputs, num_outputs)``.
+        estimator: Makes the gradient estimator from the :class:`Problem`.
+        lr: Peak learning rate of the denoiser.
+        forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
+        freeze_steps: Optimiser steps before the forward process starts to move.
+        weight_decay: AdamW's, for both.
+        clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
+            networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
+        ema_decay: Decay of the averaged weights.
+
+    Raises:
+        FLDDError: If the numbers or submodules do not fit together.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        shape: Sequence[int],
+        forward_process: Callable[[Problem], ForwardProcess],
+        denoiser: Callable[[Problem, int, int], Backbone],
+        estimator: Callable[[Problem], GradientEstimator],
+        num_steps: int = 4,
+        num_labels: int = 0,
+        lr: float = 2e-3,
+        forward_lr_ratio: float = 0.3,
+        freeze_steps: int = 500,
+        weight_decay: float = 0.0,
+        clip_ratio: float = 2.0,
+        ema_decay: float = 0.998,
+    ) -> None:
+        super().__init__()
+        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        plain = {key: describe(value) for key, value in arguments.items()}
+        if any(callable(value) for value in plain.values()):
+            self.save_hyperparameters()  # made by the command line, which stores class paths itself
+        else:
+            plain["shape"] = list(shape)
+            plain["_class_path"] = describe(type(self))["class_path"]
+            self.save_hyperparameters(plain)
+        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels)
+        self.forward_process = build(forward_process, self.problem)
+        self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a))
+        self.estimator = build(estimator, self.problem)
+        self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
+        self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
+        self.clip_forward, self.clip_reverse = AdaptiveClip(clip_ratio), AdaptiveClip(clip_ratio)
+        self.bounds = nn.ModuleDict()
+        self.extra_metrics = nn.ModuleDict()
+
+    # ---- hooks for subclasses -------------------------------------------------------------
+
+    def data(self, batch: Any) -> Tensor:
+        """The integers ``(B, *shape)`` of a batch: the batch itself, or its ``"x"``."""
+        return batch["x"] if isinstance(batch, dict) else batch
+
+    def condition(self, batch: Any) -> Tensor | None:
+        """Labels ``(B,)`` that both networks see, or None."""
+        return None
+
+    def sample_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
+        """Labels ``(N,)`` for samples, or None."""
+        return None
+
+    def extra_terms(self, batch: Any) -> dict[str, Tensor]:
+        """Further terms of the bound by name, ``(B,)`` each, in nats per example."""
+        return {}
+
+    def extra_term_names(self) -> tuple[str, ...]:
+        """The names :meth:`extra_terms` returns."""
+        return ()
+
+    def make_metrics(self) -> dict[str, Metric]:
+        """Further metrics by name; one set is made for each of ``val`` and ``test``."""
+        return {}
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any, nelbo: Tensor) -> None:
+        """Update the metrics of :meth:`make_metrics` with a batch and its NELBO ``(B,)`` in nats."""
+
+    def render(self, x: Tensor) -> Tensor:
+        """Show examples as grey pictures.
+
+        Args:
+            x: Integers ``(N, *shape)``.
+
+        Returns:
+            Float pictures in [0, 1], ``(N, channels, height, width)``; one row per example here.
+        """
+        flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
+        return flat.unsqueeze(1).float() / (self.problem.num_classes - 1)
+
+    # ---- objective ------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = self._checked(batch)
+        generator = self._generator(self.current_epoch, batch_idx)
+        t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
+        step = self.forward_process.transition(x, t, self.condition(batch))
+        out = self.estimator.loss(step, self.reverse, generator, self.global_step)
+        terms = self.extra_terms(batch)
+        extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
+        loss = (self.problem.num_steps * out.surrogate.mean() + extra) / self.problem.num_dims
+        if out.kl is not None:
+            nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()
+            bits = nelbo / (self.problem.num_dims * torch.log(torch.tensor(2.0)))
+            self.log("train/nelbo", nelbo, on_step=True, prog_bar=True, batch_size=len(x))
+            self.log("train/bpd", bits, on_step=True, batch_size=len(x))
+            sums = torch.zeros(self.problem.num_steps + 1, device=self.device)
+            counts = sums.clone().index_add(0, t, torch.ones_like(out.kl))
+            means = sums.index_add(0, t, out.kl.float()) / counts
+            for i in range(1, self.problem.num_steps + 1):
+                if bool(counts[i] > 0):
+                    self.log(f"train/kl_t{i}", means[i], on_step=True, batch_size=len(x))
+        return loss
+
+    @torch.no_grad()
+    def nelbo_terms(self, batch: Any, noise: Tensor) -> Tensor:
+        """KL of every step, one draw of z_t each (eq. 5).
+
+        Args:
+            batch: What the data loader gives.
+            noise: Uniform float64 numbers ``(B, T, *shape)``.
+
+        Returns:
+            ``(B, T)`` in nats per example; the sum over T is an unbiased NELBO.
+        """
+        x, condition = self._checked(batch), self.condition(batch)
+        columns = []
+        for i in range(self.problem.num_steps):
+            t = torch.full((len(x),), i + 1, device=x.device)
+            step = self.forward_process.transition(x, t, condition)
+            z_t = sample_from_uniform(step.log_u_t, noise[:, i])
+            columns.append(step_kl(step, self.reverse, z_t))
+        return torch.stack(columns, 1)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("val", batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("test", batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
+        index = self._index(batch, batch_idx)
+        kl = self.nelbo_terms(batch, self._noise(index))
+        terms = self.extra_terms(batch)
+        return {"nelbo": kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0])), "index": index}
+
+    def on_validation_epoch_start(self) -> None:
+        self._prepare_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._prepare_evaluation("test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    # ---- sampling -------------------------------------------------------------------------
+
+    def sample(
+        self,
+        num_samples: int,
+        seed: int = 0,
+        num_steps: int | None = None,
+        trajectory: bool = False,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draw samples; see :func:`fldd_lightning.sampling.ancestral_sample`.
+
+        Args:
+            num_samples: N.
+            seed: Equal seeds and batch sizes give equal samples.
+            num_steps: If given, must equal T.
+            trajectory: Return z_T..z_0, ``(T + 1, N, *shape)``.
+            batch_size: Samples drawn at once.
+            progress: Show a progress bar.
+
+        Returns:
+            Integers ``(N, *shape)`` on the CPU.
+
+        Raises:
+            FLDDError: If N is not positive or ``num_steps`` is not T.
+        """
+        if min(num_samples, batch_size) < 1:
+            raise FLDDError("the number of samples and the batch size must be at least 1.")
+        from rich.progress import Progress
+
+        generator = torch.Generator(self._noise_device()).manual_seed(seed)
+        was_training = self.training
+        self.eval()
+        sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
+        parts = []
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("sampling", total=len(sizes) * self.problem.num_steps)
+            for size in sizes:
+                part = ancestral_sample(
+                    self.forward_process,
+                    self.reverse,
+                    size,
+                    generator,
+                    self.sample_condition(size, generator),
+                    num_steps,
+                    trajectory,
+                    on_step=lambda: bar.advance(task),
+                )
+                parts.append(part.cpu())
+        self.train(was_training)
+        return torch.cat(parts, 1 if trajectory else 0)
+
+    # ---- optimisation ---------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """One AdamW with a parameter group for the denoiser and one for the forward process."""
+        total = self.trainer.estimated_stepping_batches
+        own = {id(p) for p in self.forward_process.parameters()}
+        rest = [p for p in self.parameters() if id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
+        factors = [learning_rate_factor(total)]
+        if own:
+            lr = self.lr * self.forward_lr_ratio
+            groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
+            factors.append(learning_rate_factor(total, self.freeze_steps))
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the two networks apart, and hold the forward process still while it is frozen."""
+        for group in optimizer.param_groups:
+            if group["name"] == "forward" and self.global_step < self.freeze_steps:
+                for p in group["params"]:
+                    p.grad = None
+            elif gradient_clip_val is not None:
+                torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+            else:
+                clip = self.clip_forward if group["name"] == "forward" else self.clip_reverse
+                clip.clip(group["params"])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
+        return [averaging(self.ema_decay)]
+
+    # ---- checkpoints ----------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fldd_problem"] = self._identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration, naming what differs."""
+        saved, own = checkpoint.get("fldd_problem"), self._identity()
+        if saved is None:
+            raise FLDDError("this checkpoint was not written by fldd-lightning; it has no 'fldd_problem'.")
+        differences = [f"{key}: {saved.get(key)} there, {own[key]} here" for key in own if saved.get(key) != own[key]]
+        if differences:
+            raise FLDDError(
+                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config it "
+                "was trained with, or leave the config out: the checkpoint holds its own."
+            )
+
+    # ---- internals ------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "num_classes": self.problem.num_classes,
+            "shape": list(self.problem.shape),
+            "num_steps": self.problem.num_steps,
+            "num_labels": self.problem.num_labels,
+            "forward_process": type(self.forward_process).__name__,
+            "denoiser": type(self.reverse.network).__name__,
+        }
+
+    def _checked(self, batch: Any) -> Tensor:
+        x = self.data(batch)
+        check_states(x, self.problem.num_classes, self.problem.shape)
+        return x.long()
+
+    def _noise_device(self) -> torch.device:
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    def _generator(self, *counters: int) -> torch.Generator:
+        """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
+        seed = torch.initial_seed() % 2**31
+        for number in (self.global_rank, *counters):
+            seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
+        return torch.Generator(self._noise_device()).manual_seed(seed)
+
+    def _index(self, batch: Any, batch_idx: int) -> Tensor:
+        if isinstance(batch, dict) and "index" in batch:
+            index: Tensor = batch["index"]
+            return index
+        x = self.data(batch)
+        return torch.arange(len(x), device=x.device) + (batch_idx * self.trainer.world_size + self.global_rank) * len(x)
+
+    def _noise(self, index: Tensor) -> Tensor:
+        """Uniform numbers ``(B, T, *shape)`` that depend on each example's index alone."""
+        rows = []
+        for i in index.tolist():
+            generator = torch.Generator().manual_seed(i)
+            size = (self.problem.num_steps, *self.problem.shape)
+            rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
+        noise = torch.stack(rows)
+        return noise if self.device.type == "mps" else noise.to(self.device)
+
+    def _prepare_evaluation(self, stage: str) -> None:
+        if stage not in self.bounds:
+            names = self.extra_term_names()
+            bound = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
+            self.bounds[stage] = bound.to(self.device)
+            self.extra_metrics[stage] = nn.ModuleDict(dict(self.make_metrics())).to(self.device)
+
+    def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
+        kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
+        terms = self.extra_terms(batch)
+        bound = self.bounds[stage]
+        assert isinstance(bound, NELBOMetric)
+        bound.update(kl, terms)
+        nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
+        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator, arg-type]
+
+    def _log_evaluation(self, stage: str) -> None:
+        bound = self.bounds[stage]
+        assert isinstance(bound, NELBOMetric)
+        for name, value in bound.compute().items():
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
+        bound.reset()
+        for name, metric in self.extra_metrics[stage].items():  # type: ignore[operator]
+            value = metric.compute()
+            values = value if isinstance(value, dict) else {name: value}
+            self.log_dict({f"{stage}/{key}": item for key, item in values.items()})
+            metric.reset()

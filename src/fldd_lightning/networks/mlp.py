@@ -1,0 +1,88 @@
+"""A residual multilayer perceptron for data of any shape."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..problem import Problem
+from .base import Backbone, check_labels, zero_last_layer
+
+__all__ = ["MLP"]
+
+
+class MLP(Backbone):
+    """Embeds every coordinate, mixes all of them in residual layers, reads logits off again.
+
+    A per-step linear path from a coordinate's own embedding to its own logits stands beside the
+    mixing layers. The cost is about 2 D (E + S) width + 4 depth width^2 operations an example;
+    for more than a few thousand coordinates take a convolutional network or a transformer.
+
+    Args:
+        problem: K, shape, T and the number of labels.
+        num_inputs: States per coordinate at the input.
+        num_outputs: Logits per coordinate at the output; zero at initialisation.
+        width: Width of the hidden layers.
+        depth: Number of residual layers.
+        embedding: Features per coordinate.
+        dropout: Dropout probability inside the residual layers.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        num_inputs: int,
+        num_outputs: int,
+        width: int = 256,
+        depth: int = 2,
+        embedding: int = 16,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.problem = problem
+        num_dims = problem.num_dims
+        self.embed = nn.Linear(num_inputs, embedding, bias=False)
+        nn.init.normal_(self.embed.weight)
+        self.mix_in = nn.Linear(num_dims * embedding, width)
+        self.layers = nn.ModuleList(_ResidualLayer(problem, width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.last_time = _conditioner(problem, width)
+        self.mix_out = nn.Linear(width, num_dims * num_outputs)
+        zero_last_layer(self.mix_out)
+        self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, embedding, num_outputs))
+
+    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        check_labels(self.problem, condition)
+        index = t if condition is None else t * self.problem.num_labels + condition
+        tokens = self.embed(state.flatten(1, -2))  # (B, D, E)
+        hidden = self.mix_in(rearrange(tokens, "b d e -> b (d e)"))  # (B, width)
+        for layer in self.layers:
+            hidden = layer(hidden, index)
+        mixed = self.mix_out(F.gelu(self.norm(hidden) + self.last_time(index)))  # (B, D * outputs)
+        own = torch.bmm(tokens, self.skip[t].to(tokens.dtype))  # (B, D, outputs)
+        logits = rearrange(mixed, "b (d o) -> b d o", d=tokens.shape[1]) + own
+        return logits.reshape(*state.shape[:-1], -1)
+
+
+class _ResidualLayer(nn.Module):
+    def __init__(self, problem: Problem, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.time = _conditioner(problem, width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
+        inner = F.gelu(self.inner(self.norm(hidden)) + self.time(index))
+        out: Tensor = hidden + self.outer(self.dropout(inner))
+        return out
+
+
+def _conditioner(problem: Problem, width: int) -> nn.Embedding:
+    """A vector for every step, or for every pair of step and label."""
+    table = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), width)
+    nn.init.normal_(table.weight, std=0.3)
+    return table

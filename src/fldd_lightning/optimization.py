@@ -1,0 +1,70 @@
+"""Two time scales: learning-rate schedules, clipping and weight averaging for the two networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import cos, pi
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+
+__all__ = ["AdaptiveClip", "averaging", "learning_rate_factor"]
+
+
+def learning_rate_factor(total_steps: float, frozen_steps: int = 0, warmup_steps: int = 100) -> Callable[[int], float]:
+    """Freeze, linear warm-up, then a cosine to 2 % at ``total_steps`` (constant if that is infinite)."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, max(0, step + 1 - frozen_steps) / warmup_steps)
+        if total_steps == float("inf"):
+            return rise
+        fall = 0.02 + 0.98 * 0.5 * (1 + cos(pi * min(1.0, step / max(total_steps, 1))))
+        return rise * fall
+
+    return factor
+
+
+class AdaptiveClip(nn.Module):
+    """Clips a gradient to a multiple of the running mean of its norm.
+
+    Forward and reverse have one each: a single norm over both lets the score-function noise of
+    one starve the other, and a fixed norm would depend on K, D and T.
+
+    Args:
+        ratio: The multiple.
+        decay: Decay of the running mean.
+    """
+
+    mean_norm: Tensor
+
+    def __init__(self, ratio: float = 2.0, decay: float = 0.98) -> None:
+        super().__init__()
+        self.ratio, self.decay = ratio, decay
+        self.register_buffer("mean_norm", torch.full((), float("nan")))
+
+    @torch.no_grad()
+    def clip(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Scale the gradients in place; a gradient that is not finite is dropped for this step."""
+        with_grad = [p for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+        if not bool(norm.isfinite()):
+            for p in with_grad:
+                p.grad = None
+            return
+        mean = norm if bool(self.mean_norm.isnan()) else self.mean_norm
+        self.mean_norm.copy_(self.decay * mean + (1 - self.decay) * norm.clamp_max(4 * mean))
+        torch.nn.utils.clip_grads_with_norm_(with_grad, float(self.ratio * self.mean_norm), norm)
+
+
+def averaging(decay: float) -> WeightAveraging:
+    """Lightning's weight averaging with a decay that rises to ``decay``, so that short runs profit.
+
+    After n updates the decay is at most (1 + n) / (10 + n). Buffers are copied, not averaged.
+    """
+
+    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        n = float(updates)
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return WeightAveraging(use_buffers=False, avg_fn=average)

@@ -1,0 +1,51 @@
+"""What is being modelled: the numbers every part of a model must agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .errors import FLDDError
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The numbers K, shape and T, written once and handed to every submodule.
+
+    Attributes:
+        num_classes: K, the number of values a coordinate of the data takes (``0..K-1``).
+        shape: Shape of one example, without the batch; D is its product.
+        num_steps: T, the number of denoising steps, fixed at training time.
+        num_labels: Number of condition labels, or 0 for an unconditional model.
+
+    Raises:
+        FLDDError: If a number is out of its range.
+    """
+
+    num_classes: int
+    shape: tuple[int, ...]
+    num_steps: int
+    num_labels: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.num_classes < 2:
+            raise FLDDError(
+                f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes."
+            )
+        if not self.shape or min(self.shape) < 1:
+            raise FLDDError(
+                f"shape is {self.shape}, but an example needs at least one coordinate. "
+                "For scalar data use shape (1,)."
+            )
+        if self.num_steps < 1:
+            raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
+        if self.num_labels < 0:
+            raise FLDDError(f"num_labels is {self.num_labels}, but it cannot be negative.")
+
+    @property
+    def num_dims(self) -> int:
+        """D, the number of coordinates of one example."""
+        return prod(self.shape)

@@ -1,0 +1,78 @@
+"""The reverse process p(z_s|z_t): factorised, given directly by the denoiser (FLDD eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .categorical import log_one_hot, one_hot
+from .forward.base import ForwardProcess
+from .networks.base import Backbone, check_backbone
+from .problem import Problem
+
+__all__ = ["ReverseProcess"]
+
+
+class ReverseProcess(nn.Module):
+    """p(z_s|z_t) = prod_i Cat(z_s^i; v^i(z_t, t)), with s = t-1.
+
+    The network gives the distribution of z_s itself: predicting x and noising it again is valid
+    for fixed processes only. Its logits are added to those of the base process's own posterior
+    with unknown x, so that an untrained denoiser already keeps what the process keeps. Under a
+    mask-only process unmasked coordinates carry over; at t = 1 MASK has probability zero.
+
+    Args:
+        problem: K, shape and T.
+        process: The forward process; only its fixed properties are used.
+        denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        process: ForwardProcess,
+        denoiser: Callable[[Problem, int, int], Backbone],
+    ) -> None:
+        super().__init__()
+        self.num_states = process.num_states
+        self.has_mask = process.has_mask
+        self.mask_only = process.mask_only
+        self._skip = process.reverse_skip  # a method of a module held elsewhere; adds no parameters
+        self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
+
+    def network_log_prob(self, weights: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the denoiser says of every coordinate, before any carry-over.
+
+        Args:
+            weights: z_t as weights over states ``(B, *shape, S)``, one-hot or relaxed.
+            t: Steps ``(B,)``, in 1..T.
+            condition: Labels ``(B,)`` or None.
+
+        Returns:
+            Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1.
+        """
+        logits = self.network(weights, t, condition).float() + self._skip(weights, t)
+        if self.has_mask:
+            is_last = (t == 1).reshape(-1, *[1] * (weights.dim() - 1))  # (B, 1.., 1)
+            mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
+            logits = torch.cat([logits[..., :-1], mask_logit], -1)
+        return logits.log_softmax(-1)
+
+    def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """log p(z_s|z_t) (eq. 7).
+
+        Args:
+            z_t: Integer states ``(B, *shape)``.
+            t: Steps ``(B,)``, in 1..T.
+            condition: Labels ``(B,)`` or None.
+
+        Returns:
+            log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
+        """
+        log_v = self.network_log_prob(one_hot(z_t, self.num_states), t, condition)
+        if self.mask_only:
+            carried = (z_t != self.num_states - 1).unsqueeze(-1)
+            log_v = torch.where(carried, log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
+        return log_v

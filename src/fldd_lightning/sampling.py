@@ -1,0 +1,63 @@
+"""Ancestral sampling: z_T from the prior, then z_{t-1} from p(.|z_t) for t = T..1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .categorical import sample_categorical
+from .errors import FLDDError
+from .forward.base import ForwardProcess
+from .reverse import ReverseProcess
+
+__all__ = ["ancestral_sample"]
+
+
+@torch.no_grad()
+def ancestral_sample(
+    process: ForwardProcess,
+    reverse: ReverseProcess,
+    num_samples: int,
+    generator: torch.Generator,
+    condition: Tensor | None = None,
+    num_steps: int | None = None,
+    trajectory: bool = False,
+    on_step: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Draw samples; the forward network is not needed.
+
+    Args:
+        process: The forward process, for its prior.
+        reverse: The reverse process.
+        num_samples: N, drawn in one batch.
+        generator: Source of the noise, on the device of the networks (on the CPU for MPS).
+        condition: Labels ``(N,)`` or None.
+        num_steps: If given, must equal the T the model was trained with (NFE = T).
+        trajectory: Return all states z_T..z_0 instead of z_0.
+        on_step: Called after every step, for progress bars.
+
+    Returns:
+        z_0, integers ``(N, *shape)``; with ``trajectory`` z_T..z_0, ``(T + 1, N, *shape)``.
+
+    Raises:
+        FLDDError: If ``num_steps`` is not the trained T.
+    """
+    problem = process.problem
+    if num_steps is not None and num_steps != problem.num_steps:
+        raise FLDDError(
+            f"asked for {num_steps} steps, but this model was trained with T={problem.num_steps}: a learned "
+            f"forward process fixes its steps at training. Train a model with num_steps={num_steps}."
+        )
+    device = next(reverse.parameters()).device
+    log_prior = process.log_prior().to(device)
+    z = sample_categorical(log_prior.expand(num_samples, *problem.shape, -1), generator)
+    states = [z]
+    for step in range(problem.num_steps, 0, -1):
+        t = torch.full((num_samples,), step, device=device)
+        z = sample_categorical(reverse.log_prob(z, t, condition), generator)
+        if trajectory:
+            states.append(z)
+        on_step()
+    return torch.stack(states) if trajectory else z
