@@ -32,7 +32,6 @@ def xlogy(x: Tensor, log_y: Tensor) -> Tensor:
     Returns:
         The product, 0 where ``x`` is 0.
     """
-    x, log_y = torch.broadcast_tensors(x, log_y)
     live = x > 0
     return torch.where(live, x, 0.0) * torch.where(live, log_y, 0.0)
 

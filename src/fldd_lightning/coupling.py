@@ -119,6 +119,6 @@ class MaximumCoupling:
 
 
 def _safe_log(p: Tensor) -> Tensor:
-    """log p with 0 (and a zero gradient) where p = 0."""
+    """Log p with 0 (and a zero gradient) where p = 0."""
     live = p > 0
     return torch.where(live, torch.where(live, p, 1.0).log(), 0.0)

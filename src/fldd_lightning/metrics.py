@@ -27,9 +27,7 @@ class NELBOMetric(Metric):
     terms_sum: Tensor
     count: Tensor
 
-    def __init__(
-        self, num_steps: int, num_dims: int, term_names: tuple[str, ...] = (), **kwargs: Any
-    ) -> None:
+    def __init__(self, num_steps: int, num_dims: int, term_names: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_dims, self.term_names = num_dims, term_names
         dtype = torch.float64
@@ -39,10 +37,11 @@ class NELBOMetric(Metric):
 
     def update(self, kl: Tensor, terms: dict[str, Tensor]) -> None:
         """Add a batch: KL of every step ``(B, T)`` and further terms ``(B,)``, nats per example."""
-        self.kl_sum += kl.sum(0).to(self.kl_sum)
-        for i, name in enumerate(self.term_names):
-            self.terms_sum[i] += terms[name].sum().to(self.terms_sum)
-        self.count += len(kl)
+        # Out of place: a state may have been made in inference mode.
+        self.kl_sum = self.kl_sum + kl.sum(0).to(self.kl_sum)
+        if self.term_names:
+            self.terms_sum = self.terms_sum + torch.stack([terms[name].sum() for name in self.term_names])
+        self.count = self.count + len(kl)
 
     def compute(self) -> dict[str, Tensor]:
         """``nelbo`` (nats per example), ``bpd`` (bits per dimension), ``kl_t{t}`` and every term."""

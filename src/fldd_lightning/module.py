@@ -98,7 +98,8 @@ class FLDD(LightningModule):
 
     def data(self, batch: Any) -> Tensor:
         """The integers ``(B, *shape)`` of a batch: the batch itself, or its ``"x"``."""
-        return batch["x"] if isinstance(batch, dict) else batch
+        x: Tensor = batch["x"] if isinstance(batch, dict) else batch
+        return x
 
     def condition(self, batch: Any) -> Tensor | None:
         """Labels ``(B,)`` that both networks see, or None."""
@@ -370,7 +371,7 @@ class FLDD(LightningModule):
         assert isinstance(bound, NELBOMetric)
         bound.update(kl, terms)
         nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
-        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator, arg-type]
+        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator]
 
     def _log_evaluation(self, stage: str) -> None:
         bound = self.bounds[stage]

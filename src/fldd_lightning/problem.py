@@ -32,13 +32,10 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if self.num_classes < 2:
-            raise FLDDError(
-                f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes."
-            )
+            raise FLDDError(f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes.")
         if not self.shape or min(self.shape) < 1:
             raise FLDDError(
-                f"shape is {self.shape}, but an example needs at least one coordinate. "
-                "For scalar data use shape (1,)."
+                f"shape is {self.shape}, but an example needs at least one coordinate. For scalar data use shape (1,)."
             )
         if self.num_steps < 1:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")

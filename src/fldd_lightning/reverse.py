@@ -61,7 +61,7 @@ class ReverseProcess(nn.Module):
         return logits.log_softmax(-1)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """log p(z_s|z_t) (eq. 7).
+        """Log p(z_s|z_t) (eq. 7).
 
         Args:
             z_t: Integer states ``(B, *shape)``.

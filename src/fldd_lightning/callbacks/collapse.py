@@ -48,18 +48,18 @@ class CollapseMonitor(Callback):
             return
         if self._marginal_entropy is None:
             self._marginal_entropy = _marginal_entropy(trainer, pl_module)
-        self.log("collapse/marginal_entropy", self._marginal_entropy)
+        pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
         bound: Any = pl_module.bounds["val"]
         metrics = bound.compute()  # the module's own epoch end comes later
         steps = pl_module.problem.num_steps
         kl = torch.stack([metrics[f"kl_t{t}"] for t in range(1, steps + 1)]).clamp_min(0)
         shares = kl / kl.sum().clamp_min(1e-12)
         for t, value in enumerate(shares, start=1):
-            self.log(f"collapse/share_t{t}", value.float())
+            pl_module.log(f"collapse/share_t{t}", value.float())
         process = pl_module.forward_process
         moved = _moved_from_base(pl_module, process, self._batch)
         if moved is not None:
-            self.log("collapse/moved", moved)
+            pl_module.log("collapse/moved", moved)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
             self._warn(shares, float(metrics["nelbo"]), moved)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from ..errors import FLDDError
@@ -35,7 +34,7 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         if not isinstance(pl_module, FLDD):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
@@ -114,7 +113,7 @@ def _save_panels(columns: list[Tensor], titles: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _log_pictures(logger: Logger, folder: Path, step: int) -> None:
+def _log_pictures(logger: Any, folder: Path, step: int) -> None:
     import numpy as np
     from PIL import Image
 

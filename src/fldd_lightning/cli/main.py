@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
     return 0
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..callbacks import NELBOWriter
 from ..errors import FLDDError
@@ -29,14 +30,21 @@ class FLDDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(cast(list[str], args))
 
     def after_fit(self) -> None:
-        """Ends with a validation of the averaged weights and a checkpoint, wherever ``fit`` stopped."""
+        """Ends with a validation of the averaged weights and ``final.ckpt``, wherever ``fit`` stopped.
+
+        ``final.ckpt`` holds averaged weights alone: go on training from ``last.ckpt``.
+        """
         self.trainer.validate(self.model, datamodule=self.datamodule)
         checkpoints = self.trainer.checkpoint_callback
-        if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not self.trainer.fast_dev_run:
-            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "last.ckpt")
+        if (
+            isinstance(checkpoints, ModelCheckpoint)
+            and checkpoints.dirpath
+            and not getattr(self.trainer, "fast_dev_run", False)
+        ):
+            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt")
 
     def _parse_ckpt_path(self) -> None:
         """Left out: :func:`run_trainer` reads the checkpoint's config first, so that options given win."""

@@ -49,7 +49,7 @@ class ArrayDataModule(DiscreteDataModule):
         super().__init__(batch_size, num_workers, seed)
         if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
             raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.path, self._given_classes = path, num_classes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
 
@@ -70,7 +70,7 @@ class ArrayDataModule(DiscreteDataModule):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
         num_val = max(1, round(len(x) * self.val_fraction))
         num_test = max(1, round(len(x) * self.test_fraction))
-        val, test, train = order.split([num_val, num_test, len(x) - num_val - num_test])
+        val, test, train = order[:num_val], order[num_val : num_val + num_test], order[num_val + num_test :]
         return {"train": Split(x[train]), "val": Split(x[val]), "test": Split(x[test])}
 
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> Tensor:
             raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")
     except FLDDError:
         raise
-    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
+    except (OSError, TypeError, ValueError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
         raise FLDDError(f"cannot read '{path}': {error}. Save it again as a plain integer array.") from error
     raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -85,7 +86,9 @@ class DiscreteDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         split = self.splits["train"]
         world, rank = self._world()
-        sampler = DistributedSampler(split, world, rank, shuffle=True, seed=self.seed)
+        sampler: DistributedSampler[dict[str, Tensor]] = DistributedSampler(
+            split, world, rank, shuffle=True, seed=self.seed
+        )
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         return self._loader(split, sampler, drop_last=len(sampler) >= self.batch_size)
 
@@ -102,7 +105,7 @@ class DiscreteDataModule(LightningDataModule):
         split = self.splits[name]
         return self._loader(split, _ShareSampler(len(split), *self._world()), drop_last=False)
 
-    def _loader(self, split: Split, sampler: Sampler[int], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
+    def _loader(self, split: Split, sampler: Sampler[Any], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(
             split,
             batch_size=self.batch_size,

@@ -23,11 +23,9 @@ class DigitsDataModule(DiscreteDataModule):
         seed: Seed of the training order; the split is always the same.
     """
 
-    def __init__(
-        self, binary: bool = True, batch_size: int = 128, num_workers: int = 0, seed: int = 0
-    ) -> None:
+    def __init__(self, binary: bool = True, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__(batch_size, num_workers, seed)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.binary = binary
 
     @property

@@ -47,9 +47,7 @@ class GradientEstimator(nn.Module, ABC):
         self.problem = problem
 
     @abstractmethod
-    def loss(
-        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         """Estimate the gradient of one step's KL for both parameter sets.
 
         Args:

@@ -32,9 +32,7 @@ class Concrete(GradientEstimator):
         FLDDError: If a temperature is not positive.
     """
 
-    def __init__(
-        self, problem: Problem, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000
-    ) -> None:
+    def __init__(self, problem: Problem, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000) -> None:
         super().__init__(problem)
         if min(start, end) <= 0 or decay_steps < 1:
             raise FLDDError(
@@ -48,9 +46,7 @@ class Concrete(GradientEstimator):
         progress = min(global_step / self.decay_steps, 1.0)
         return float(self.start * (self.end / self.start) ** progress)
 
-    def loss(
-        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         shape, device = step.log_u_t.shape, generator.device
         uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
@@ -82,8 +78,6 @@ class WarmUp(GradientEstimator):
         self.then = then(problem)
         self.steps = steps
 
-    def loss(
-        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         active = self.first if global_step < self.steps else self.then
         return active.loss(step, reverse, generator, global_step)

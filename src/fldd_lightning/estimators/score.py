@@ -31,9 +31,7 @@ class Reinforce(GradientEstimator):
         self.baseline_decay = baseline_decay
         self.register_buffer("baseline", torch.full((problem.num_steps + 1,), float("nan")))
 
-    def loss(
-        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z_t = sample_categorical(step.log_u_t, generator)  # (B, *shape)
         cost = _costs(step, reverse, [one_hot(z_t, reverse.num_states)])[0]
         baseline = self.baseline[step.t]
@@ -44,7 +42,9 @@ class Reinforce(GradientEstimator):
         return StepLoss(surrogate, (cost - entropy).detach())
 
     def _update(self, t: Tensor, cost: Tensor) -> None:
-        for value in t.unique():
+        for value in range(1, self.problem.num_steps + 1):
+            if not bool((t == value).any()):
+                continue
             mean = cost[t == value].mean()
             old = self.baseline[value]
             decayed = self.baseline_decay * old + (1 - self.baseline_decay) * mean
@@ -64,19 +64,31 @@ class RLOO(GradientEstimator):
         mean_a [(C(z_a) - c_a(z_a)) grad log q(z_a|x)] + alpha mean_b [g_b · grad u_t]
 
     is unbiased for every alpha. alpha = 0 is plain RLOO (Kool et al., 2019); alpha = 1 joins it
-    with the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean. The extra
-    cost is one backward pass of the denoiser to its inputs.
+    with the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean. Which is
+    better depends on how linear the denoiser is (parities: not at all), so alpha is fitted: for
+    every t the least-squares slope of past costs on their first-order predictions, within
+    [0, 1]. Only past batches enter it, which keeps the estimate unbiased. The extra cost is one
+    backward pass of the denoiser to its inputs.
 
     Args:
         problem: K, shape and T.
         samples: n, draws of z_t per example.
-        first_order: alpha.
+        first_order: A fixed alpha, or None to fit it.
+        fit_decay: Decay of the running moments behind the fit.
 
     Raises:
         FLDDError: If fewer than two samples are asked for.
     """
 
-    def __init__(self, problem: Problem, samples: int = 4, first_order: float = 1.0) -> None:
+    moments: Tensor
+
+    def __init__(
+        self,
+        problem: Problem,
+        samples: int = 4,
+        first_order: float | None = None,
+        fit_decay: float = 0.98,
+    ) -> None:
         super().__init__(problem)
         if samples < 2:
             raise FLDDError(
@@ -85,10 +97,17 @@ class RLOO(GradientEstimator):
             )
         self.samples = samples
         self.first_order = first_order
+        self.fit_decay = fit_decay
+        self.register_buffer("moments", torch.zeros(2, problem.num_steps + 1))  # <cost, change>, <change²>
 
-    def loss(
-        self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def alpha(self, t: Tensor) -> Tensor:
+        """The coefficient in use at steps ``(B,)``; 0 where nothing has been seen yet."""
+        if self.first_order is not None:
+            return torch.full(t.shape, self.first_order, device=t.device)
+        slope = self.moments[0] / self.moments[1].clamp_min(torch.finfo(self.moments.dtype).tiny)
+        return slope.clamp(0, 1)[t]
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         learns = step.log_u_t.requires_grad
         z = [sample_categorical(step.log_u_t, generator) for _ in range(self.samples)]
         w = [one_hot(z_a, reverse.num_states).requires_grad_(learns) for z_a in z]
@@ -99,21 +118,30 @@ class RLOO(GradientEstimator):
             return StepLoss(kl, kl.detach())
 
         value = costs.detach()
-        predicted = value.unsqueeze(1).expand(-1, self.samples, -1)  # (b, a, B): what b says of a
-        control = torch.zeros_like(kl)
-        if self.first_order:
-            slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
-            g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
-            weights = torch.stack(w).detach().flatten(2)
-            change = torch.einsum("bni,ani->ban", g, weights)
-            change = change - (g * weights).sum(-1).unsqueeze(1)
-            predicted = predicted + self.first_order * change
-            control = self.first_order * (g.mean(0) * step.log_u_t.exp().flatten(1)).sum(-1)
-        own = predicted.diagonal(dim1=0, dim2=1).T  # (n, B)
-        others = (predicted.sum(0) - own) / (self.samples - 1)
+        slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
+        g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
+        weights = torch.stack(w).detach().flatten(2)
+        change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
+        change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
+        # Means over b != a; the diagonal of change is zero.
+        mean_change = change.sum(0) / (self.samples - 1)  # (n, B)
+        difference = (value - value.mean(0)) * (self.samples / (self.samples - 1))  # C(z_a) - mean_b C(z_b)
+        alpha = self.alpha(step.t)
+        control = alpha * (g.mean(0) * step.log_u_t.exp().flatten(1)).sum(-1)
+        advantage = difference - alpha * mean_change
+        if self.first_order is None:
+            self._fit(step.t, (difference * mean_change).mean(0), mean_change.square().mean(0))
         log_prob = torch.stack([_log_prob(step, z_a) for z_a in z])
-        score = ((value - others) * log_prob).mean(0)
+        score = (advantage * log_prob).mean(0)
         return StepLoss(kl + score + control, kl.detach())
+
+    def _fit(self, t: Tensor, cross: Tensor, square: Tensor) -> None:
+        """Add a batch ``(B,)`` to the running moments of its steps."""
+        for i, values in enumerate((cross, square)):
+            counts = torch.zeros_like(self.moments[i]).index_add(0, t, torch.ones_like(values))
+            sums = torch.zeros_like(self.moments[i]).index_add(0, t, values)
+            new = self.fit_decay * self.moments[i] + (1 - self.fit_decay) * sums / counts.clamp_min(1)
+            self.moments[i] = torch.where(counts > 0, new, self.moments[i])
 
 
 def _costs(step: Transition, reverse: ReverseProcess, w: list[Tensor]) -> list[Tensor]:
@@ -121,11 +149,9 @@ def _costs(step: Transition, reverse: ReverseProcess, w: list[Tensor]) -> list[T
     n = len(w)
     condition = None if step.condition is None else step.condition.repeat(n)
     log_v = reverse.network_log_prob(torch.cat(w), step.t.repeat(n), condition)
-    return [
-        cross_entropy(step, reverse, w_a, log_v_a) for w_a, log_v_a in zip(w, log_v.chunk(n), strict=True)
-    ]
+    return [cross_entropy(step, reverse, w_a, log_v_a) for w_a, log_v_a in zip(w, log_v.chunk(n), strict=True)]
 
 
 def _log_prob(step: Transition, z_t: Tensor) -> Tensor:
-    """log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
+    """Log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
     return sum_dims(step.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))

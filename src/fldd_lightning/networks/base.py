@@ -19,6 +19,11 @@ class Backbone(nn.Module, ABC):
     should start its last layer at zero (see :func:`zero_last_layer`).
     """
 
+    def __call__(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Typed view of ``nn.Module.__call__``."""
+        logits: Tensor = super().__call__(state, t, condition)
+        return logits
+
     @abstractmethod
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map states to logits.

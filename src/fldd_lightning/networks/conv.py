@@ -28,9 +28,7 @@ class ConvNet(Backbone):
         FLDDError: If the shape is not that of an image.
     """
 
-    def __init__(
-        self, problem: Problem, num_inputs: int, num_outputs: int, width: int = 64, depth: int = 4
-    ) -> None:
+    def __init__(self, problem: Problem, num_inputs: int, num_outputs: int, width: int = 64, depth: int = 4) -> None:
         super().__init__()
         if len(problem.shape) not in (2, 3):
             raise FLDDError(
@@ -54,8 +52,8 @@ class ConvNet(Backbone):
         hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w")) + self.position
         for block in self.blocks:
             hidden = block(hidden, index)
-        logits = self.last(F.gelu(self.norm(hidden)))  # (B, C * outputs, H, W)
-        logits = rearrange(logits, "b (c o) h w -> b c h w o", c=self.channels)
+        mixed = self.last(F.gelu(self.norm(hidden)))  # (B, C * outputs, H, W)
+        logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
         return logits if state.dim() == 5 else logits.squeeze(1)
 
 
@@ -73,5 +71,3 @@ class _Block(nn.Module):
         context = self.all(normed.mean((2, 3))) + self.time(index)  # (B, width)
         out: Tensor = hidden + self.out(F.gelu(self.near(normed) + context[:, :, None, None]))
         return out
-
-

@@ -62,7 +62,7 @@ class MLP(Backbone):
             hidden = layer(hidden, index)
         mixed = self.mix_out(F.gelu(self.norm(hidden) + self.last_time(index)))  # (B, D * outputs)
         own = torch.bmm(tokens, self.skip[t].to(tokens.dtype))  # (B, D, outputs)
-        logits = rearrange(mixed, "b (d o) -> b d o", d=tokens.shape[1]) + own
+        logits: Tensor = rearrange(mixed, "b (d o) -> b d o", d=tokens.shape[1]) + own
         return logits.reshape(*state.shape[:-1], -1)
 
 

@@ -1,0 +1,49 @@
+"""Trains and tests on two processes; started by test_module.py. Writes what each rank saw."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
+
+import conftest  # noqa: F401  (sets the environment)
+from fldd_lightning import FLDD
+from fldd_lightning.estimators import RLOO, StepLoss
+from test_module import Pairs, build, trainer
+
+
+class RecordingRLOO(RLOO):
+    """Keeps the generator state of the first step."""
+
+    noise: torch.Tensor | None = None
+
+    def loss(self, step: Any, reverse: Any, generator: torch.Generator, global_step: int) -> StepLoss:
+        if self.noise is None:
+            self.noise = generator.get_state()
+        return super().loss(step, reverse, generator, global_step)
+
+
+class Report(Callback):
+    """Saves parameters, noise and metrics of this rank."""
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        assert isinstance(pl_module, FLDD)
+        report = {
+            "parameters": [p.detach().clone() for p in pl_module.parameters()],
+            "noise": pl_module.estimator.noise,
+            "test": {key: float(value) for key, value in trainer.callback_metrics.items() if "test/" in key},
+        }
+        torch.save(report, Path(sys.argv[1]) / f"rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    seed_everything(1)
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=3, callbacks=[Report()])
+    model = build(freeze_steps=1, estimator=RecordingRLOO)
+    data = Pairs(batch_size=8)
+    run.fit(model, data)
+    run.test(model, data, verbose=False)

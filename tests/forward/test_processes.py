@@ -1,0 +1,126 @@
+"""What every forward process must fulfil; runs on every process registered in conftest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import LEARNED, PROCESSES, all_states, make, small_mlp
+from fldd_lightning.categorical import one_hot
+from fldd_lightning.errors import FLDDError
+from fldd_lightning.forward import ResidualProcess, ResidualUniformProcess
+from fldd_lightning.problem import Problem
+
+every_process = pytest.mark.parametrize("name", PROCESSES)
+
+
+@every_process
+@pytest.mark.parametrize("num_steps", [2, 3, 5])
+def test_boundaries_are_exact(name: str, num_steps: int) -> None:
+    process, _ = make(name, Problem(3, (2,), num_steps))
+    x = all_states(3, 2)
+    t = torch.tensor([[0, num_steps]]).expand(len(x), -1)
+    u = process.log_marginals(x, t).exp()
+    assert torch.equal(u[:, 0], one_hot(x, process.num_states))
+    assert torch.equal(u[:, 1], process.log_prior().exp().expand_as(u[:, 1]))
+
+
+@every_process
+def test_marginals_are_distributions(name: str) -> None:
+    process, _ = make(name, Problem(3, (2, 2), 4))
+    x = torch.randint(3, (6, 2, 2))
+    u = process.log_marginals(x, torch.arange(5).expand(6, -1)).exp()
+    assert u.shape == (6, 5, 2, 2, process.num_states)
+    torch.testing.assert_close(u.sum(-1), torch.ones(6, 5, 2, 2))
+
+
+@every_process
+def test_posterior_is_consistent_with_the_marginals(name: str) -> None:
+    process, _ = make(name, Problem(3, (2,), 4))
+    x = all_states(3, 2)
+    for t in range(1, 5):
+        step = process.transition(x, torch.full((len(x),), t))
+        mixed = torch.zeros_like(step.log_u_s)
+        entropy = torch.zeros(x.shape)
+        for k in range(process.num_states):
+            q = step.posterior.posterior(torch.full_like(x, k))
+            weights = one_hot(torch.full_like(x, k), process.num_states)
+            torch.testing.assert_close(step.posterior.relaxed_posterior(weights), q)
+            u_k = step.log_u_t[..., k].exp()
+            mixed += u_k.unsqueeze(-1) * q
+            entropy -= u_k * torch.xlogy(q, q).sum(-1)
+        torch.testing.assert_close(mixed, step.log_u_s.exp(), atol=1e-6, rtol=1e-5)
+        actual = step.posterior.expected_entropy(step.log_u_t)
+        torch.testing.assert_close(actual, entropy, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_zero_output_equals_the_base(name: str) -> None:
+    process = PROCESSES[name](Problem(3, (2,), 4))  # as built: the last layer is zero
+    x = all_states(3, 2)
+    t = torch.arange(1, 4).expand(len(x), -1)
+    base = process.log_base(x, t) if isinstance(process, ResidualProcess) else process.base.log_marginals(x, t)
+    torch.testing.assert_close(process.log_marginals(x, t).exp(), base.exp(), atol=1e-6, rtol=0)
+
+
+def test_floored_base_is_the_base_mixed_with_uniform() -> None:
+    process = ResidualUniformProcess(Problem(4, (2,), 3), small_mlp, floor=0.1)
+    x, t = torch.zeros(1, 2, dtype=torch.long), torch.tensor([[1]])
+    base = process.base.log_marginals(x, t).exp()
+    torch.testing.assert_close(process.log_base(x, t).exp(), 0.9 * base + 0.1 / 4)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_marginals_depend_on_the_whole_example(name: str) -> None:
+    process, _ = make(name, Problem(3, (2,), 3))
+    log_u = process.log_marginals(torch.tensor([[0, 0], [0, 1]]), torch.tensor([[1], [1]]))
+    assert not torch.allclose(log_u[0, 0, 0], log_u[1, 0, 0], atol=1e-3)
+
+
+def test_learned_mask_schedule_is_monotone() -> None:
+    process, _ = make("learned_mask", Problem(3, (4,), 6))
+    x = torch.randint(3, (20, 4))
+    masked = process.log_marginals(x, torch.arange(7).expand(20, -1))[..., -1].exp()
+    assert (masked.diff(dim=1) >= 0).all()
+    assert masked.diff(dim=1).std() > 1e-3  # the schedule did move
+
+
+def test_d3pm_posterior_is_bayes_rule() -> None:
+    num_steps, k = 4, 3
+    process, _ = make("d3pm", Problem(k, (1,), num_steps))
+    for t in range(1, num_steps + 1):
+        beta = (num_steps - t) / (num_steps - t + 1)
+        kernel = beta * torch.eye(k) + (1 - beta) / k  # q(z_t|z_s)
+        for x in range(k):
+            step = process.transition(torch.tensor([[x]]), torch.tensor([t]))
+            joint = step.log_u_s[0, 0].exp().unsqueeze(1) * kernel  # (s, t)
+            for z in range(k):
+                if joint[:, z].sum() > 0:
+                    actual = step.posterior.posterior(torch.tensor([[z]]))[0, 0]
+                    torch.testing.assert_close(actual.float(), (joint[:, z] / joint[:, z].sum()).float())
+
+
+def test_learned_process_needs_two_steps() -> None:
+    with pytest.raises(FLDDError, match="num_steps of 2"):
+        make("learned_mask", Problem(3, (2,), 1))
+
+
+@pytest.mark.parametrize("floor", [0.0, 1.0])
+def test_floor_out_of_range(floor: float) -> None:
+    with pytest.raises(FLDDError, match="floor"):
+        ResidualUniformProcess(Problem(3, (2,), 2), small_mlp, floor)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.tensor([[0, 3]]), "values must lie in 0..2"),
+        (torch.tensor([[0, -1]]), "values must lie in 0..2"),
+        (torch.tensor([[0, 1, 2]]), "has shape"),
+        (torch.tensor([[0.0, 1.0]]), "needs integers"),
+    ],
+)
+def test_bad_data_is_refused(x: torch.Tensor, message: str) -> None:
+    process, _ = make("uniform", Problem(3, (2,), 2))
+    with pytest.raises(FLDDError, match=message):
+        process.log_marginals(x, torch.ones(1, 1, dtype=torch.long))

@@ -1,0 +1,149 @@
+"""Every subcommand once on tiny data, in-process, and every kind of bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fldd_lightning.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICK = [
+    *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny digits run; its folder holds checkpoints and pictures."""
+    folder = tmp_path_factory.mktemp("run")
+    args = ["fit", "--config", str(CONFIGS / "digits.yaml"), "--trainer.default_root_dir", str(folder)]
+    assert main([*args, *QUICK, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(folder)]) == 0
+    return folder
+
+
+def checkpoint(folder: Path, name: str = "final") -> str:
+    return str(next(folder.rglob(f"{name}*.ckpt")))
+
+
+def error_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one paragraph printed for a mistake."""
+    capsys.readouterr()
+    assert main(args) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_help_is_light() -> None:
+    start = time.perf_counter()
+    code = "import sys; from fldd_lightning.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sample" in done.stdout
+    assert time.perf_counter() - start < 3
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fldd-lightning 0.")
+
+
+def test_fit_leaves_checkpoints_and_pictures(trained: Path) -> None:
+    for name in ("best", "final"):
+        assert torch.load(checkpoint(trained, name), weights_only=True)["fldd_problem"]["num_steps"] == 4
+    for name in ("samples", "trajectory", "marginals"):
+        picture = Image.open(next(trained.rglob(f"{name}.png")))
+        assert len(set(picture.convert("L").tobytes())) > 1
+    assert "val/nelbo" in next(trained.rglob("metrics.csv")).read_text()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_needs_the_checkpoint_alone(
+    command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [command, "--ckpt_path", checkpoint(trained), "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*args, "--trainer.logger", "false", "--trainer.accelerator", "cpu"]) == 0
+    out = capsys.readouterr().out
+    if command == "predict":
+        saved = torch.load(tmp_path / "nelbo_rank0.pt", weights_only=True)
+        assert len(saved["nelbo"]) == 270
+    else:
+        assert "nelbo" in out
+
+
+def test_sample_writes_integers_and_a_grid(trained: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        args = ["sample", "--ckpt_path", checkpoint(trained), "--num_samples", "7", "--trajectory", "true"]
+        assert main([*args, "--output", str(tmp_path / name)]) == 0
+    x = np.load(tmp_path / "a.npy")
+    assert x.shape == (7, 8, 8)
+    assert set(np.unique(x)) <= {0, 1}
+    assert np.array_equal(x, np.load(tmp_path / "b.npy"))
+    assert np.load(tmp_path / "a_trajectory.npy").shape == (5, 7, 8, 8)
+    assert Image.open(tmp_path / "a.png").size[0] > 8
+    assert Image.open(tmp_path / "a_trajectory.png").size[0] > 8
+
+
+def test_array_run(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 5, (40, 3, 2))
+    np.save(tmp_path / "my.npy", x)
+    args = ["fit", "--config", str(CONFIGS / "array.yaml"), "--data.path", str(tmp_path / "my.npy")]
+    args += ["--model.num_steps", "2", "--seed_everything", "3", "--trainer.logger", "CSVLogger"]
+    args += ["--trainer.logger.save_dir", str(tmp_path)]
+    assert main([*args, *QUICK, "--trainer.val_check_interval", "1", "--data.batch_size", "8"]) == 0
+    saved = torch.load(checkpoint(tmp_path), weights_only=True)["fldd_problem"]
+    assert (saved["num_classes"], saved["shape"], saved["num_steps"]) == (5, [3, 2], 2)
+    assert main(["sample", "--ckpt_path", checkpoint(tmp_path), "--output", str(tmp_path / "s")]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (64, 3, 2)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["fit", "--config", str(path), "--print_config"]
+    if path.stem == "array":
+        args += ["--data.path", "x.npy"]
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code in (0, None)
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert "num_classes" not in path.read_text()
+    assert config["model"]["init_args"]["num_steps"] == 4
+
+
+def test_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(CONFIGS / "digits.yaml"), "--model.num_stepz", "4"])
+    assert stop.value.code == 2
+    assert "num_stepz" in capsys.readouterr().err
+
+
+def test_missing_files_are_one_paragraph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["fit", "--config", str(CONFIGS / "array.yaml"), "--data.path", str(tmp_path / "no.npy"), *QUICK]
+    assert "no file at" in error_of(args, capsys)
+    assert "no checkpoint at" in error_of(["test", "--ckpt_path", str(tmp_path / "no.ckpt")], capsys)
+    assert "no checkpoint at" in error_of(["sample", "--ckpt_path", str(tmp_path / "no.ckpt")], capsys)
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    assert "cannot read" in error_of(["sample", "--ckpt_path", str(tmp_path / "bad.ckpt")], capsys)
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    assert "not a checkpoint written by" in error_of(["test", "--ckpt_path", str(tmp_path / "other.ckpt")], capsys)
+
+
+def test_other_step_counts_are_one_paragraph(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["sample", "--ckpt_path", checkpoint(trained), "--num_steps", "10"]
+    assert "trained with T=4" in error_of(args, capsys)
+    args = ["test", "--ckpt_path", checkpoint(trained), "--model.num_steps", "3", "--trainer.logger", "false"]
+    assert "num_steps: 4 there, 3 here" in error_of(args, capsys)
+
+
+def test_no_cuda_is_one_paragraph(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["sample", "--ckpt_path", checkpoint(trained), "--device", "cuda"]
+    assert "no CUDA device" in error_of(args, capsys)

@@ -1,0 +1,134 @@
+"""Estimated gradients against the enumerated ones, for both parameter sets."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from conftest import LEARNED, exact_step_kl, make
+from fldd_lightning.errors import FLDDError
+from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
+from fldd_lightning.problem import Problem
+
+UNBIASED = {
+    "reinforce": Reinforce,
+    "rloo": partial(RLOO, samples=3, first_order=0.0),
+    "rloo_first_order": partial(RLOO, samples=3, first_order=1.0),
+    "rloo_fitted": partial(RLOO, samples=3),
+    "rloo_half": partial(RLOO, samples=2, first_order=0.5),
+}
+
+
+def flat(gradients: tuple[torch.Tensor | None, ...], parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters)]
+    return torch.cat([p.flatten().double() for p in parts])
+
+
+@pytest.mark.parametrize("estimator", UNBIASED)
+@pytest.mark.parametrize("name", LEARNED)
+def test_mean_gradient_equals_the_enumerated_one(name: str, estimator: str) -> None:
+    problem = Problem(3, (2,), 3)
+    process, reverse = make(name, problem)
+    x, t = torch.tensor([[0, 2]]), 2
+    sets = {"phi": list(process.parameters()), "theta": list(reverse.parameters())}
+    exact_loss = exact_step_kl(process, reverse, x, t).sum()
+    exact = {
+        key: flat(torch.autograd.grad(exact_loss, ps, retain_graph=True, allow_unused=True), ps)
+        for key, ps in sets.items()
+    }
+    assert exact["phi"].norm() > 1e-3
+    made: GradientEstimator = UNBIASED[estimator](problem)
+    chunks, size = 30, 400
+    estimates: dict[str, list[torch.Tensor]] = {"phi": [], "theta": []}
+    for i in range(chunks + 1):
+        step = process.transition(x.expand(size, -1), torch.full((size,), t))
+        out = made.loss(step, reverse, torch.Generator().manual_seed(i), 0)
+        if i == 0:
+            continue  # the first call only sets the running baseline of Reinforce
+        for key, ps in sets.items():
+            gradient = torch.autograd.grad(out.surrogate.mean(), ps, retain_graph=True, allow_unused=True)
+            estimates[key].append(flat(gradient, ps))
+    for key, values in estimates.items():
+        stacked = torch.stack(values)
+        mean, error = stacked.mean(0), stacked.std(0) / chunks**0.5
+        # Stated tolerance: 5 standard errors per parameter, and 15 % of the norm over all.
+        assert ((mean - exact[key]).abs() <= 5 * error + 1e-5).all(), key
+        assert (mean - exact[key]).norm() <= 0.15 * exact[key].norm() + 3 * error.norm(), key
+
+
+def test_fitted_coefficient_is_as_good_as_the_better_end() -> None:
+    problem = Problem(3, (2,), 3)
+    process, reverse = make("residual_uniform", problem)
+    parameters = list(process.parameters())
+    fitted = RLOO(problem, 2)
+    x, t = torch.tensor([[0, 2]]), torch.tensor([2])
+    assert fitted.alpha(t).item() == 0.0
+    for i in range(200):
+        step = process.transition(x.expand(50, -1), t.expand(50))
+        fitted.loss(step, reverse, torch.Generator().manual_seed(1000 + i), 0)
+    assert 0.0 < fitted.alpha(t).item() < 1.0
+    assert fitted.alpha(torch.tensor([1])).item() == 0.0  # other steps have their own
+    spread = {}
+    for alpha in (0.0, fitted.alpha(t).item(), 1.0):
+        made, values = RLOO(problem, 2, alpha), []
+        for i in range(300):
+            step = process.transition(x, t)
+            out = made.loss(step, reverse, torch.Generator().manual_seed(i), 0)
+            values.append(flat(torch.autograd.grad(out.surrogate.sum(), parameters, allow_unused=True), parameters))
+        spread[alpha] = float(torch.stack(values).var(0).sum())
+    best_of_both = min(spread[0.0], spread[1.0])
+    assert spread[fitted.alpha(t).item()] < 1.05 * best_of_both < 0.9 * max(spread[0.0], spread[1.0])
+
+
+@pytest.mark.parametrize("estimator", UNBIASED)
+def test_reported_kl_is_unbiased(estimator: str) -> None:
+    problem = Problem(3, (2,), 2)
+    process, reverse = make("residual_absorbing", problem)
+    x = torch.tensor([[1, 2]])
+    n = 8000
+    step = process.transition(x.expand(n, -1), torch.full((n,), 1))
+    kl = UNBIASED[estimator](problem).loss(step, reverse, torch.Generator().manual_seed(0), 0).kl
+    assert kl is not None
+    exact = float(exact_step_kl(process, reverse, x, 1))
+    assert abs(float(kl.mean()) - exact) < 5 * float(kl.std()) / n**0.5
+
+
+def test_concrete_approaches_the_exact_gradient_of_theta_at_low_temperature() -> None:
+    problem = Problem(3, (2,), 3)
+    process, reverse = make("residual_uniform", problem)
+    ps = list(reverse.parameters())
+    x = torch.tensor([[0, 2]])
+    exact_loss = exact_step_kl(process, reverse, x, 2).sum()
+    exact = flat(torch.autograd.grad(exact_loss, ps, allow_unused=True), ps)
+    errors = []
+    for temperature in (1.0, 0.01):
+        step = process.transition(x.expand(8000, -1), torch.full((8000,), 2))
+        made = Concrete(problem, start=temperature, end=temperature)
+        out = made.loss(step, reverse, torch.Generator().manual_seed(0), 0)
+        assert out.kl is None  # no bound, never reported
+        gradient = flat(torch.autograd.grad(out.surrogate.mean(), ps, allow_unused=True), ps)
+        errors.append(float((gradient - exact).norm() / exact.norm()))
+    assert errors[1] < 0.1 < errors[0]
+
+
+def test_temperature_falls_exponentially() -> None:
+    made = Concrete(Problem(3, (2,), 2), start=1.0, end=0.01, decay_steps=100)
+    assert [round(made.temperature(i), 6) for i in (0, 50, 100, 1000)] == [1.0, 0.1, 0.01, 0.01]
+
+
+def test_warm_up_switches() -> None:
+    problem = Problem(3, (2,), 2)
+    process, reverse = make("residual_uniform", problem)
+    made = WarmUp(problem, Concrete, RLOO, steps=10)
+    step = process.transition(torch.tensor([[0, 1]]), torch.tensor([1]))
+    assert made.loss(step, reverse, torch.Generator(), 9).kl is None
+    assert made.loss(step, reverse, torch.Generator(), 10).kl is not None
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(FLDDError, match="at least 2"):
+        RLOO(Problem(3, (2,), 2), samples=1)
+    with pytest.raises(FLDDError, match="positive temperatures"):
+        Concrete(Problem(3, (2,), 2), end=0.0)

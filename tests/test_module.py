@@ -1,0 +1,242 @@
+"""Training, checkpoints, resuming, conditioning."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from conftest import small_mlp
+from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD
+from fldd_lightning.callbacks import CollapseMonitor, NELBOWriter, Pictures
+from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split
+from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    LearnedMaskProcess,
+    ResidualAbsorbingProcess,
+    ResidualUniformProcess,
+)
+from fldd_lightning.networks import ConvNet
+
+
+class Pairs(DiscreteDataModule):
+    """Two equal ternary coordinates: H = log 3, sum of the marginals' entropies 2 log 3."""
+
+    def load(self) -> dict[str, Split]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(3, (97, 1), generator=generator).expand(-1, 2)
+        return {"train": Split(x[:64]), "val": Split(x[64:81]), "test": Split(x[81:])}
+
+
+def build(cls: type[FLDD] = FLDD, **kwargs: Any) -> FLDD:
+    defaults: dict[str, Any] = {
+        "num_classes": 3,
+        "shape": (2,),
+        "num_steps": 2,
+        "forward_process": partial(ResidualUniformProcess, network=small_mlp),
+        "denoiser": small_mlp,
+        "estimator": partial(RLOO, samples=2),
+        "freeze_steps": 2,
+    }
+    return cls(**{**defaults, **kwargs})
+
+
+def trainer(folder: Path, **kwargs: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "default_root_dir": folder,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return Trainer(**{**defaults, **kwargs})
+
+
+def fit(folder: Path, model: FLDD, data: DiscreteDataModule, ckpt_path: str | None = None, **kwargs: Any) -> Trainer:
+    run = trainer(folder, **kwargs)
+    run.fit(model, data, ckpt_path=ckpt_path)
+    return run
+
+
+def test_logs_the_bound_and_its_terms(tmp_path: Path) -> None:
+    run = fit(tmp_path, build(), Pairs(batch_size=16), max_epochs=2)
+    logged = run.callback_metrics
+    assert {"val/nelbo", "val/bpd", "val/kl_t1", "val/kl_t2", "train/nelbo", "train/bpd"} <= logged.keys()
+    torch.testing.assert_close(logged["val/nelbo"], logged["val/kl_t1"] + logged["val/kl_t2"])
+    bits = logged["val/nelbo"] / (2 * torch.log(torch.tensor(2.0)))
+    torch.testing.assert_close(logged["val/bpd"], bits)
+
+
+def test_training_lowers_the_bound(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(lr=1e-2, freeze_steps=50)
+    before = trainer(tmp_path).validate(model, Pairs(batch_size=16), verbose=False)[0]["val/nelbo"]
+    fit(tmp_path, model, Pairs(batch_size=16), max_steps=400)
+    after = trainer(tmp_path).validate(model, Pairs(batch_size=16), verbose=False)[0]["val/nelbo"]
+    assert after < before - 0.2
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    model = build()
+    torch.nn.init.normal_(model.reverse.network.mix_out.weight)  # type: ignore[union-attr, arg-type]
+    values = [trainer(tmp_path).test(model, Pairs(batch_size=size), verbose=False)[0]["test/nelbo"] for size in (3, 16)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_forward_is_frozen_then_moves(tmp_path: Path) -> None:
+    for steps, moves in ((3, False), (8, True)):
+        torch.manual_seed(0)
+        model = build(freeze_steps=4)
+        before = [p.clone() for p in model.forward_process.parameters()]
+        fit(tmp_path, model, Pairs(batch_size=16), max_steps=steps)
+        after = list(model.forward_process.parameters())
+        assert any(not torch.equal(a, b) for a, b in zip(before, after)) == moves
+
+
+def test_checkpoint_round_trip_is_plain(tmp_path: Path) -> None:
+    model = build(forward_process=partial(ResidualUniformProcess, network=small_mlp, floor=0.01))
+    run = fit(tmp_path, model, Pairs(batch_size=16), max_steps=4)
+    path = tmp_path / "model.ckpt"
+    run.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    loaded = FLDD.load_from_checkpoint(path, weights_only=True)
+    assert loaded.forward_process.floor == 0.01
+    for a, b in zip(model.parameters(), loaded.parameters()):
+        assert torch.equal(a, b)
+    assert torch.equal(model.sample(5, seed=1), loaded.sample(5, seed=1))
+
+
+def test_resume_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(
+        tmp_path, filename="{epoch}", every_n_epochs=2, save_top_k=-1, save_on_train_epoch_end=True
+    )
+    seed_everything(7)
+    whole = build()
+    fit(tmp_path, whole, Pairs(batch_size=16), max_epochs=4, enable_checkpointing=True, callbacks=[saving])
+    torch.rand(100)  # whatever else happened in between
+    seed_everything(7)
+    resumed = build()
+    half = str(tmp_path / "epoch=1.ckpt")
+    assert torch.load(half, weights_only=True)["global_step"] == 8
+    fit(tmp_path, resumed, Pairs(batch_size=16), half, max_epochs=4)
+    for (name, a), b in zip(whole.named_parameters(), resumed.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_steps": 3}, "num_steps: 2 there, 3 here"),
+        ({"forward_process": partial(LearnedMaskProcess, network=small_mlp)}, "forward_process"),
+        ({"num_classes": 4}, "num_classes: 3 there, 4 here"),
+    ],
+)
+def test_checkpoint_of_another_configuration(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    run = fit(tmp_path, build(), Pairs(batch_size=16), max_steps=2)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path).test(build(**other), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
+
+
+def test_warm_up_reports_no_bound_while_relaxed(tmp_path: Path) -> None:
+    estimator = partial(WarmUp, first=partial(Concrete, decay_steps=10), then=RLOO, steps=100)
+    run = fit(tmp_path, build(estimator=estimator), Pairs(batch_size=16), max_steps=3, limit_val_batches=0)
+    assert "train/nelbo" not in run.callback_metrics
+
+
+def test_two_processes_train_in_step(tmp_path: Path) -> None:
+    """DDP on CPU (gloo): different noise on each rank, parameters in step, metrics of one process."""
+    import subprocess
+    import sys
+
+    script = Path(__file__).with_name("ddp_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2)]
+    for a, b in zip(ranks[0]["parameters"], ranks[1]["parameters"]):
+        assert torch.equal(a, b)
+    assert not torch.equal(ranks[0]["noise"], ranks[1]["noise"])
+    model = build(freeze_steps=1)
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), ranks[0]["parameters"]):
+            p.copy_(value)
+    alone = trainer(tmp_path).test(model, Pairs(batch_size=5), verbose=False)[0]
+    for key, value in ranks[1]["test"].items():
+        assert value == pytest.approx(alone[key], rel=1e-5), key
+
+
+def digits_model(cls: type[FLDD], num_labels: int = 0) -> FLDD:
+    return build(
+        cls,
+        num_classes=2,
+        shape=(8, 8),
+        num_labels=num_labels,
+        forward_process=partial(LearnedMaskProcess, network=small_mlp),
+        denoiser=partial(ConvNet, width=8, depth=1),
+    )
+
+
+def test_labelled_images_use_every_hook(tmp_path: Path) -> None:
+    model = digits_model(LabelledImageFLDD, 10)
+    run = fit(tmp_path, model, DigitsDataModule(), max_epochs=1, callbacks=[Pictures(4, 2)], log_every_n_steps=1)
+    logged = run.callback_metrics
+    assert logged["val/label_nll"] == pytest.approx(2.3, abs=0.1)
+    steps = logged["val/kl_t1"] + logged["val/kl_t2"]
+    torch.testing.assert_close(logged["val/nelbo"], steps + logged["val/label_nll"])
+    assert "val/nelbo_label3" in logged
+    assert model.sample(3).shape == (3, 8, 8)
+    for name in ("samples", "trajectory", "marginals"):
+        assert (tmp_path / "pictures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_predict_scores_every_example(tmp_path: Path) -> None:
+    model = digits_model(ImageFLDD)
+    run = trainer(tmp_path, callbacks=[NELBOWriter()])
+    run.predict(model, DigitsDataModule(batch_size=64))
+    saved = torch.load(tmp_path / "nelbo_rank0.pt", weights_only=True)
+    assert saved["index"].tolist() == list(range(270))
+    tested = trainer(tmp_path).test(model, DigitsDataModule(), verbose=False)[0]["test/nelbo"]
+    assert float(saved["nelbo"].mean()) == pytest.approx(tested, rel=1e-5)
+
+
+def test_collapse_monitor_warns_once_in_plain_words(tmp_path: Path) -> None:
+    model = build(freeze_steps=0, lr=1e-12)
+    monitor = CollapseMonitor()
+    with pytest.warns(UserWarning, match="hardly moved"):
+        fit(tmp_path, model, Pairs(batch_size=16), max_epochs=2, callbacks=[monitor])
+    assert monitor._warned
+    # z_1 is noise whatever x is, and the reverse process knows it: all information in one step.
+    noise = partial(ResidualAbsorbingProcess, network=small_mlp, floor=1 - 1e-9)
+    model = build(freeze_steps=0, lr=1e-12, forward_process=noise)
+    model.reverse._skip = lambda state, t: torch.zeros_like(state)
+    with pytest.warns(UserWarning, match="has collapsed"):
+        fit(tmp_path, model, Pairs(batch_size=16), max_epochs=1, callbacks=[CollapseMonitor()])
+
+
+def test_wrong_submodules_and_labels_are_refused() -> None:
+    with pytest.raises(FLDDError, match="not a Backbone"):
+        build(denoiser=lambda *_: torch.nn.Linear(2, 2))
+    with pytest.raises(FLDDError, match="num_labels"):
+        digits_model(LabelledImageFLDD)
+    with pytest.raises(FLDDError, match="images of shape"):
+        build(denoiser=ConvNet)
+    with pytest.raises(FLDDError, match="at least 1"):
+        build().sample(0)
+    with pytest.raises(FLDDError, match="keyword arguments"):
+        build(forward_process=partial(ResidualUniformProcess, 1))
+
+
+def test_fixed_process_trains_with_any_estimator(tmp_path: Path) -> None:
+    for estimator in (Reinforce, RLOO):
+        model = build(forward_process=AbsorbingProcess, estimator=estimator)
+        run = fit(tmp_path, model, Pairs(batch_size=16), max_epochs=1)
+        assert run.callback_metrics["val/nelbo"] > 0
