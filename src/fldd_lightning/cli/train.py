@@ -60,7 +60,7 @@ def run_trainer(args: Sequence[str]) -> None:
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
-    args = list(args)
+    args = [_packaged_config(arg) for arg in args]
     path = _option(args, "--ckpt_path")
     with tempfile.TemporaryDirectory() as folder:
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
@@ -96,6 +96,15 @@ def _mistake_in(error: BaseException | None) -> FLDDError | None:
             return FLDDError(str(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def _packaged_config(arg: str) -> str:
+    """``configs/NAME.yaml`` as the package carries it, where the working folder has no such file."""
+    path = Path(arg)
+    if path.parent.name != "configs" or path.suffix != ".yaml" or path.exists():
+        return arg
+    packaged = Path(__file__).parents[1] / "configs" / path.name
+    return str(packaged) if packaged.exists() else arg
 
 
 def _option(args: Sequence[str], name: str) -> str | None:
