@@ -1,7 +1,8 @@
-"""Callbacks: pictures of samples and of the learned process, per-example bounds, collapse monitor."""
+"""Callbacks: pictures, per-example bounds, the collapse monitor, the gap to a known optimum."""
 
 from .collapse import CollapseMonitor
+from .optimum import KnownOptimum
 from .pictures import Pictures
 from .predictions import NELBOWriter
 
-__all__ = ["CollapseMonitor", "NELBOWriter", "Pictures"]
+__all__ = ["CollapseMonitor", "KnownOptimum", "NELBOWriter", "Pictures"]

@@ -1,0 +1,252 @@
+"""Process x estimator x T x seeds on sources with a known optimum: does the forward process collapse?
+
+    python benchmarks/collapse.py --problems mixture8 xor --recipes default fixed --seeds 0 1 2
+    python benchmarks/collapse.py --report benchmarks/results/collapse.csv
+
+Every recipe gets the same networks and the same number of denoiser passes (samples x examples x
+steps) in training, the checkpoint of the lowest ``val/nelbo`` is tested, and one row is appended
+to the CSV. One thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fldd_lightning import FLDD
+from fldd_lightning import data as sources
+from fldd_lightning.callbacks import KnownOptimum
+from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    ForwardProcess,
+    LearnedMaskProcess,
+    ResidualAbsorbingProcess,
+    ResidualUniformProcess,
+    UniformProcess,
+)
+from fldd_lightning.networks import MLP
+from fldd_lightning.problem import Problem
+
+PASSES = 4 * 64  # denoiser passes per training step, whatever the number of samples
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem and the T at which the recipe is judged on it."""
+
+    make: Callable[..., sources.KnownSource]
+    num_steps: int
+
+
+CASES = {
+    "mixture2": Case(partial(sources.GaussianMixture, components=2), 2),
+    "mixture4": Case(partial(sources.GaussianMixture, components=4), 2),
+    "mixture8": Case(partial(sources.GaussianMixture, components=8), 2),
+    "walk16": Case(partial(sources.RandomWalk, length=16), 2),
+    "walk64": Case(partial(sources.RandomWalk, length=64), 2),
+    "xor": Case(sources.XORBlocks, 4),
+    "clusters": Case(sources.HiddenClusters, 4),
+    "markov": Case(sources.MarkovChain, 4),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the comparison."""
+
+    process: Callable[[Problem], ForwardProcess]
+    estimator: Callable[[Problem], GradientEstimator]
+    samples: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+ABSORBING = partial(ResidualAbsorbingProcess, network=MLP)
+UNIFORM = partial(ResidualUniformProcess, network=MLP)
+MASK = partial(LearnedMaskProcess, network=MLP)
+RECIPES = {
+    "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
+    "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
+    "default": Recipe(ABSORBING, RLOO, 4),
+    "plain_rloo4": Recipe(ABSORBING, partial(RLOO, first_order=0.0), 4),
+    "first_order1": Recipe(ABSORBING, partial(RLOO, first_order=1.0), 4),
+    "rloo2": Recipe(ABSORBING, partial(RLOO, samples=2), 2),
+    "rloo8": Recipe(ABSORBING, partial(RLOO, samples=8), 8),
+    "reinforce": Recipe(ABSORBING, Reinforce, 1),
+    "concrete": Recipe(ABSORBING, Concrete, 1),
+    "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000), 1),
+    "uniform": Recipe(UNIFORM, RLOO, 4),
+    "mask": Recipe(MASK, RLOO, 4),
+    "no_freeze": Recipe(ABSORBING, RLOO, 4, (("freeze_steps", 0),)),
+    "slow_forward": Recipe(ABSORBING, RLOO, 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
+}
+FIELDS = (
+    *("problem", "recipe", "num_steps", "seed", "steps", "nelbo", "entropy", "marginal_entropy", "gap"),
+    *("energy_distance", "shares", "seconds", "torch", "machine"),
+)
+
+
+def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    recipe, case = RECIPES[recipe_name], CASES[problem]
+    seed_everything(seed, verbose=False)
+    data = case.make(batch_size=PASSES // recipe.samples, seed=seed)
+    options: dict[str, Any] = dict(recipe.options)
+    model = FLDD(
+        num_classes=data.num_classes,
+        shape=data.shape,
+        num_steps=num_steps,
+        forward_process=recipe.process,
+        denoiser=MLP,
+        estimator=recipe.estimator,
+        **options,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val/nelbo")
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            val_check_interval=max(1, steps // 5),
+            check_val_every_n_epoch=None,
+            callbacks=[best],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = time.monotonic()
+        trainer.fit(model, data)
+        seconds = time.monotonic() - start
+        tester = Trainer(
+            accelerator="cpu", callbacks=[KnownOptimum()], logger=False, enable_progress_bar=False, barebones=False,
+            enable_model_summary=False, enable_checkpointing=False,
+        )  # fmt: skip
+        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
+    kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
+    row = {
+        "problem": problem,
+        "recipe": recipe_name,
+        "num_steps": num_steps,
+        "seed": seed,
+        "steps": steps,
+        "nelbo": logged["test/nelbo"],
+        "entropy": data.entropy,
+        "marginal_entropy": data.marginal_entropy,
+        "gap": logged["test/gap"],
+        "energy_distance": logged["test/energy_distance"],
+        "shares": " ".join(f"{value / sum(kl):.2f}" for value in kl),
+        "seconds": round(seconds),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, 1 thread",
+    }
+    return {key: f"{value:.5f}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+def read(path: Path) -> dict[tuple[str, int, str], list[dict[str, str]]]:
+    """Rows of the CSV by problem, T and recipe."""
+    groups = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            groups[row["problem"], int(row["num_steps"]), row["recipe"]].append(row)
+    return dict(sorted(groups.items()))
+
+
+def table(path: Path) -> str:
+    """Markdown: gap to the entropy per problem, T and recipe, mean over seeds and the range."""
+    lines = [
+        "| problem | T | recipe | seeds | H | Hprod | gap, nats (range) | gap / H | energy distance | shares of t |"
+    ]
+    lines.append("| --- " * 10 + "|")
+    for (problem, steps, recipe), rows in read(path).items():
+        gaps = [float(row["gap"]) for row in rows]
+        entropy = mean(float(row["entropy"]) for row in rows)
+        product = mean(float(row["marginal_entropy"]) for row in rows)
+        distance = mean(float(row["energy_distance"]) for row in rows)
+        shares = [mean(column) for column in zip(*(map(float, row["shares"].split()) for row in rows), strict=True)]
+        lines.append(
+            f"| {problem} | {steps} | {recipe} | {len(rows)} | {entropy:.2f} | {product:.2f} "
+            f"| {mean(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f}) | {100 * mean(gaps) / entropy:.2f} % "
+            f"| {distance:.4f} | {' '.join(f'{share:.2f}' for share in shares)} |"
+        )
+    return "\n".join(lines)
+
+
+def figure(path: Path, output: Path) -> None:
+    """Gap against training cost, one panel per problem, one dot per run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = read(path)
+    problems = sorted({(problem, steps) for problem, steps, _ in groups})
+    recipes = sorted({recipe for _, _, recipe in groups})
+    fig = Figure(figsize=(3.2 * len(problems), 3), layout="constrained")
+    FigureCanvasAgg(fig)
+    panels = fig.subplots(1, len(problems), squeeze=False)[0]
+    for panel, (problem, steps) in zip(panels, problems, strict=True):
+        for i, recipe in enumerate(recipes):
+            rows = groups.get((problem, steps, recipe), [])
+            cost, gaps = [float(row["seconds"]) for row in rows], [float(row["gap"]) for row in rows]
+            panel.scatter(cost, gaps, s=14, color=f"C{i % 10}", marker="ox^s"[i // 10], label=recipe)
+        panel.set_yscale("symlog", linthresh=0.01)
+        panel.set_title(f"{problem}, T = {steps}")
+        panel.set_xlabel("training, seconds")
+    panels[0].set_ylabel("NELBO - H, nats")
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=7)
+    fig.savefig(output, dpi=110)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--recipes", nargs="+", default=["fixed", "default"], choices=list(RECIPES))
+    parser.add_argument("--num-steps", nargs="+", type=int, help="T; by default the one the recipe is judged at")
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 10 for D <= 16, else 3")
+    parser.add_argument("--steps", type=int, default=5_000, help="optimiser steps")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/collapse.csv"))
+    parser.add_argument("--report", type=Path, help="write the table and figure of this CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        text = table(arguments.report)
+        arguments.report.with_suffix(".md").write_text(text + "\n")
+        figure(arguments.report, arguments.report.with_suffix(".png"))
+        print(text)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="lightning")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for problem in arguments.problems:
+        small = CASES[problem].make(num_train=1, num_held=1).length <= 16
+        for seed in arguments.seeds or range(10 if small else 3):
+            for steps in arguments.num_steps or [CASES[problem].num_steps]:
+                for recipe in arguments.recipes:
+                    row = run(problem, recipe, steps, seed, arguments.steps)
+                    is_new = not arguments.output.exists()
+                    with arguments.output.open("a", newline="") as file:
+                        writer = csv.DictWriter(file, FIELDS)
+                        if is_new:
+                            writer.writeheader()
+                        writer.writerow(row)
+                    print(
+                        {key: row[key] for key in ("problem", "recipe", "seed", "gap", "shares", "seconds")}, flush=True
+                    )
+
+
+if __name__ == "__main__":
+    main()
