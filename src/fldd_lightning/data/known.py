@@ -24,7 +24,7 @@ class KnownSource(DiscreteDataModule):
         num_classes: K.
         length: D; examples have shape ``(D,)``.
         num_train: Examples for training.
-        num_held: Examples for validation, and as many for testing.
+        num_held: Examples for testing; a quarter as many are drawn for validation.
         batch_size: Examples per batch and process.
         seed: Seed of the source's parameters, of the examples and of the training order.
 
@@ -75,7 +75,7 @@ class KnownSource(DiscreteDataModule):
 
     def load(self) -> dict[str, Split]:
         generator = torch.Generator().manual_seed(self.seed)
-        sizes = {"train": self.num_train, "val": self.num_held, "test": self.num_held}
+        sizes = {"train": self.num_train, "val": max(1, self.num_held // 4), "test": self.num_held}
         return {name: Split(self.draw(size, generator)) for name, size in sizes.items()}
 
 
