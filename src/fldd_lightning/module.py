@@ -19,7 +19,7 @@ from .forward import ForwardProcess
 from .metrics import NELBOMetric
 from .networks import Backbone
 from .objective import step_kl, stratified_steps
-from .optimization import AdaptiveClip, averaging, learning_rate_factor
+from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_progress
 from .problem import Problem
 from .reverse import ReverseProcess
 from .sampling import ancestral_sample
@@ -262,15 +262,15 @@ class FLDD(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One AdamW with a parameter group for the denoiser and one for the forward process."""
-        total = self.trainer.estimated_stepping_batches
+        progress = run_progress(self.trainer)
         own = {id(p) for p in self.forward_process.parameters()}
         rest = [p for p in self.parameters() if id(p) not in own]
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
-        factors = [learning_rate_factor(total)]
+        factors = [learning_rate_factor(progress)]
         if own:
             lr = self.lr * self.forward_lr_ratio
             groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
-            factors.append(learning_rate_factor(total, self.freeze_steps))
+            factors.append(learning_rate_factor(progress, self.freeze_steps))
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

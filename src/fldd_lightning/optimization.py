@@ -6,23 +6,50 @@ from collections.abc import Callable, Iterable
 from math import cos, pi
 
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from torch import Tensor, nn
 
-__all__ = ["AdaptiveClip", "averaging", "learning_rate_factor"]
+__all__ = ["AdaptiveClip", "averaging", "learning_rate_factor", "run_progress"]
 
 
-def learning_rate_factor(total_steps: float, frozen_steps: int = 0, warmup_steps: int = 100) -> Callable[[int], float]:
-    """Freeze, linear warm-up, then a cosine to 2 % at ``total_steps`` (constant if that is infinite)."""
+def learning_rate_factor(
+    progress: Callable[[int], float], frozen_steps: int = 0, warmup_steps: int = 100
+) -> Callable[[int], float]:
+    """Freeze, linear warm-up, then a cosine from 1 to 2 %.
+
+    Args:
+        progress: Share of the run behind us at a step, as :func:`run_progress` makes it.
+        frozen_steps: Steps with a factor of zero.
+        warmup_steps: Steps of the rise after them.
+    """
 
     def factor(step: int) -> float:
         rise = min(1.0, max(0, step + 1 - frozen_steps) / warmup_steps)
-        if total_steps == float("inf"):
-            return rise
-        fall = 0.02 + 0.98 * 0.5 * (1 + cos(pi * min(1.0, step / max(total_steps, 1))))
+        fall = 0.02 + 0.98 * 0.5 * (1 + cos(pi * min(1.0, progress(step))))
         return rise * fall
 
     return factor
+
+
+def run_progress(trainer: Trainer) -> Callable[[int], float]:
+    """Share of a run that is done: of its steps or of its ``max_time``, whichever is further.
+
+    A run that its clock will stop has thus brought its learning rate down by then. Without a
+    limit of either kind it stays at 0.
+    """
+    total = float(trainer.estimated_stepping_batches)
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+
+    def progress(step: int) -> float:
+        shares = [step / max(total, 1.0)]
+        for timer in timers:
+            remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
+            if remaining is not None:
+                shares.append(elapsed / max(elapsed + remaining, 1e-9))
+        return max(shares)
+
+    return progress
 
 
 class AdaptiveClip(nn.Module):

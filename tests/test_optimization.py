@@ -1,0 +1,54 @@
+"""Schedules and clipping."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+
+from fldd_lightning.optimization import AdaptiveClip, learning_rate_factor, run_progress
+
+
+def test_factor_freezes_rises_and_falls() -> None:
+    factor = learning_rate_factor(lambda step: step / 1000, frozen_steps=200, warmup_steps=100)
+    assert factor(0) == factor(199) == 0
+    assert 0 < factor(200) < factor(250) < factor(299)
+    assert factor(1000) == pytest.approx(0.02)
+    assert factor(5000) == pytest.approx(0.02)
+
+
+def test_progress_is_that_of_the_nearer_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_limits(max_steps: int, elapsed: float | None) -> float:
+        timer = Timer(timedelta(seconds=100))
+        monkeypatch.setattr(timer, "time_elapsed", lambda *_: elapsed)
+        monkeypatch.setattr(timer, "time_remaining", lambda *_: 100 - (elapsed or 0))
+        callbacks = [] if elapsed is None else [timer]
+        trainer = Trainer(accelerator="cpu", max_steps=max_steps, logger=False, callbacks=callbacks)
+        monkeypatch.setattr(type(trainer), "estimated_stepping_batches", max_steps if max_steps > 0 else float("inf"))
+        return run_progress(trainer)(25)
+
+    assert with_limits(100, None) == pytest.approx(0.25)
+    assert with_limits(100, 10.0) == pytest.approx(0.25)
+    assert with_limits(100, 80.0) == pytest.approx(0.8)
+    assert with_limits(-1, 80.0) == pytest.approx(0.8)
+    assert with_limits(-1, None) == 0
+
+
+def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
+    clip, p = AdaptiveClip(ratio=2.0), torch.nn.Parameter(torch.zeros(4))
+
+    def norm_after(size: float) -> float:
+        p.grad = torch.full((4,), size / 2)
+        clip.clip([p])
+        return float("nan") if p.grad is None else float(p.grad.norm())
+
+    assert norm_after(1.0) == pytest.approx(1.0)
+    assert norm_after(1.5) == pytest.approx(1.5, rel=1e-4)
+    assert norm_after(100.0) == pytest.approx(2 * float(clip.mean_norm), rel=1e-3)
+    before = float(clip.mean_norm)
+    norm_after(float("inf"))
+    assert p.grad is None
+    assert float(clip.mean_norm) == before
