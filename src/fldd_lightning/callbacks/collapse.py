@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..forward import ForwardProcess
 from ..module import FLDD
@@ -23,7 +26,8 @@ class CollapseMonitor(Callback):
     product of the data's marginals. Logs, at every validation: ``collapse/marginal_entropy``
     (nats per example, of the training data), ``collapse/share_t{t}`` (share of each step in the
     KL) and ``collapse/moved`` (mean total variation between the learned marginals and their
-    base, over one validation batch). Warns once per run.
+    base, over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`).
+    Warns once per run.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
@@ -35,6 +39,11 @@ class CollapseMonitor(Callback):
         self._marginal_entropy: float | None = None
         self._batch: Any = None
         self._warned = False
+        self._snr = GradientSNR()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if isinstance(pl_module, FLDD) and trainer.global_step >= pl_module.freeze_steps:
+            self._snr.update(pl_module.forward_process.parameters())
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -60,6 +69,9 @@ class CollapseMonitor(Callback):
         moved = _moved_from_base(pl_module, process, self._batch)
         if moved is not None:
             pl_module.log("collapse/moved", moved)
+        snr = self._snr.compute()
+        if snr is not None:
+            pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
             self._warn(shares, float(metrics["nelbo"]), moved)
@@ -81,6 +93,49 @@ class CollapseMonitor(Callback):
                 f"The forward process has hardly moved from its base (total variation {moved:.1e}). Try a larger "
                 "forward_lr_ratio, a shorter freeze_steps or a longer run."
             )
+
+
+class GradientSNR:
+    """Signal-to-noise ratio of a gradient: |mean|^2 / (total variance), over the last steps.
+
+    The squared norm of a running mean of noisy gradients holds (1 - d) / (1 + d) of their
+    variance, d being the decay; that part is taken off.
+
+    Args:
+        decay: d.
+    """
+
+    def __init__(self, decay: float = 0.98) -> None:
+        self.decay, self.steps = decay, 0
+        self._mean: Tensor | None = None
+        self._square = 0.0
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take in the gradients of one step; steps without any, or that are not finite, are left out."""
+        grads = [p.grad.flatten().float() for p in parameters if p.grad is not None]
+        if not grads:
+            return
+        gradient = torch.cat(grads)
+        square = float(gradient.square().sum())
+        if not isfinite(square):
+            return
+        self._mean = torch.zeros_like(gradient) if self._mean is None else self._mean
+        self._mean.lerp_(gradient, 1 - self.decay)
+        self._square = self.decay * self._square + (1 - self.decay) * square
+        self.steps += 1
+
+    def compute(self) -> float | None:
+        """The ratio, or None before 10 steps have been seen."""
+        if self._mean is None or self.steps < 10:
+            return None
+        correction = 1 - self.decay**self.steps
+        total = self._square / correction
+        # share of the variance that is left in the bias-corrected running mean
+        left = (1 - self.decay) / (1 + self.decay) * (1 - self.decay ** (2 * self.steps)) / correction**2
+        of_mean = float(self._mean.square().sum()) / correction**2
+        signal = max(0.0, (of_mean - left * total) / (1 - left))
+        return signal / max(total - signal, 1e-30)
 
 
 def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
