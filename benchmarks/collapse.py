@@ -26,6 +26,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from codes import ClusterCode, RankCode, WalkCode
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -44,6 +45,7 @@ from fldd_lightning.forward import (
 from fldd_lightning.networks import MLP
 from fldd_lightning.problem import Problem
 
+CODES = {"walk16": WalkCode, "walk64": WalkCode, "clusters": ClusterCode, "markov": RankCode}
 PASSES = 4 * 64  # denoiser passes per training step, whatever the number of samples
 
 
@@ -95,6 +97,11 @@ RECIPES = {
     "mask": Recipe(MASK, RLOO, 4),
     "no_freeze": Recipe(ABSORBING, RLOO, 4, (("freeze_steps", 0),)),
     "slow_forward": Recipe(ABSORBING, RLOO, 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
+    "lr_2e-3": Recipe(ABSORBING, RLOO, 4, (("lr", 2e-3),)),
+    "free_bits": Recipe(ABSORBING, RLOO, 4, (("free_bits", 0.5),)),
+    "inner4": Recipe(ABSORBING, RLOO, 4, (("forward_interval", 4),)),
+    "floor_05": Recipe(partial(ABSORBING, floor=0.05), RLOO, 4),
+    "oracle": Recipe(AbsorbingProcess, Reinforce, 1),  # its process is the problem's own; see CODES
 }
 FIELDS = (
     *("problem", "recipe", "num_steps", "seed", "steps", "nelbo", "entropy", "marginal_entropy", "gap"),
@@ -108,11 +115,12 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
     seed_everything(seed, verbose=False)
     data = case.make(batch_size=PASSES // recipe.samples, seed=seed)
     options: dict[str, Any] = dict(recipe.options)
+    process = partial(CODES[problem], seed=seed) if recipe_name == "oracle" else recipe.process
     model = FLDD(
         num_classes=data.num_classes,
         shape=data.shape,
         num_steps=num_steps,
-        forward_process=recipe.process,
+        forward_process=process,
         denoiser=MLP,
         estimator=recipe.estimator,
         **options,

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from .categorical import check_states, sample_from_uniform
 from .errors import FLDDError
-from .estimators import GradientEstimator
+from .estimators import GradientEstimator, StepLoss
 from .factory import build, describe
 from .forward import ForwardProcess
 from .metrics import NELBOMetric
@@ -50,6 +50,10 @@ class FLDD(LightningModule):
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
         freeze_steps: Optimiser steps before the forward process starts to move.
+        forward_interval: The forward process moves at every so many-th step only, so that the
+            denoiser makes that many updates to one of the forward process.
+        free_bits: Nats per example and step below which a step's KL is no longer pressed down
+            (Kingma et al., 2016); 0 is the bound itself. Needs an estimator that reports a KL.
         weight_decay: AdamW's, for both.
         clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
@@ -68,14 +72,18 @@ class FLDD(LightningModule):
         estimator: Callable[[Problem], GradientEstimator],
         num_steps: int = 4,
         num_labels: int = 0,
-        lr: float = 2e-3,
+        lr: float = 4e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
+        forward_interval: int = 1,
+        free_bits: float = 0.0,
         weight_decay: float = 0.0,
         clip_ratio: float = 2.0,
         ema_decay: float = 0.998,
     ) -> None:
         super().__init__()
+        if forward_interval < 1 or free_bits < 0:
+            raise FLDDError("forward_interval must be at least 1 and free_bits at least 0.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         plain = {key: describe(value) for key, value in arguments.items()}
         if any(callable(value) for value in plain.values()):
@@ -90,6 +98,7 @@ class FLDD(LightningModule):
         self.estimator = build(estimator, self.problem)
         self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
+        self.forward_interval, self.free_bits = forward_interval, free_bits
         self.clip_forward, self.clip_reverse = AdaptiveClip(clip_ratio), AdaptiveClip(clip_ratio)
         self.bounds = nn.ModuleDict()
         self.extra_metrics = nn.ModuleDict()
@@ -146,7 +155,7 @@ class FLDD(LightningModule):
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         terms = self.extra_terms(batch)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
-        loss = (self.problem.num_steps * out.surrogate.mean() + extra) / self.problem.num_dims
+        loss = (self.problem.num_steps * self._pressed(out, t).mean() + extra) / self.problem.num_dims
         if out.kl is not None:
             nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()
             bits = nelbo / (self.problem.num_dims * torch.log(torch.tensor(2.0)))
@@ -283,7 +292,8 @@ class FLDD(LightningModule):
     ) -> None:
         """Clip the two networks apart, and hold the forward process still while it is frozen."""
         for group in optimizer.param_groups:
-            if group["name"] == "forward" and self.global_step < self.freeze_steps:
+            frozen = self.global_step < self.freeze_steps or self.global_step % self.forward_interval != 0
+            if group["name"] == "forward" and frozen:
                 for p in group["params"]:
                     p.grad = None
             elif gradient_clip_val is not None:
@@ -314,6 +324,16 @@ class FLDD(LightningModule):
             )
 
     # ---- internals ------------------------------------------------------------------------
+
+    def _pressed(self, out: StepLoss, t: Tensor) -> Tensor:
+        """The surrogate ``(B,)``, zero for steps whose mean KL over the batch lies below the free bits."""
+        if self.free_bits == 0:
+            return out.surrogate
+        if out.kl is None:
+            raise FLDDError("free_bits needs an estimator that reports a KL; Concrete does not. Set free_bits to 0.")
+        same = (t.unsqueeze(0) == t.unsqueeze(1)).to(out.kl)  # (B, B)
+        mean_kl = (same @ out.kl) / same.sum(1)
+        return torch.where(mean_kl >= self.free_bits, out.surrogate, 0.0)
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,86 @@
+"""Forward processes written by hand for sources whose best latent code is known: what learning could reach.
+
+Each holds one code at all interior steps, or decodes it a part at a time. They show whether the
+denoiser of the benchmark can read the code, and so what is lost in learning the forward process.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from fldd_lightning.categorical import one_hot
+from fldd_lightning.data import HiddenClusters, MarkovChain
+from fldd_lightning.forward import AbsorbingProcess
+from fldd_lightning.problem import Problem
+
+
+class CodeProcess(AbsorbingProcess):
+    """u_t = onehot(code(x, t)) at 0 < t < T; all MASK at T.
+
+    Args:
+        problem: K, shape and T.
+        seed: That of the source.
+    """
+
+    mask_only = False
+
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        super().__init__(problem)
+
+    @abstractmethod
+    def code(self, x: Tensor) -> Tensor:
+        """States ``(B, D)`` for data ``(B, D)``."""
+
+    def decoded(self, t: int) -> int:
+        """How many coordinates, from the left, hold the data itself at step t."""
+        return 0
+
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        code = self.code(x)
+        position = torch.arange(x.shape[1], device=x.device)
+        limits = torch.tensor([self.decoded(i) for i in range(self.problem.num_steps + 1)], device=x.device)
+        is_data = position < limits[t].unsqueeze(-1)  # (B, M, D)
+        states = torch.where(is_data, x.unsqueeze(1), code.unsqueeze(1))
+        return one_hot(states, self.num_states).log()
+
+
+class WalkCode(CodeProcess):
+    """The first position and the increments: independent of each other but for the edges."""
+
+    def code(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], x.diff(dim=1) % self.problem.num_classes], 1)
+
+
+class ClusterCode(CodeProcess):
+    """The most likely hidden cluster, as two digits in the first two coordinates; MASK elsewhere."""
+
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        super().__init__(problem)
+        log_p = HiddenClusters(seed=seed, num_train=1, num_held=1).log_p.float()
+        self.register_buffer("log_p", log_p.flatten(1), persistent=False)
+
+    def code(self, x: Tensor) -> Tensor:
+        cluster = (one_hot(x, self.problem.num_classes).flatten(1) @ self.log_p.T).argmax(-1)
+        states = torch.full_like(x, self.num_states - 1)
+        states[:, 0] = cluster // self.problem.num_classes
+        states[:, 1] = cluster % self.problem.num_classes
+        return states
+
+
+class RankCode(CodeProcess):
+    """Rank of x_i among p(·|x_{i-1}, x_{i-2}); the first two as they are. Decoded from the left, a part a step."""
+
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        super().__init__(problem)
+        log_p = MarkovChain(seed=seed, num_train=1, num_held=1).log_p
+        self.register_buffer("ranks", log_p.argsort(-1, descending=True).argsort(-1), persistent=False)
+
+    def code(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :2], self.ranks[x[:, :-2], x[:, 1:-1], x[:, 2:]]], 1)
+
+    def decoded(self, t: int) -> int:
+        num_steps = self.problem.num_steps
+        return 2 + round((self.problem.num_dims - 2) * (num_steps - 1 - t) / (num_steps - 1))

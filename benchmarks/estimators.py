@@ -1,0 +1,246 @@
+"""Bias and variance of gradient estimators for the forward process, at equal numbers of denoiser passes.
+
+    python benchmarks/estimators.py --problems mixture8 xor walk16 clusters
+    python benchmarks/estimators.py --report benchmarks/results/estimators.csv
+
+A model is trained by the default recipe for ``--steps`` steps and held still. Every estimator
+then makes ``--updates`` updates of 256 denoiser passes each from fresh examples: n samples an
+example leave 256 / n examples. Per estimator: bias, as a share of the norm of the reference (an average of
+unbiased updates ``--updates`` x 8 times as many passes, itself uncertain; the noise of both means
+is taken off); the variance summed over parameters, as a multiple of the squared norm of the
+reference; and seconds an update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from collapse import ABSORBING, CASES, MASK, PASSES
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
+
+from fldd_lightning import FLDD
+from fldd_lightning.categorical import one_hot, sample_categorical, sum_dims
+from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, StepLoss
+from fldd_lightning.forward.base import Transition
+from fldd_lightning.networks import MLP
+from fldd_lightning.objective import cross_entropy, expected_entropy, stratified_steps
+from fldd_lightning.problem import Problem
+from fldd_lightning.reverse import ReverseProcess
+
+
+class NoBaseline(GradientEstimator):
+    """REINFORCE without any baseline."""
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+        z_t = sample_categorical(step.log_u_t, generator)
+        cost = _cost(step, reverse, one_hot(z_t, reverse.num_states))
+        return _score(step, z_t, cost, cost.detach())
+
+
+class IdealBaseline(GradientEstimator):
+    """REINFORCE with E[C|x, t] from 32 further samples that are not counted: the best a learned baseline can be."""
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+        with torch.no_grad():
+            others = [
+                _cost(step, reverse, one_hot(sample_categorical(step.log_u_t, generator), reverse.num_states))
+                for _ in range(32)
+            ]
+        z_t = sample_categorical(step.log_u_t, generator)
+        cost = _cost(step, reverse, one_hot(z_t, reverse.num_states))
+        return _score(step, z_t, cost, cost.detach() - torch.stack(others).mean(0))
+
+
+class StraightThrough(GradientEstimator):
+    """Hard states forward, u_t backward (Bengio et al., 2013)."""
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+        hard = one_hot(sample_categorical(step.log_u_t, generator), reverse.num_states)
+        soft = step.log_u_t.exp()
+        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - expected_entropy(step), None)
+
+
+class StraightThroughGumbel(GradientEstimator):
+    """Hard states forward, a Concrete sample of temperature 1 backward (Jang et al., 2017)."""
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+        uniform = torch.rand(step.log_u_t.shape, dtype=torch.float64, generator=generator)
+        soft = (step.log_u_t - (-uniform.clamp_min(1e-300).log()).log().float()).softmax(-1)
+        hard = one_hot(soft.argmax(-1), reverse.num_states)
+        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - expected_entropy(step), None)
+
+
+class DisARM(GradientEstimator):
+    """Antithetic pairs for binary states (Dong et al., 2020): data or MASK under a mask-only process."""
+
+    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+        log_kept = step.log_u_t.gather(-1, step.x.unsqueeze(-1)).squeeze(-1)  # (B, D)
+        # At t = T everything is masked and nothing is learned: a finite stand-in for the logit.
+        logit = torch.where(log_kept > -30, log_kept - step.log_u_t[..., -1].clamp_min(-30), -30.0)
+        kept, uniform = logit.detach().sigmoid(), torch.rand(logit.shape, generator=generator)
+        first, second = uniform < kept, 1 - uniform < kept
+        mask = torch.full_like(step.x, reverse.num_states - 1)
+        pair = [one_hot(torch.where(b, step.x, mask), reverse.num_states) for b in (first, second)]
+        costs = [_cost(step, reverse, w) for w in pair]
+        difference = 0.5 * (costs[0] - costs[1]).detach().unsqueeze(-1)
+        sign = torch.where(first, 1.0, -1.0) * (first != second)
+        score = (difference * sign * logit.detach().abs().sigmoid() * logit).sum(-1)
+        kl = 0.5 * (costs[0] + costs[1]) - expected_entropy(step)
+        return StepLoss(kl + score, kl.detach())
+
+
+def _cost(step: Transition, reverse: ReverseProcess, w: Tensor) -> Tensor:
+    return cross_entropy(step, reverse, w, reverse.network_log_prob(w, step.t, step.condition))
+
+
+def _score(step: Transition, z_t: Tensor, cost: Tensor, advantage: Tensor) -> StepLoss:
+    log_prob = sum_dims(step.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))
+    kl = cost - expected_entropy(step)
+    return StepLoss(kl + advantage * log_prob, kl.detach())
+
+
+def at(temperature: float) -> Callable[[Problem], GradientEstimator]:
+    """Concrete at a fixed temperature."""
+    return partial(Concrete, start=temperature, end=temperature)
+
+
+ESTIMATORS: dict[str, tuple[Callable[[Problem], GradientEstimator], int]] = {
+    "REINFORCE, no baseline": (NoBaseline, 1),
+    "REINFORCE, mean per step": (Reinforce, 1),
+    "REINFORCE, ideal baseline (not counted)": (IdealBaseline, 1),
+    **{f"RLOO {n}": (partial(RLOO, samples=n, first_order=0.0), n) for n in (2, 4, 8, 16)},
+    **{f"RLOO {n}, first order, alpha 1": (partial(RLOO, samples=n, first_order=1.0), n) for n in (4,)},
+    **{f"RLOO {n}, first order, alpha fitted": (partial(RLOO, samples=n), n) for n in (2, 4, 8, 16)},
+    "straight-through": (StraightThrough, 1),
+    "straight-through Gumbel": (StraightThroughGumbel, 1),
+    **{f"Concrete, temperature {tau}": (at(tau), 1) for tau in (1.0, 0.5, 0.1)},
+}
+BINARY = {"DisARM": (DisARM, 2)}
+FIELDS = ("problem", "process", "num_steps", "trained", "estimator", "samples", "bias", "variance", "seconds")
+
+
+class Meter:
+    """Gradients of one estimator on a model that is held still."""
+
+    def __init__(self, model: FLDD, data: Tensor, make: Callable[[Problem], GradientEstimator], samples: int) -> None:
+        self.model, self.data = model, data
+        self.estimator, self.batch = make(model.problem), PASSES // samples
+        self.parameters = [p for p in model.forward_process.parameters() if p.requires_grad]
+
+    def gradient(self, seed: int) -> Tensor:
+        """One update from fresh examples, as a flat vector."""
+        generator = torch.Generator().manual_seed(seed)
+        x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
+        t = stratified_steps(len(x), self.model.problem.num_steps, generator)
+        step = self.model.forward_process.transition(x, t)
+        out = self.estimator.loss(step, self.model.reverse, generator, 0)
+        # the denoiser's share is part of the cost of an update
+        wanted = [*self.parameters, *self.model.reverse.parameters()]
+        grads = torch.autograd.grad(out.surrogate.mean(), wanted, allow_unused=True)
+        own = zip(grads, self.parameters, strict=False)
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in own])
+
+    def moments(self, updates: int, first_seed: int) -> tuple[Tensor, float, float]:
+        """Mean gradient, variance summed over parameters, and seconds an update."""
+        for seed in range(20):  # running baselines and fits settle
+            self.gradient(10**6 + seed)
+        start = time.monotonic()
+        total: Tensor | float = 0.0
+        square = 0.0
+        for seed in range(first_seed, first_seed + updates):
+            gradient = self.gradient(seed).double()
+            total = total + gradient
+            square += float(gradient.square().sum())
+        seconds = (time.monotonic() - start) / updates
+        assert isinstance(total, Tensor)
+        mean = total / updates
+        return mean, (square / updates - float(mean.square().sum())) * updates / (updates - 1), seconds
+
+
+def compare(problem: str, process_name: str, steps: int, updates: int) -> list[dict[str, object]]:
+    """All estimators on one problem; rows of the table."""
+    case = CASES[problem]
+    seed_everything(0, verbose=False)
+    data = case.make(batch_size=PASSES // 4, seed=0)
+    process = {"residual": ABSORBING, "mask": MASK}[process_name]
+    model = FLDD(data.num_classes, data.shape, process, MLP, RLOO, num_steps=case.num_steps)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, limit_val_batches=0, enable_checkpointing=False, **quiet  # type: ignore[arg-type]
+    )  # fmt: skip
+    trainer.fit(model, data)
+    x = data.splits["train"].x
+    estimators = {**ESTIMATORS, **(BINARY if process_name == "mask" else {})}
+    reference, spread, _ = Meter(model, x, partial(RLOO, samples=8), 8).moments(8 * updates, 10**7)
+    signal = float(reference.square().sum()) - spread / (8 * updates)
+    rows: list[dict[str, object]] = []
+    for i, (name, (make, samples)) in enumerate(estimators.items()):
+        mean, variance, seconds = Meter(model, x, make, samples).moments(updates, 10**4 * (i + 1))
+        noise = variance / updates + spread / (8 * updates)
+        squared_bias = float((mean - reference).square().sum()) - noise
+        relative = max(squared_bias, 0.0) ** 0.5 / max(signal, 1e-30) ** 0.5
+        values = (problem, process_name, case.num_steps, steps, name, samples, relative, variance / signal, seconds)
+        rows.append(dict(zip(FIELDS, values, strict=True)))
+        print(f"{problem} {process_name} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)
+    return rows
+
+
+def table(path: Path) -> str:
+    """Markdown: one row per estimator, bias / variance per problem."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    columns = sorted({(row["problem"], row["process"], row["num_steps"]) for row in rows})
+    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    lines = ["| estimator | " + " | ".join(f"{p}, {q}, T = {t}" for p, q, t in columns) + " | ms an update |"]
+    lines.append("| --- " * (len(columns) + 2) + "|")
+    for name in names:
+        found = {(r["problem"], r["process"], r["num_steps"]): r for r in rows if r["estimator"] == name}
+        cells = [
+            f"{float(found[c]['bias']):.2f} / {float(found[c]['variance']):.3g}" if c in found else "" for c in columns
+        ]
+        cost = " ".join(f"{1000 * float(found[c]['seconds']):.0f}" for c in columns if c in found)
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {cost} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", default=["mixture8", "xor", "walk16", "clusters"], choices=list(CASES))
+    parser.add_argument("--processes", nargs="+", default=["residual", "mask"], choices=["residual", "mask"])
+    parser.add_argument("--steps", type=int, default=600, help="optimiser steps before the measurement")
+    parser.add_argument("--updates", type=int, default=300, help="updates per estimator")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/estimators.csv"))
+    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        text = table(arguments.report)
+        arguments.report.with_suffix(".md").write_text(text + "\n")
+        print(text)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="lightning")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for problem in arguments.problems:
+        for process in arguments.processes:
+            rows = compare(problem, process, arguments.steps, arguments.updates)
+            is_new = not arguments.output.exists()
+            with arguments.output.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                if is_new:
+                    writer.writeheader()
+                writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Process x T x seeds on binarised MNIST: NELBO and sample quality at the same number of denoiser passes.
+
+    python benchmarks/mnist.py --path FOLDER_WITH_IDX_FILES --sizes 8 16 --seeds 0 1 2
+    python benchmarks/mnist.py --report benchmarks/results/mnist.csv
+
+Sample quality is the Fréchet distance between 10,000 samples and the test images in the 64
+features of a small classifier of the same images, trained here by a fixed seed (this is not FID);
+``real`` stands for training against test images. One thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from fldd_lightning import ImageFLDD
+from fldd_lightning.data import MNISTDataModule
+from fldd_lightning.estimators import RLOO, Reinforce
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    D3PMProcess,
+    LearnedMaskProcess,
+    ResidualAbsorbingProcess,
+    ResidualUniformProcess,
+    UniformProcess,
+)
+from fldd_lightning.networks import MLP
+
+PASSES = 4 * 64  # denoiser passes per training step
+NETWORK = partial(MLP, width=512, embedding=4)
+PROCESSES: dict[str, Any] = {
+    "learned": partial(ResidualAbsorbingProcess, network=NETWORK),
+    "learned mask": partial(LearnedMaskProcess, network=NETWORK),
+    "absorbing": AbsorbingProcess,
+    "learned uniform": partial(ResidualUniformProcess, network=NETWORK),
+    "uniform": UniformProcess,
+    "D3PM": D3PMProcess,
+}
+FIELDS = ("size", "process", "num_steps", "seed", "steps", "nelbo", "frechet", "shares", "seconds", "torch", "machine")
+
+
+class Classifier(nn.Module):
+    """A small convolutional network; its 64 features are what samples are compared in."""
+
+    num_features = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, 2, 1)
+        self.conv3 = nn.Conv2d(64, 64, 3, 2, 1)
+        self.hidden, self.out = nn.LazyLinear(64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = F.relu(conv(x.float()))
+        features: Tensor = F.relu(self.hidden(x.flatten(1)))
+        return features
+
+
+def classifier(data: MNISTDataModule) -> Classifier:
+    """Train it for three passes over the training images, seed 0."""
+    torch.manual_seed(0)
+    network, split = Classifier(), data.splits["train"]
+    network(split.x[:2].unsqueeze(1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    assert split.labels is not None
+    for _ in range(3):
+        for index in torch.randperm(len(split.x)).split(256):
+            loss = F.cross_entropy(network.out(network(split.x[index].unsqueeze(1))), split.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    test = data.splits["test"]
+    assert test.labels is not None
+    with torch.no_grad():
+        predicted = torch.cat([network.out(network(part.unsqueeze(1))) for part in test.x.split(1000)]).argmax(-1)
+    print(f"classifier at size {data.size}: {100 * (predicted == test.labels).float().mean():.1f} % right", flush=True)
+    return network.eval().requires_grad_(False)
+
+
+def frechet(network: Classifier, samples: Tensor, real: Tensor) -> float:
+    """Fréchet distance of images ``(N, H, W)`` in the classifier's features."""
+    metric = FrechetInceptionDistance(feature=network, input_img_size=(1, *real.shape[1:]))
+    for images, is_real in ((samples, False), (real, True)):
+        for part in images.split(1000):
+            metric.update(part.unsqueeze(1), real=is_real)
+    return float(metric.compute())
+
+
+def run(data_path: str, size: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    seed_everything(seed, verbose=False)
+    factory = PROCESSES[process]
+    is_learned = process.startswith("learned")
+    samples = 4 if is_learned else 1
+    data = MNISTDataModule(data_path, size=size, batch_size=PASSES // samples, seed=seed)
+    estimator = RLOO if is_learned else Reinforce
+    model = ImageFLDD(2, (size, size), factory, NETWORK, estimator, num_steps=num_steps)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val/nelbo")
+        trainer = Trainer(
+            accelerator="cpu", max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
+            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best], **quiet,
+        )  # fmt: skip
+        start = time.monotonic()
+        trainer.fit(model, data)
+        seconds = time.monotonic() - start
+        tester = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
+        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
+    distance = frechet(classifier(data), model.sample(10_000, 0, batch_size=1_000), data.splits["test"].x)
+    kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
+    shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
+    values = (size, process, num_steps, seed, steps, f"{logged['test/nelbo']:.4f}", f"{distance:.4f}", shares)
+    return dict(
+        zip(
+            FIELDS, (*values, round(seconds), torch.__version__, f"{platform.machine()}, 1 thread"), strict=True
+        )
+    )  # fmt: skip
+
+
+def table(path: Path) -> str:
+    """Markdown: one row per size, process and T."""
+    groups: dict[tuple[int, str, int], list[dict[str, str]]] = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            groups[int(row["size"]), row["process"], int(row["num_steps"])].append(row)
+    lines = ["| size | process | T | seeds | test/nelbo, nats (range) | Fréchet (range) | seconds |"]
+    lines.append("| --- " * 7 + "|")
+    for (size, process, num_steps), rows in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
+        cells = []
+        for key, digits in (("nelbo", 2), ("frechet", 2)):
+            values = [float(row[key]) for row in rows]
+            cells.append(f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})")
+        seconds = mean(float(row["seconds"]) for row in rows)
+        lines.append(f"| {size} | {process} | {num_steps} | {len(rows)} | {cells[0]} | {cells[1]} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", help="folder with the idx files")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["learned:2", "learned:4", "absorbing:4", "absorbing:16", "absorbing:64"],
+        help=f"process:T, the process being one of {', '.join(PROCESSES)}",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=6_000, help="optimiser steps")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/mnist.csv"))
+    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        text = table(arguments.report)
+        arguments.report.with_suffix(".md").write_text(text + "\n")
+        print(text)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for size in arguments.sizes:
+            for name in arguments.models:
+                process, _, num_steps = name.rpartition(":")
+                row = run(arguments.path, size, process, int(num_steps), seed, arguments.steps)
+                is_new = not arguments.output.exists()
+                with arguments.output.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    if is_new:
+                        writer.writeheader()
+                    writer.writerow(row)
+                print({key: row[key] for key in FIELDS[:9]}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
