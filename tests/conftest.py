@@ -7,10 +7,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 
+from fldd_lightning import ImageFLDD
+from fldd_lightning.data import DiscreteDataModule, Split
+from fldd_lightning.estimators import RLOO
 from fldd_lightning.forward import (
     AbsorbingProcess,
     D3PMProcess,
@@ -102,3 +106,27 @@ def exact_log_likelihood(process: ForwardProcess, reverse: ReverseProcess, num_s
         ).exp()
         p = p @ kernel
     return p.log()
+
+
+class Stripes(DiscreteDataModule):
+    """Binary images of random stripes, with noise."""
+
+    def __init__(self, size: int = 4, seed: int = 0) -> None:
+        super().__init__(batch_size=16, seed=seed)
+        self.size = size
+
+    def load(self) -> dict[str, Split]:
+        generator = torch.Generator().manual_seed(self.seed)
+        splits = {}
+        for name, num in (("train", 64), ("val", 40), ("test", 40)):
+            rows = torch.randint(2, (num, self.size, 1), generator=generator).expand(-1, -1, self.size)
+            noise = (torch.rand(rows.shape, generator=generator) < 0.1).long()
+            splits[name] = Split(rows ^ noise)
+        return splits
+
+
+def image_model(num_steps: int, size: int = 4, cls: Any = ImageFLDD) -> Any:
+    """A tiny model of images."""
+    torch.manual_seed(0)
+    process = partial(ResidualAbsorbingProcess, network=small_mlp)
+    return cls(2, (size, size), process, small_mlp, RLOO, num_steps=num_steps, freeze_steps=0)

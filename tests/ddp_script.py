@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 
-import conftest  # noqa: F401  (sets the environment)
+from conftest import Stripes, image_model
 from fldd_lightning import FLDD
+from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.estimators import RLOO, StepLoss
+from fldd_lightning.metrics import PixelFeatures
 from test_module import Pairs, build, trainer
 
 
@@ -47,3 +49,7 @@ if __name__ == "__main__":
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
+    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=None)
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
+    logged = run.test(image_model(2), Stripes(), verbose=False)[0]
+    torch.save(logged, Path(sys.argv[1]) / f"quality{run.global_rank}.pt")

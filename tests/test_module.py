@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from conftest import small_mlp
+from conftest import Stripes, image_model, small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD
-from fldd_lightning.callbacks import CollapseMonitor, NELBOWriter, Pictures
+from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, NELBOWriter, Pictures
 from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
 from fldd_lightning.forward import (
@@ -22,6 +22,7 @@ from fldd_lightning.forward import (
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
 )
+from fldd_lightning.metrics import PixelFeatures
 from fldd_lightning.networks import ConvNet
 
 
@@ -172,6 +173,12 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     alone = trainer(tmp_path).test(model, Pairs(batch_size=5), verbose=False)[0]
     for key, value in ranks[1]["test"].items():
         assert value == pytest.approx(alone[key], rel=1e-5), key
+    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=None)
+    alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
+    for i in range(2):
+        for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
+            assert value == pytest.approx(alone[key], rel=1e-4), key
+    assert {"test/frechet_pixels_T2", "test/coverage_T2", "test/recall_T2"} <= alone.keys()
 
 
 def digits_model(cls: type[FLDD], num_labels: int = 0) -> FLDD:
@@ -240,3 +247,41 @@ def test_fixed_process_trains_with_any_estimator(tmp_path: Path) -> None:
         model = build(forward_process=AbsorbingProcess, estimator=estimator)
         run = fit(tmp_path, model, Pairs(batch_size=16), max_epochs=1)
         assert run.callback_metrics["val/nelbo"] > 0
+
+
+def test_free_bits_leave_small_steps_alone(tmp_path: Path) -> None:
+    batch = {"x": torch.randint(3, (32, 1)).expand(-1, 2)}
+    gradients = {}
+    for bits in (0.0, 1e-3, 1e3):
+        torch.manual_seed(0)
+        model = build(free_bits=bits, freeze_steps=0)
+        model.log = lambda *args, **kwargs: None  # type: ignore[assignment]
+        loss = model.training_step(batch, 0)
+        loss.backward()
+        gradients[bits] = sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
+    assert gradients[0.0] > 0
+    assert gradients[1e-3] == gradients[0.0]  # every step is above
+    assert gradients[1e3] == 0  # every step is below
+    model = build(free_bits=0.1, estimator=Concrete)
+    with pytest.raises(FLDDError, match="free_bits needs an estimator that reports a KL"):
+        fit(tmp_path, model, Pairs(batch_size=16), max_steps=1)
+    with pytest.raises(FLDDError, match="forward_interval"):
+        build(forward_interval=0)
+
+
+def test_forward_interval_gives_the_denoiser_more_updates(tmp_path: Path) -> None:
+    class Watch(Callback):
+        moves: list[bool]
+
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            self.moves, self.before = [], None
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            now = torch.cat([p.detach().flatten().clone() for p in pl_module.forward_process.parameters()])
+            self.moves.append(self.before is None or not torch.equal(now, self.before))
+            self.before = now
+
+    watch = Watch()
+    model = build(forward_interval=3, freeze_steps=0)
+    fit(tmp_path, model, Pairs(batch_size=16), max_steps=7, callbacks=[watch])
+    assert watch.moves == [True, False, False, True, False, False, True]

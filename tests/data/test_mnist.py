@@ -33,8 +33,8 @@ def test_pools_and_splits(folder: Path) -> None:
     raw = np.frombuffer((folder / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(7, 28, 28)
     assert np.array_equal(full.splits["test"].x.numpy(), raw / 255 > 0.5)
     pooled = MNISTDataModule(str(folder), size=8, num_val=10).splits["test"].x
-    padded = np.pad(raw / 255, ((0, 0), (2, 2), (2, 2)))
-    assert np.array_equal(pooled.numpy(), padded.reshape(7, 8, 4, 8, 4).mean((2, 4)) > 0.5)
+    padded = np.pad(raw.astype(float), ((0, 0), (2, 2), (2, 2)))
+    assert np.array_equal(pooled.numpy(), padded.reshape(7, 8, 4, 8, 4).mean((2, 4)).round() > 127.5)
     labels = full.splits["test"].labels
     assert labels is not None
     assert labels.dtype == torch.long
@@ -47,8 +47,13 @@ def test_bad_files_and_options(folder: Path) -> None:
         MNISTDataModule(str(folder), threshold=1.0)
     with pytest.raises(FLDDError, match="num_val is 30"):
         _ = MNISTDataModule(str(folder), num_val=30).splits
-    with pytest.raises(FLDDError, match="no file 'train-images"):
+    with pytest.raises(FLDDError, match="does not exist"):
         _ = MNISTDataModule(str(folder / "nowhere")).splits
+    labels = folder / "t10k-labels-idx1-ubyte"
+    labels.rename(folder / "away")
+    with pytest.raises(FLDDError, match="no file 't10k-labels"):
+        _ = MNISTDataModule(str(folder), num_val=10).splits
+    (folder / "away").rename(labels)
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FLDDError, match="cannot read"):
@@ -57,5 +62,5 @@ def test_bad_files_and_options(folder: Path) -> None:
     with pytest.raises(FLDDError, match="not an idx file"):
         _ = MNISTDataModule(str(folder), num_val=10).splits
     write_idx(path, np.zeros((29, 28, 28)))
-    with pytest.raises(FLDDError, match="29, 28, 28"):
+    with pytest.raises(FLDDError, match="29 images, but 30 labels"):
         _ = MNISTDataModule(str(folder), num_val=10).splits

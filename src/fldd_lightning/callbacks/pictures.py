@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..image import ImageFLDD
 from ..module import FLDD
 
 __all__ = ["Pictures", "save_grid", "save_trajectory"]
 
 
 class Pictures(Callback):
-    """Writes ``samples.png``, ``trajectory.png`` and ``marginals.png`` into the run's folder.
+    """Writes ``samples.png``, ``trajectory.png``, ``marginals.png`` and ``schedule.png`` into the run's folder.
 
     ``marginals.png`` shows, for a few validation examples and every t, the probability under
-    q(z_t|x) that a coordinate still is its data value: what is destroyed when. The pictures go
-    to every logger that takes images, too.
+    q(z_t|x) that a coordinate still is its data value: what is destroyed when. ``schedule.png``
+    shows its mean over a validation batch, and the share of the T steps that a coordinate is kept
+    for: bright ones are revealed first. A grid of samples with the same seed is written at every
+    validation, ``samples_step{n}.png``, so that training can be watched. The pictures go to every
+    logger that takes images, too.
 
     Args:
         num_samples: Samples in the grid.
@@ -33,27 +38,40 @@ class Pictures(Callback):
         self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
 
     @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Samples with averaged weights, over training."""
+        is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not is_fit or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        if isinstance(pl_module, ImageFLDD):
+            path = _folder(trainer) / f"samples_step{trainer.global_step}.png"
+            save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), path)
+            for logger in trainer.loggers:
+                _log_picture(logger, "samples", path, trainer.global_step)
+
+    @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         if not isinstance(pl_module, FLDD):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _folder(trainer)
         save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
         states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
         save_trajectory(pl_module, states, folder / "trajectory.png")
         loaders: Any = trainer.val_dataloaders
         if loaders is not None:
-            self._save_marginals(pl_module, next(iter(loaders)), folder / "marginals.png")
+            self._save_marginals(pl_module, next(iter(loaders)), folder)
         for logger in trainer.loggers:
-            _log_pictures(logger, folder, trainer.global_step)
+            for name in ("samples", "trajectory", "marginals", "schedule"):
+                if (folder / f"{name}.png").exists():
+                    _log_picture(logger, name, folder / f"{name}.png", trainer.global_step)
 
-    def _save_marginals(self, module: FLDD, batch: Any, path: Path) -> None:
+    def _save_marginals(self, module: FLDD, batch: Any, folder: Path) -> None:
         if isinstance(batch, dict):
-            batch = {key: value[: self.num_rows].to(module.device) for key, value in batch.items()}
+            batch = {key: value.to(module.device) for key, value in batch.items()}
         else:
-            batch = batch[: self.num_rows].to(module.device)
+            batch = batch.to(module.device)
         x = module.data(batch).long()
         num_steps = module.problem.num_steps
         t = torch.arange(num_steps + 1, device=x.device).expand(len(x), -1)
@@ -62,7 +80,19 @@ class Pictures(Callback):
         kept = log_u.gather(-1, index).squeeze(-1).exp().cpu()  # (N, T+1, *shape)
         titles = [f"q(z_{i} = x|x)" for i in range(num_steps + 1)]
         columns = [_as_picture(kept[:, i]) for i in range(num_steps + 1)]
-        _save_panels([module.render(x.cpu()), *columns], ["x", *titles], path)
+        rows = slice(self.num_rows)
+        panels = [module.render(x.cpu())[rows], *(column[rows] for column in columns)]
+        _save_panels(panels, ["x", *titles], folder / "marginals.png")
+        means = [column.mean(0, keepdim=True) for column in columns]
+        kept_for = torch.stack(means[1:]).sum(0) / max(num_steps - 1, 1)  # z_T is noise whatever x is
+        titles = [title.replace("|x", "") for title in titles]
+        _save_panels([*means, kept_for], [*titles, "revealed early"], folder / "schedule.png")
+
+
+def _folder(trainer: Trainer) -> Path:
+    folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
@@ -113,13 +143,11 @@ def _save_panels(columns: list[Tensor], titles: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _log_pictures(logger: Any, folder: Path, step: int) -> None:
+def _log_picture(logger: Any, name: str, path: Path, step: int) -> None:
     import numpy as np
     from PIL import Image
 
-    for path in sorted(folder.glob("*.png")):
-        if hasattr(logger, "log_image"):
-            logger.log_image(path.stem, [str(path)], step)
-        elif hasattr(logger.experiment, "add_image"):
-            picture = np.asarray(Image.open(path).convert("RGB"))
-            logger.experiment.add_image(path.stem, picture, step, dataformats="HWC")
+    if hasattr(logger, "log_image"):
+        logger.log_image(name, [str(path)], step)
+    elif hasattr(logger.experiment, "add_image"):
+        logger.experiment.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")

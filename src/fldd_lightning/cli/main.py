@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample} ...
+_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,features} ...
 
 Forward-Learned Discrete Diffusion: train, evaluate and sample.
 
@@ -18,6 +18,8 @@ subcommands:
   test      NELBO on test data:       fldd-lightning test --ckpt_path run.ckpt
   predict   NELBO of every example:   fldd-lightning predict --ckpt_path run.ckpt
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
+  features  train a classifier whose features compare samples:
+                                      fldd-lightning features --data MNISTDataModule --data.path DIR --output c.pt
 
 A checkpoint holds its own configuration; options given beside it go first.
 'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand.
@@ -54,6 +56,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from .sample import sample_command
 
             sample_command(args[1:])
+        elif args[0] == "features":
+            from .features import features_command
+
+            features_command(args[1:])
         else:
             from .train import run_trainer
 

@@ -10,9 +10,9 @@ import torch
 from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
+from ..checkpoint import load_model
 from ..errors import FLDDError
 from ..image import ImageFLDD
-from .checkpoint import load_model
 
 __all__ = ["sample_command"]
 

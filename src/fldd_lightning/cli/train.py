@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ..callbacks import NELBOWriter
+from ..checkpoint import checkpoint_config
 from ..errors import FLDDError
 from ..module import FLDD
-from .checkpoint import checkpoint_config
 
 __all__ = ["FLDDCLI", "run_trainer"]
 

@@ -3,15 +3,19 @@
 from .array import ArrayDataModule
 from .base import DiscreteDataModule, Split
 from .digits import DigitsDataModule
+from .image import ImageDataModule
 from .known import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
-from .mnist import MNISTDataModule
+from .mnist import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
 __all__ = [
     "ArrayDataModule",
+    "CIFAR10DataModule",
     "DigitsDataModule",
     "DiscreteDataModule",
+    "FashionMNISTDataModule",
     "GaussianMixture",
     "HiddenClusters",
+    "ImageDataModule",
     "KnownSource",
     "MNISTDataModule",
     "MarkovChain",

@@ -2,6 +2,8 @@
 
 from .base import Backbone
 from .conv import ConvNet
+from .dit import DiT
 from .mlp import MLP
+from .unet import UNet
 
-__all__ = ["MLP", "Backbone", "ConvNet"]
+__all__ = ["MLP", "Backbone", "ConvNet", "DiT", "UNet"]

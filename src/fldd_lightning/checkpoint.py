@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..errors import FLDDError
-from ..factory import import_class
-from ..module import FLDD
+from .errors import FLDDError
+from .factory import import_class
+from .module import FLDD
 
 __all__ = ["checkpoint_config", "load_model"]
 

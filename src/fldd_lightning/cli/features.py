@@ -1,0 +1,74 @@
+"""``features``: trains the small classifier in whose features samples are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from torch.nn import functional as F
+
+from ..data import DiscreteDataModule
+from ..errors import FLDDError
+from ..metrics.features import Classifier
+
+__all__ = ["features_command", "train_classifier"]
+
+
+def train_classifier(data: DiscreteDataModule, output: str, epochs: int = 3, seed: int = 0) -> float:
+    """Train a classifier of images and write it for ``ClassifierFeatures``.
+
+    Args:
+        data: Images with labels.
+        output: File to write.
+        epochs: Passes over the training images.
+        seed: Of the weights and of the order.
+
+    Returns:
+        Share of the test images it gets right.
+
+    Raises:
+        FLDDError: If the data have no labels or are no images.
+    """
+    train, test = data.splits["train"], data.splits["test"]
+    if train.labels is None or test.labels is None:
+        raise FLDDError("the data have no labels to train a classifier on.")
+    if len(data.shape) not in (2, 3):
+        raise FLDDError(f"a classifier needs images, not examples of shape {data.shape}.")
+
+    def pictures(x: torch.Tensor) -> torch.Tensor:
+        return (x.unsqueeze(1) if x.dim() == 3 else x).float() / (data.num_classes - 1)  # (N, C, H, W)
+
+    torch.manual_seed(seed)
+    num_labels = int(train.labels.max()) + 1
+    shape = pictures(train.x[:1]).shape[1:]
+    network = Classifier(shape[0], num_labels)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for index in torch.split(torch.randperm(len(train.x)), 256):
+            loss = F.cross_entropy(network(pictures(train.x[index])), train.labels[index])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+    with torch.no_grad():
+        predicted = torch.cat([network(pictures(part)).argmax(-1) for part in torch.split(test.x, 1000)])
+    accuracy = float((predicted == test.labels).float().mean())
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = {"picture_shape": list(shape), "num_labels": num_labels, "accuracy": accuracy}
+    torch.save({**saved, "state_dict": network.state_dict()}, path)
+    return accuracy
+
+
+def features_command(args: Sequence[str]) -> None:
+    """Parse the options of ``features`` and run it."""
+    parser = ArgumentParser(prog="fldd-lightning features", description="Train a classifier for ClassifierFeatures.")
+    parser.add_argument("--config", action="config", help="a config file; only its data section is used")
+    parser.add_subclass_arguments(DiscreteDataModule, "data", required=True)
+    parser.add_function_arguments(train_classifier, skip={"data"})
+    options = parser.parse_args(list(args))
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # its name before jsonargparse 4.49
+    made = instantiate(options)
+    accuracy = train_classifier(made.data, options.output, options.epochs, options.seed)
+    print(f"wrote {options.output}: {100 * accuracy:.1f} % of the test images right")

@@ -1,0 +1,228 @@
+"""Images with a few grey or colour levels, from the hub, from folders, tables or idx files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import FLDDError
+from .base import DiscreteDataModule, Split
+from .hub import load_hub, load_local
+from .idx import has_idx, read_idx_images
+
+__all__ = ["ImageDataModule", "ImageSplit"]
+
+
+class ImageDataModule(DiscreteDataModule):
+    """Discrete images ``(height, width)`` if grey, ``(3, height, width)`` if in colour.
+
+    All images are read once, brought to ``size`` and held in memory as bytes. Splits named
+    ``train``, ``validation`` and ``test`` are used as they are; without ``validation``, ``num_val``
+    images of ``train`` are held out, and without ``test`` as many again.
+
+    Args:
+        path: A folder of images (``imagefolder``), a parquet file, a folder of them, or a folder
+            with MNIST's idx files. Overrides ``name``.
+        name: A data set of the Hugging Face hub.
+        subset: One of its configurations.
+        image_column: Column with the images; by default the only one that holds images.
+        label_column: Column with class labels; used if it exists.
+        size: Height and width. Where it divides both sides, pixels are averaged; other sizes are
+            resized with antialiasing. None keeps the images as they are.
+        padding: Pixels of black added on each side before that.
+        grey: Turn colour images grey.
+        levels: K, the number of grey or colour levels, 2 to 256.
+        threshold: For ``levels=2``, the brightness in (0, 1) above which a pixel is 1.
+        stochastic: For ``levels=2``: a pixel is 1 with probability equal to its brightness, drawn
+            anew whenever it is read in training and once, by ``seed``, for the other splits.
+        flip: Mirror training images at random.
+        num_val: Training images held out where there is no validation split.
+        batch_size: Images per batch and process.
+        num_workers: Worker processes of the loaders.
+        seed: Seed of the split, of the binarisation and of the training order.
+
+    Raises:
+        FLDDError: If an option is out of range, or (when read) the data are missing, broken, or
+            of several sizes although no ``size`` is given.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        subset: str | None = None,
+        image_column: str | None = None,
+        label_column: str = "label",
+        size: int | None = None,
+        padding: int = 0,
+        grey: bool = False,
+        levels: int = 256,
+        threshold: float = 0.5,
+        stochastic: bool = False,
+        flip: bool = False,
+        num_val: int = 5_000,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        if path is None and name is None:
+            raise FLDDError("set --data.path to local images, or --data.name to a data set of the hub.")
+        if not 2 <= levels <= 256:
+            raise FLDDError(f"levels is {levels}, but it must lie between 2 and 256.")
+        if not 0 < threshold < 1:
+            raise FLDDError(f"threshold is {threshold}, but it must lie strictly between 0 and 1.")
+        if stochastic and levels != 2:
+            raise FLDDError(f"stochastic binarisation needs levels=2, not {levels}.")
+        if (size is not None and size < 1) or padding < 0:
+            raise FLDDError("size must be at least 1 and padding at least 0.")
+        self.save_hyperparameters(logger=False)
+        self.path, self.name, self.subset = None if path is None else Path(path), name, subset
+        self.image_column, self.label_column = image_column, label_column
+        self.size, self.padding, self.grey, self.levels = size, padding, grey, levels
+        self.threshold, self.stochastic, self.flip, self.num_val = threshold, stochastic, flip, num_val
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of levels."""
+        return self.levels
+
+    @property
+    def num_labels(self) -> int:
+        """Number of class labels, 0 if there are none."""
+        labels = [split.labels for split in self.splits.values() if split.labels is not None]
+        return max((int(each.max()) + 1 for each in labels), default=0)
+
+    def load(self) -> dict[str, Split]:
+        parts = self._held_out(self._parts())
+        splits: dict[str, Split] = {}
+        for i, (name, (images, labels)) in enumerate(parts.items()):
+            is_train = name == "train"
+            if self.stochastic and is_train:
+                splits[name] = ImageSplit(images, labels, True, self.flip)
+            else:
+                generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + i)
+                x = self._quantise(images, generator)
+                splits[name] = ImageSplit(x, labels, False, self.flip and is_train)
+        return splits
+
+    def _parts(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """The splits there are, each images ``(N, [3,] H, W)`` as bytes at their final size, and labels."""
+        if self.path is not None and has_idx(self.path):
+            raw: dict[str, Any] = {n: read_idx_images(self.path, p) for n, p in (("train", "train"), ("test", "t10k"))}
+            return {name: (self._resized(images), labels) for name, (images, labels) in raw.items()}
+        table = load_local(self.path) if self.path is not None else load_hub(str(self.name), self.subset)
+        names = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+        found = {names[key]: self._decode(table[key], key) for key in table if key in names}
+        if "train" not in found:
+            raise FLDDError(f"the data set has no split 'train', only {', '.join(table)}.")
+        return found
+
+    def _decode(self, table: Any, split: str) -> tuple[Tensor, Tensor | None]:
+        import datasets
+
+        columns = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        column = self.image_column or (columns[0] if len(columns) == 1 else None)
+        if column is None or column not in table.features:
+            raise FLDDError(
+                f"image_column is {self.image_column!r}; columns with images: {columns or 'none'}; all columns: "
+                f"{list(table.features)}. Set --data.image_column."
+            )
+        raw = table.cast_column(column, datasets.Image(decode=False))[column]
+        images: list[Tensor] = []
+        for i, item in enumerate(raw):
+            image = self._resized(_decode_image(item, f"{split} image {i}", self.grey).unsqueeze(0))[0]
+            if images and image.shape != images[0].shape:
+                raise FLDDError(
+                    f"{split} image {i} has shape {tuple(image.shape)}, but image 0 has {tuple(images[0].shape)}. Set "
+                    "--data.size to bring them to one size, and --data.grey true if colours are mixed with grey."
+                )
+            images.append(image)
+        if not images:
+            raise FLDDError(f"the {split} split is empty: give more data.")
+        has_labels = self.label_column in table.features
+        return torch.stack(images), torch.tensor(table[self.label_column]) if has_labels else None
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Bytes ``(N, C, H, W)`` to bytes ``(N, H, W)`` or ``(N, 3, H, W)`` at the final size."""
+        if self.padding:
+            images = F.pad(images, [self.padding] * 4)
+        height, width = images.shape[-2:]
+        if self.size is not None and (height, width) != (self.size, self.size):
+            parts = []
+            for part in torch.split(images, 4096):
+                values = part.float()
+                if height % self.size == 0 and width % self.size == 0:
+                    values = F.avg_pool2d(values, (height // self.size, width // self.size))
+                else:
+                    values = F.interpolate(values, (self.size, self.size), mode="bilinear", antialias=True)
+                parts.append(values.round().clamp(0, 255).byte())
+            images = torch.cat(parts)
+        return images.squeeze(1) if images.shape[1] == 1 else images
+
+    def _quantise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Bytes to levels 0..K-1, as bytes."""
+        if self.stochastic:
+            return binarise(images, generator)
+        if self.levels == 2:
+            return (images.float() > 255 * self.threshold).byte()
+        return (images.int() * self.levels // 256).byte()
+
+    def _held_out(self, parts: dict[str, tuple[Tensor, Tensor | None]]) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """All three splits; missing ones are drawn from the training images."""
+        missing = [name for name in ("val", "test") if name not in parts]
+        images, labels = parts["train"]
+        wanted = len(missing) * self.num_val
+        if missing and not 0 < wanted < len(images):
+            raise FLDDError(
+                f"num_val is {self.num_val} for each of {' and '.join(missing)}, but there are {len(images)} training "
+                "images to choose from."
+            )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        chosen = {name: order[i * self.num_val : (i + 1) * self.num_val] for i, name in enumerate(missing)}
+        chosen["train"] = order[wanted:] if missing else torch.arange(len(images))
+        drawn = {n: (images[index], None if labels is None else labels[index]) for n, index in chosen.items()}
+        return {name: drawn.get(name, parts.get(name, drawn["train"])) for name in ("train", "val", "test")}
+
+
+class ImageSplit(Split):
+    """Images as bytes, optionally binarised and mirrored anew at every reading."""
+
+    def __init__(self, x: Tensor, labels: Tensor | None, stochastic: bool, flip: bool) -> None:
+        super().__init__(x, labels)
+        self.stochastic, self.flip = stochastic, flip
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = super().__getitem__(index)
+        if self.stochastic:
+            item["x"] = binarise(item["x"])
+        if self.flip and bool(torch.rand(()) < 0.5):
+            item["x"] = item["x"].flip(-1)
+        return item
+
+
+def binarise(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw pixels that are 1 with probability brightness / 255 (Salakhutdinov and Murray, 2008)."""
+    return (torch.rand(images.shape, generator=generator) * 255 < images).byte()
+
+
+def _decode_image(item: dict[str, Any], what: str, grey: bool) -> Tensor:
+    """An undecoded image of a table as bytes ``(C, H, W)`` with 1 or 3 channels."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    source = BytesIO(item["bytes"]) if item.get("bytes") is not None else item.get("path")
+    try:
+        with Image.open(source) as image:  # type: ignore[arg-type]
+            is_grey = grey or image.mode in ("1", "L", "LA", "I", "I;16")
+            array = np.asarray(image.convert("L" if is_grey else "RGB"))
+    except (OSError, ValueError, SyntaxError, AttributeError) as error:
+        where = f" ('{item['path']}')" if item.get("path") else ""
+        raise FLDDError(f"{what}{where} cannot be read: {error}. Remove or replace it.") from error
+    return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)

@@ -1,0 +1,86 @@
+"""Every backbone: one signature, zero at first, hard and relaxed states, steps and labels matter, compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from conftest import randomise
+from fldd_lightning import FLDDError
+from fldd_lightning.networks import MLP, Backbone, ConvNet, DiT, UNet
+from fldd_lightning.problem import Problem
+
+BACKBONES: dict[str, Callable[[Problem, int, int], Backbone]] = {
+    "mlp": partial(MLP, width=16, depth=1),
+    "conv": partial(ConvNet, width=8, depth=2),
+    "unet": partial(UNet, widths=(8, 16, 16), heads=2),
+    "dit": partial(DiT, patch=2, width=16, depth=2, heads=2),
+}
+GREY, COLOUR = (6, 4), (3, 6, 4)
+
+
+def states(shape: tuple[int, ...], batch: int = 3, num: int = 4) -> torch.Tensor:
+    return F.one_hot(torch.randint(num, (batch, *shape)), num).float()
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ...]) -> None:
+    network = BACKBONES[name](Problem(3, shape, 5, num_labels=2), 4, 7)
+    state, t, label = states(shape), torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
+    out = network(state, t, label)
+    assert out.shape == (3, *shape, 7)
+    assert out.abs().max() == 0
+    randomise(network, 0.2)
+    out = network(state, t, label)
+    assert not torch.allclose(out, network(state, t.flip(0), label), atol=1e-4)
+    assert not torch.allclose(out, network(state, t, 1 - label), atol=1e-4)
+    # every output depends on every pixel: the forward process must see the whole example (eq. 9)
+    relaxed = (0.5 * state + 0.125).requires_grad_()
+    network(relaxed, t, label)[(slice(None), *[0] * len(shape), 0)].sum().backward()
+    seen = relaxed.grad.abs().sum(-1)
+    if name == "conv":  # its global path carries means
+        assert seen.flatten(1).gt(0).float().mean() > 0.5
+    else:
+        assert bool((seen > 0).all())
+    assert torch.allclose(out[:1], network(state[:1], t[:1], label[:1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_compiles_whole(name: str) -> None:
+    network = BACKBONES[name](Problem(3, GREY, 5), 4, 4)
+    randomise(network, 0.2)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    state, t = states(GREY), torch.tensor([1, 2, 5])
+    assert torch.allclose(compiled(state, t), network(state, t), atol=1e-4)
+
+
+def test_unet_takes_odd_sizes() -> None:
+    network = UNet(Problem(2, (7, 5), 4), 2, 3, widths=(8, 16, 16), heads=2)
+    assert network(states((7, 5), num=2), torch.tensor([1, 2, 3])).shape == (3, 7, 5, 3)
+
+
+def test_stated_sizes() -> None:
+    problem = Problem(2, (28, 28), 4)
+    for made, stated in ((UNet(problem, 3, 3), 1.6e6), (DiT(problem, 3, 3), 2.8e6)):
+        parameters = sum(p.numel() for p in made.parameters())
+        assert abs(parameters / stated - 1) < 0.05, (type(made).__name__, parameters)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UNet(Problem(2, (8,), 4), 3, 3), "UNet needs images"),
+        (lambda: UNet(Problem(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
+        (lambda: DiT(Problem(2, (8,), 4), 3, 3), "DiT needs images"),
+        (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, patch=3), "patch=3 must divide"),
+        (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, width=10, heads=4), "heads=4"),
+    ],
+)
+def test_wrong_options_are_named(make: Callable[[], Backbone], message: str) -> None:
+    with pytest.raises(FLDDError, match=message):
+        make()
