@@ -10,6 +10,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.data import HiddenClusters, MarkovChain
@@ -48,10 +49,22 @@ class CodeProcess(AbsorbingProcess):
 
 
 class WalkCode(CodeProcess):
-    """The first position and the increments: independent of each other but for the edges."""
+    """The first position and the noise of every step, which are independent of each other.
+
+    A walk that stays at an edge does not tell whether the noise was 0 or pushed outwards: the code
+    is drawn between the two.
+    """
 
     def code(self, x: Tensor) -> Tensor:
         return torch.cat([x[:, :1], x.diff(dim=1) % self.problem.num_classes], 1)
+
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        top = self.problem.num_classes - 1
+        stays = F.pad(x[:, 1:] == x[:, :-1], (1, 0))  # (B, D)
+        outwards = torch.where(x == top, 1, top)  # +1, or -1 modulo K
+        other = torch.where(stays & ((x == 0) | (x == top)), outwards, self.code(x))
+        u = 0.5 * (one_hot(self.code(x), self.num_states) + one_hot(other, self.num_states))
+        return u.log().unsqueeze(1).expand(-1, t.shape[1], -1, -1)
 
 
 class ClusterCode(CodeProcess):

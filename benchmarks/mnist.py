@@ -4,8 +4,8 @@
     python benchmarks/mnist.py --report benchmarks/results/mnist.csv
 
 Sample quality is the Fréchet distance between 10,000 samples and the test images in the 64
-features of a small classifier of the same images, trained here by a fixed seed (this is not FID);
-``real`` stands for training against test images. One thread a run.
+features of the classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is
+not FID). One thread a run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 
 from fldd_lightning import ImageFLDD
+from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.data import MNISTDataModule
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import (
@@ -41,6 +40,7 @@ from fldd_lightning.forward import (
     ResidualUniformProcess,
     UniformProcess,
 )
+from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance
 from fldd_lightning.networks import MLP
 
 PASSES = 4 * 64  # denoiser passes per training step
@@ -56,51 +56,12 @@ PROCESSES: dict[str, Any] = {
 FIELDS = ("size", "process", "num_steps", "seed", "steps", "nelbo", "frechet", "shares", "seconds", "torch", "machine")
 
 
-class Classifier(nn.Module):
-    """A small convolutional network; its 64 features are what samples are compared in."""
-
-    num_features = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, 2, 1)
-        self.conv3 = nn.Conv2d(64, 64, 3, 2, 1)
-        self.hidden, self.out = nn.LazyLinear(64), nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = F.relu(conv(x.float()))
-        features: Tensor = F.relu(self.hidden(x.flatten(1)))
-        return features
-
-
-def classifier(data: MNISTDataModule) -> Classifier:
-    """Train it for three passes over the training images, seed 0."""
-    torch.manual_seed(0)
-    network, split = Classifier(), data.splits["train"]
-    network(split.x[:2].unsqueeze(1))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    assert split.labels is not None
-    for _ in range(3):
-        for index in torch.randperm(len(split.x)).split(256):
-            loss = F.cross_entropy(network.out(network(split.x[index].unsqueeze(1))), split.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    test = data.splits["test"]
-    assert test.labels is not None
-    with torch.no_grad():
-        predicted = torch.cat([network.out(network(part.unsqueeze(1))) for part in test.x.split(1000)]).argmax(-1)
-    print(f"classifier at size {data.size}: {100 * (predicted == test.labels).float().mean():.1f} % right", flush=True)
-    return network.eval().requires_grad_(False)
-
-
-def frechet(network: Classifier, samples: Tensor, real: Tensor) -> float:
-    """Fréchet distance of images ``(N, H, W)`` in the classifier's features."""
-    metric = FrechetInceptionDistance(feature=network, input_img_size=(1, *real.shape[1:]))
+def frechet(extractor: ClassifierFeatures, samples: Tensor, real: Tensor) -> float:
+    """Fréchet distance of binary images ``(N, H, W)`` in the classifier's features."""
+    metric = FrechetDistance(64)
     for images, is_real in ((samples, False), (real, True)):
         for part in images.split(1000):
-            metric.update(part.unsqueeze(1), real=is_real)
+            metric.update(extractor(part.unsqueeze(1).float()), real=is_real)
     return float(metric.compute())
 
 
@@ -125,7 +86,10 @@ def run(data_path: str, size: int, process: str, num_steps: int, seed: int, step
         seconds = time.monotonic() - start
         tester = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
         logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
-    distance = frechet(classifier(data), model.sample(10_000, 0, batch_size=1_000), data.splits["test"].x)
+        path = f"{folder}/classifier.pt"
+        train_classifier(MNISTDataModule(data_path, size=size), path)
+        extractor = ClassifierFeatures(path)
+    distance = frechet(extractor, model.sample(10_000, 0, batch_size=1_000), data.splits["test"].x)
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
     shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
     values = (size, process, num_steps, seed, steps, f"{logged['test/nelbo']:.4f}", f"{distance:.4f}", shares)

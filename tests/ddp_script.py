@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from conftest import Stripes, image_model
 from fldd_lightning import FLDD
-from fldd_lightning.callbacks import FIDCallback
+from fldd_lightning.callbacks import FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
 from test_module import Pairs, build, trainer
@@ -44,7 +44,7 @@ class Report(Callback):
 
 if __name__ == "__main__":
     seed_everything(1)
-    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=3, callbacks=[Report()])
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=3, callbacks=[Report(), Pictures()])
     model = build(freeze_steps=1, estimator=RecordingRLOO)
     data = Pairs(batch_size=8)
     run.fit(model, data)

@@ -92,10 +92,12 @@ class FIDCallback(Callback):
         if stage not in self._real:
             self._real[stage] = self._read_real(trainer, module, data.splits[stage].x, device)
         frechet, coverage = self._real[stage]
+        num_features = frechet.num_features
         for model in [module, *self._other_models(module)]:
             model.to(module.device)
             frechet.reset()  # neither forgets the real features
             coverage.reset()
+            coverage.update(torch.zeros(0, num_features, device=device), real=False)  # a process may get no batch
             for first, samples in self._samples(trainer, model):
                 features = self.extractor(model.render(samples).to(device))
                 frechet.update(features, real=False)
@@ -126,6 +128,7 @@ class FIDCallback(Callback):
                 )
         frechet = FrechetDistance(num_features).to(device)
         coverage = Coverage(self.neighbours).to(device)
+        coverage.update(torch.zeros(0, num_features, device=device), real=True)
         path = statistics_path(self.cache_dir, x, type(module).__qualname__, self.extractor)
         kept = load_statistics(path, num_features, len(x))
         starts = range(0, len(x), self.batch_size)
@@ -166,6 +169,7 @@ class FIDCallback(Callback):
     def _report(
         self, trainer: Trainer, values: dict[str, Tensor], num_real: int, steps: int, dtype: torch.dtype
     ) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes agree on it, so all must ask
         if not trainer.is_global_zero:
             return
         numbers = {name: float(value) for name, value in values.items()}
@@ -181,7 +185,6 @@ class FIDCallback(Callback):
             f"{', '.join(f'{name} {value:.3f}' for name, value in numbers.items())} ({facts['extractor']}; "
             f"{self.num_samples} samples against {num_real} images, {steps} steps, {facts['dtype']})"
         )
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "sample_quality.jsonl").open("a") as file:
             file.write(json.dumps({**numbers, **facts}) + "\n")

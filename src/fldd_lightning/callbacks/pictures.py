@@ -41,21 +41,24 @@ class Pictures(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples with averaged weights, over training."""
         is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not is_fit or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        if not is_fit or getattr(trainer, "fast_dev_run", False):
             return
-        if isinstance(pl_module, ImageFLDD):
-            path = _folder(trainer) / f"samples_step{trainer.global_step}.png"
+        folder = _folder(trainer)
+        if isinstance(pl_module, ImageFLDD) and trainer.is_global_zero:
+            path = folder / f"samples_step{trainer.global_step}.png"
             save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), path)
             for logger in trainer.loggers:
                 _log_picture(logger, "samples", path, trainer.global_step)
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        folder = _folder(trainer)
+        if not trainer.is_global_zero:
             return
         if not isinstance(pl_module, FLDD):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
-        folder = _folder(trainer)
         save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
         states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
         save_trajectory(pl_module, states, folder / "trajectory.png")
@@ -90,6 +93,7 @@ class Pictures(Callback):
 
 
 def _folder(trainer: Trainer) -> Path:
+    """Where pictures go; all processes must ask, as they agree on it."""
     folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -48,7 +48,7 @@ class Coverage(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The four shares; empty with k or fewer examples on a side."""
-        if not self.real or not self.fake:
+        if len(self.real) == 0 or len(self.fake) == 0:
             return {}
         real, fake = dim_zero_cat(self.real), dim_zero_cat(self.fake)
         if min(len(real), len(fake)) <= self.neighbours:

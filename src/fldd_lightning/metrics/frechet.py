@@ -35,6 +35,7 @@ class FrechetDistance(FrechetInceptionDistance):
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
         super().__init__(feature=_Given(num_features), reset_real_features=False, **kwargs)
+        self.num_features = num_features
 
     def real_statistics(self) -> dict[str, Tensor]:
         """Sums over the real features seen so far, by all processes, on the CPU."""
