@@ -46,7 +46,7 @@ from fldd_lightning.networks import MLP
 from fldd_lightning.problem import Problem
 
 CODES = {"walk16": WalkCode, "walk64": WalkCode, "clusters": ClusterCode, "markov": RankCode}
-PASSES = 4 * 64  # denoiser passes per training step, whatever the number of samples
+PASSES = 4 * 128  # denoiser passes per training step, whatever the number of samples
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ RECIPES = {
     "mask": Recipe(MASK, RLOO, 4),
     "no_freeze": Recipe(ABSORBING, RLOO, 4, (("freeze_steps", 0),)),
     "slow_forward": Recipe(ABSORBING, RLOO, 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
-    "lr_2e-3": Recipe(ABSORBING, RLOO, 4, (("lr", 2e-3),)),
+    "lr_4e-3": Recipe(ABSORBING, RLOO, 4, (("lr", 4e-3),)),
     "free_bits": Recipe(ABSORBING, RLOO, 4, (("free_bits", 0.5),)),
     "inner4": Recipe(ABSORBING, RLOO, 4, (("forward_interval", 4),)),
     "floor_05": Recipe(partial(ABSORBING, floor=0.05), RLOO, 4),

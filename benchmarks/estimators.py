@@ -4,8 +4,8 @@
     python benchmarks/estimators.py --report benchmarks/results/estimators.csv
 
 A model is trained by the default recipe for ``--steps`` steps and held still. Every estimator
-then makes ``--updates`` updates of 256 denoiser passes each from fresh examples: n samples an
-example leave 256 / n examples. Per estimator: bias, as a share of the norm of the reference (an average of
+then makes ``--updates`` updates of 512 denoiser passes each from fresh examples: n samples an
+example leave 512 / n examples. Per estimator: bias, as a share of the norm of the reference (an average of
 unbiased updates ``--updates`` x 8 times as many passes, itself uncertain; the noise of both means
 is taken off); the variance summed over parameters, as a multiple of the squared norm of the
 reference; and seconds an update.

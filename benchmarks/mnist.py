@@ -43,7 +43,7 @@ from fldd_lightning.forward import (
 from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance
 from fldd_lightning.networks import MLP
 
-PASSES = 4 * 64  # denoiser passes per training step
+PASSES = 4 * 128  # denoiser passes per training step
 NETWORK = partial(MLP, width=512, embedding=4)
 PROCESSES: dict[str, Any] = {
     "learned": partial(ResidualAbsorbingProcess, network=NETWORK),

@@ -72,7 +72,7 @@ class FLDD(LightningModule):
         estimator: Callable[[Problem], GradientEstimator],
         num_steps: int = 4,
         num_labels: int = 0,
-        lr: float = 4e-3,
+        lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
         forward_interval: int = 1,

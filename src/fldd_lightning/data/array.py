@@ -42,7 +42,7 @@ class ArrayDataModule(DiscreteDataModule):
         num_classes: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        batch_size: int = 64,
+        batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:

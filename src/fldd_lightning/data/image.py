@@ -66,7 +66,7 @@ class ImageDataModule(DiscreteDataModule):
         stochastic: bool = False,
         flip: bool = False,
         num_val: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:

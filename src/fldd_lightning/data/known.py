@@ -93,7 +93,7 @@ class GaussianMixture(KnownSource):
         num_classes: int = 50,
         num_train: int = 500_000,
         num_held: int = 20_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, 2, num_train, num_held, batch_size, seed)
@@ -135,7 +135,7 @@ class RandomWalk(KnownSource):
         num_classes: int = 20,
         num_train: int = 100_000,
         num_held: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, length, num_train, num_held, batch_size, seed)
@@ -174,7 +174,7 @@ class XORBlocks(KnownSource):
         noise: float = 0.05,
         num_train: int = 100_000,
         num_held: int = 20_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(2, 8, num_train, num_held, batch_size, seed)
@@ -219,7 +219,7 @@ class HiddenClusters(KnownSource):
         num_classes: int = 8,
         num_train: int = 100_000,
         num_held: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, length, num_train, num_held, batch_size, seed)
@@ -252,7 +252,7 @@ class MarkovChain(KnownSource):
         num_classes: int = 27,
         num_train: int = 100_000,
         num_held: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(num_classes, length, num_train, num_held, batch_size, seed)

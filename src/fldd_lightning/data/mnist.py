@@ -38,7 +38,7 @@ class MNISTDataModule(ImageDataModule):
         stochastic: bool = False,
         levels: int = 2,
         num_val: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -85,7 +85,7 @@ class CIFAR10DataModule(ImageDataModule):
         levels: int = 256,
         flip: bool = True,
         num_val: int = 5_000,
-        batch_size: int = 64,
+        batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
