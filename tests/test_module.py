@@ -178,7 +178,7 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     for i in range(2):
         for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
             assert value == pytest.approx(alone[key], rel=1e-4), key
-    assert {"test/frechet_pixels_T2", "test/coverage_T2", "test/recall_T2"} <= alone.keys()
+    assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()
 
 
 def digits_model(cls: type[FLDD], num_labels: int = 0) -> FLDD:

@@ -17,6 +17,8 @@ from fldd_lightning.cli.main import main
 from fldd_lightning.data import DigitsDataModule
 from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance, PixelFeatures
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 class CountingPixels(PixelFeatures):
     """Counts the pictures it has seen."""
@@ -48,7 +50,7 @@ def test_value_is_that_of_the_samples(tmp_path: Path) -> None:
     metric.update(real, real=True)
     metric.update(model.render(samples).flatten(1), real=False)
     assert logged["test/frechet_pixels_T2"] == pytest.approx(float(metric.compute()), rel=1e-5)
-    assert 0 <= logged["test/coverage_T2"] <= 1
+    assert 0 <= logged["test/coverage_pixels_T2"] <= 1
     line = json.loads((tmp_path / "sample_quality.jsonl").read_text())
     assert line["num_samples"] == 60
     assert (line["num_real"], line["num_steps"], line["dtype"]) == (40, 2, "float32")
@@ -124,9 +126,11 @@ def test_too_few_samples_and_wrong_modules(tmp_path: Path) -> None:
 
 def test_classifier_features_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "classifier.pt"
-    args = ["features", "--data", "fldd_lightning.data.DigitsDataModule", "--output", str(path), "--epochs", "40"]
+    args = ["features", "--config", str(CONFIGS / "digits.yaml"), "--output", str(path), "--epochs", "40"]
     assert main(args) == 0
     assert "% of the test images right" in capsys.readouterr().out
+    assert main(["features", "--config", str(tmp_path / "no.yaml"), "--output", str(path)]) == 1
+    assert "no config with a data section" in capsys.readouterr().err
     features = ClassifierFeatures(str(path))
     assert features.accuracy > 0.8
     fid = callback(tmp_path, extractor=features, num_samples=100)

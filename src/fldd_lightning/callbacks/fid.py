@@ -25,8 +25,9 @@ __all__ = ["FIDCallback"]
 class FIDCallback(Callback):
     """Samples with every step budget there is a model for and compares with the real images.
 
-    Logs, in validation and in testing, ``{val,test}/fid_T{t}`` (or another extractor's name in place of
-    ``fid``) and ``.../precision_T{t}``, ``recall``, ``density`` and ``coverage`` in the same features.
+    Logs, in validation and in testing, ``{val,test}/fid_T{t}`` (``frechet_classifier_T{t}`` or
+    ``frechet_pixels_T{t}`` with other features) and, in the same features, ``precision_inception_T{t}``,
+    ``recall_...``, ``density_...`` and ``coverage_...``; one callback for each kind of features.
     With every number goes a line in ``sample_quality.jsonl`` in the run's folder: extractor, samples,
     real images, T and dtype.
 
@@ -104,8 +105,10 @@ class FIDCallback(Callback):
                 if first < _MANIFOLD:
                     coverage.update(features[: _MANIFOLD - first], real=False)
             steps = model.problem.num_steps
-            values = {self.extractor.metric_name: frechet.compute(), **coverage.compute()}
-            named = {f"{stage}/{name}_T{steps}": value.float().to(module.device) for name, value in values.items()}
+            name = self.extractor.name
+            values = {self.extractor.metric_name: frechet.compute()}
+            values.update({f"{key}_{name}": value for key, value in coverage.compute().items()})
+            named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
             module.log_dict(named, rank_zero_only=False, sync_dist=False)
             self._report(trainer, named, len(data.splits[stage]), steps, next(model.parameters()).dtype)
 

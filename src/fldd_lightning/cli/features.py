@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from torch.nn import functional as F
 
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..metrics.features import Classifier
+from .train import packaged_config
 
 __all__ = ["features_command", "train_classifier"]
 
@@ -64,11 +68,26 @@ def train_classifier(data: DiscreteDataModule, output: str, epochs: int = 3, see
 def features_command(args: Sequence[str]) -> None:
     """Parse the options of ``features`` and run it."""
     parser = ArgumentParser(prog="fldd-lightning features", description="Train a classifier for ClassifierFeatures.")
-    parser.add_argument("--config", action="config", help="a config file; only its data section is used")
+    parser.add_argument("--config", help="a config of 'fit'; its data section is used")
     parser.add_subclass_arguments(DiscreteDataModule, "data", required=True)
     parser.add_function_arguments(train_classifier, skip={"data"})
-    options = parser.parse_args(list(args))
+    options = parser.parse_args(_with_data_of_config(list(args)))
     instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # its name before jsonargparse 4.49
     made = instantiate(options)
     accuracy = train_classifier(made.data, options.output, options.epochs, options.seed)
     print(f"wrote {options.output}: {100 * accuracy:.1f} % of the test images right")
+
+
+def _with_data_of_config(args: list[str]) -> list[str]:
+    """Arguments with the data section of ``--config FILE`` put before all others."""
+    known, rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False), args
+    known.add_argument("--config")
+    found, rest = known.parse_known_args(args)
+    if found.config is None:
+        return rest
+    try:
+        config = yaml.safe_load(Path(packaged_config(found.config)).read_text())
+        section = json.dumps(config["data"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise FLDDError(f"'{found.config}' is no config with a data section: {error}") from error
+    return ["--data", section, *rest]

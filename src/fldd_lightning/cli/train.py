@@ -18,7 +18,7 @@ from ..checkpoint import checkpoint_config
 from ..errors import FLDDError
 from ..module import FLDD
 
-__all__ = ["FLDDCLI", "run_trainer"]
+__all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
 
 class FLDDCLI(LightningCLI):
@@ -60,7 +60,7 @@ def run_trainer(args: Sequence[str]) -> None:
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
-    args = [_packaged_config(arg) for arg in args]
+    args = [packaged_config(arg) for arg in args]
     path = _option(args, "--ckpt_path")
     with tempfile.TemporaryDirectory() as folder:
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
@@ -98,7 +98,7 @@ def _mistake_in(error: BaseException | None) -> FLDDError | None:
     return None
 
 
-def _packaged_config(arg: str) -> str:
+def packaged_config(arg: str) -> str:
     """``configs/NAME.yaml`` as the package carries it, where the working folder has no such file."""
     path = Path(arg)
     if path.parent.name != "configs" or path.suffix != ".yaml" or path.exists():

@@ -20,10 +20,15 @@ class FeatureExtractor(nn.Module, ABC):
     """Base class; a new extractor is one subclass with one method and a name.
 
     Attributes:
-        metric_name: What a Fréchet distance in these features is called. ``fid`` is Inception's alone.
+        name: Of the features, in the names of metrics.
     """
 
-    metric_name: str
+    name: str
+
+    @property
+    def metric_name(self) -> str:
+        """What a Fréchet distance in these features is called; ``fid`` is Inception's alone."""
+        return f"frechet_{self.name}"
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> Tensor:
@@ -45,7 +50,7 @@ class FeatureExtractor(nn.Module, ABC):
 class PixelFeatures(FeatureExtractor):
     """The pixels themselves: first and second moments, which is just what a factorised step breaks."""
 
-    metric_name = "frechet_pixels"
+    name = "pixels"
 
     def forward(self, pictures: Tensor) -> Tensor:
         return pictures.flatten(1)
@@ -67,7 +72,7 @@ class InceptionFeatures(FeatureExtractor):
         FLDDError: If the weights are missing or broken.
     """
 
-    metric_name = "fid"
+    name = "inception"
 
     def __init__(self, weights_path: str | None = None) -> None:
         super().__init__()
@@ -85,6 +90,10 @@ class InceptionFeatures(FeatureExtractor):
                 f"cannot load the Inception weights: {str(error)[:200]}. Give weights_path a copy of "
                 "weights-inception-2015-12-05-6726825d.pth from torch-fidelity's releases."
             ) from error
+
+    @property
+    def metric_name(self) -> str:
+        return "fid"
 
     def forward(self, pictures: Tensor) -> Tensor:
         colours = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
@@ -135,7 +144,7 @@ class ClassifierFeatures(FeatureExtractor):
         FLDDError: If the file is missing or of another kind, or the pictures do not fit it.
     """
 
-    metric_name = "frechet_classifier"
+    name = "classifier"
 
     def __init__(self, path: str) -> None:
         super().__init__()
