@@ -52,34 +52,37 @@ class Reinforce(GradientEstimator):
 
 
 class RLOO(GradientEstimator):
-    """Leave-one-out over n samples, with a first-order control variate (default recipe).
+    """Leave-one-out over n samples, with fitted baseline and first-order control variate (default recipe).
 
-    Sample a is compared with what the other samples b predict for it to first order,
+    Sample a is compared with a baseline made of the running mean m_t of the step's costs and of the
+    other samples b of the same example, and with what these predict for it to first order:
 
-        c_a(w) = mean_{b != a} [C(z_b) + alpha g_b · (w - w_b)],   g_b = dC/dw at z_b,
+        c_a(w) = m_t + rho mean_{b != a} [C(z_b) - m_t] + alpha mean_{b != a} [g_b · (w - w_b)],   g_b = dC/dw at z_b,
 
     with w the one-hot weights of z_t. c_a does not depend on z_a and is linear in w, so that its
     expectation is known and the estimate
 
         mean_a [(C(z_a) - c_a(z_a)) grad log q(z_a|x)] + alpha mean_b [g_b · grad u_t]
 
-    is unbiased for every alpha. alpha = 0 is plain RLOO (Kool et al., 2019); alpha = 1 joins it
-    with the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean. Which is
-    better depends on how linear the denoiser is (parities: not at all), so alpha is fitted: for
-    every t the least-squares slope of past costs on their first-order predictions, within
-    [0, 1]. Only past batches enter it, which keeps the estimate unbiased. The extra cost is one
-    backward pass of the denoiser to its inputs.
+    is unbiased for every rho and alpha. rho = 1, alpha = 0 is plain RLOO (Kool et al., 2019); rho = 0 is
+    REINFORCE with a mean as baseline, better where costs differ more between samples than between
+    examples; alpha = 1 joins in the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean.
+    Which is better depends on how linear the denoiser is (parities: not at all), so both are
+    fitted: for every t by least squares on past costs, within [0, 1]. Only past batches enter them,
+    which keeps the estimate unbiased. The extra cost is one backward pass of the denoiser to its
+    inputs.
 
     Args:
         problem: K, shape and T.
         samples: n, draws of z_t per example.
-        first_order: A fixed alpha, or None to fit it.
+        first_order: A fixed alpha, with rho = 1; or None to fit both.
         fit_decay: Decay of the running moments behind the fit.
 
     Raises:
         FLDDError: If fewer than two samples are asked for.
     """
 
+    mean: Tensor
     moments: Tensor
 
     def __init__(
@@ -98,14 +101,22 @@ class RLOO(GradientEstimator):
         self.samples = samples
         self.first_order = first_order
         self.fit_decay = fit_decay
-        self.register_buffer("moments", torch.zeros(2, problem.num_steps + 1))  # <cost, change>, <change²>
+        self.register_buffer("mean", torch.full((problem.num_steps + 1,), float("nan")))
+        # per step: <others²>, <others change>, <change²>, <cost others>, <cost change>, all around the mean
+        self.register_buffer("moments", torch.zeros(5, problem.num_steps + 1))
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """The coefficient in use at steps ``(B,)``; 0 where nothing has been seen yet."""
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Rho and alpha in use at steps ``(B,)``; 1 and 0 where nothing has been seen yet."""
         if self.first_order is not None:
-            return torch.full(t.shape, self.first_order, device=t.device)
-        slope = self.moments[0] / self.moments[1].clamp_min(torch.finfo(self.moments.dtype).tiny)
-        return slope.clamp(0, 1)[t]
+            return torch.ones(t.shape, device=t.device), torch.full(t.shape, self.first_order, device=t.device)
+        others, both, change, cost_others, cost_change = self.moments
+        tiny = torch.finfo(others.dtype).tiny
+        determinant = others * change - both**2
+        solvable = determinant > 1e-6 * others * change
+        alpha = (others * cost_change - both * cost_others) / torch.where(solvable, determinant, 1.0)
+        alpha = torch.where(solvable, alpha, 0.0).clamp(0, 1)
+        rho = ((cost_others - alpha * both) / others.clamp_min(tiny)).clamp(0, 1)
+        return torch.where(others > 0, rho, 1.0)[t], alpha[t]
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         learns = step.log_u_t.requires_grad
@@ -117,7 +128,6 @@ class RLOO(GradientEstimator):
         if not learns:
             return StepLoss(kl, kl.detach())
 
-        value = costs.detach()
         slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
         g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
         weights = torch.stack(w).detach().flatten(2)
@@ -125,23 +135,34 @@ class RLOO(GradientEstimator):
         change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
         # Means over b != a; the diagonal of change is zero.
         mean_change = change.sum(0) / (self.samples - 1)  # (n, B)
-        difference = (value - value.mean(0)) * (self.samples / (self.samples - 1))  # C(z_a) - mean_b C(z_b)
-        alpha = self.alpha(step.t)
+        mean = self.mean[step.t]
+        cost = costs.detach() - torch.where(mean.isnan(), costs.detach().mean(), mean)
+        others = (cost.sum(0) - cost) / (self.samples - 1)  # (n, B)
+        rho, alpha = self.coefficients(step.t)
+        advantage = cost - rho * others - alpha * mean_change
         control = alpha * (g.mean(0) * step.log_u_t.exp().flatten(1)).sum(-1)
-        advantage = difference - alpha * mean_change
         if self.first_order is None:
-            self._fit(step.t, (difference * mean_change).mean(0), mean_change.square().mean(0))
+            products = (others**2, others * mean_change, mean_change**2, cost * others, cost * mean_change)
+            self._fit(step.t, costs.detach().mean(0), [product.mean(0) for product in products])
         log_prob = torch.stack([_log_prob(step, z_a) for z_a in z])
         score = (advantage * log_prob).mean(0)
         return StepLoss(kl + score + control, kl.detach())
 
-    def _fit(self, t: Tensor, cross: Tensor, square: Tensor) -> None:
-        """Add a batch ``(B,)`` to the running moments of its steps."""
-        for i, values in enumerate((cross, square)):
-            counts = torch.zeros_like(self.moments[i]).index_add(0, t, torch.ones_like(values))
-            sums = torch.zeros_like(self.moments[i]).index_add(0, t, values)
-            new = self.fit_decay * self.moments[i] + (1 - self.fit_decay) * sums / counts.clamp_min(1)
-            self.moments[i] = torch.where(counts > 0, new, self.moments[i])
+    def _fit(self, t: Tensor, cost: Tensor, products: list[Tensor]) -> None:
+        """Add a batch ``(B,)`` to the running mean and moments of its steps."""
+        counts = torch.zeros_like(self.mean).index_add(0, t, torch.ones_like(cost))
+        seen = counts > 0
+
+        def moved(old: Tensor, values: Tensor) -> Tensor:
+            now = torch.zeros_like(old).index_add(0, t, values) / counts.clamp_min(1)
+            decayed = self.fit_decay * old + (1 - self.fit_decay) * now
+            return torch.where(seen, torch.where(old.isnan(), now, decayed), old)
+
+        # the first batch has no mean of its past to be measured from
+        known = ~self.mean.isnan()
+        for i, values in enumerate(products):
+            self.moments[i] = torch.where(known, moved(self.moments[i], values), self.moments[i])
+        self.mean.copy_(moved(self.mean, cost))
 
 
 def _costs(step: Transition, reverse: ReverseProcess, w: list[Tensor]) -> list[Tensor]:
