@@ -88,7 +88,7 @@ class RLOO(GradientEstimator):
     def __init__(
         self,
         problem: Problem,
-        samples: int = 4,
+        samples: int = 2,
         first_order: float | None = None,
         fit_decay: float = 0.98,
     ) -> None:
