@@ -76,7 +76,7 @@ def test_bound_given_the_padding(name: str) -> None:
         nelbo = sum(exact_step_kl(process, reverse, x, t) for t in (1, 2, 3))
         assert (nelbo >= -p[is_data].log() - 1e-5).all()
         if all(where):
-            assert nelbo.abs().max() == 0
+            assert nelbo.abs().max() < 1e-6
         assert prior_term(process, x).abs().max() < 1e-6
         assert reconstruction_term(process, x).abs().max() == 0
 

@@ -77,7 +77,9 @@ class ReverseProcess(nn.Module):
             log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
         """
         log_v = self.network_log_prob(one_hot(z_t, self.num_states), t, condition)
+        carried = z_t != self.num_states - 1 if self.mask_only else torch.zeros_like(z_t, dtype=torch.bool)
+        if self.pad is not None:
+            carried = carried | (z_t == self.pad)
         if self.mask_only or self.pad is not None:
-            carried = z_t != self.num_states - 1 if self.mask_only else z_t == self.pad
             log_v = torch.where(carried.unsqueeze(-1), log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
         return log_v

@@ -24,10 +24,10 @@ class CollapseMonitor(Callback):
 
     A collapsed process puts all information into one step, and its bound equals that of a
     product of the data's marginals. Logs, at every validation: ``collapse/marginal_entropy``
-    (nats per example, of the training data; given where the padding is, if there is any), ``collapse/share_t{t}`` (share of each step in the
-    KL) and ``collapse/moved`` (mean total variation between the learned marginals and their
-    base, over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`).
-    Warns once per run.
+    (nats per example, of the training data; given where the padding is, if there is any),
+    ``collapse/share_t{t}`` (share of each step in the KL) and
+    ``collapse/moved`` (mean total variation between the learned marginals and their base,
+    over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.

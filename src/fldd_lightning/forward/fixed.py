@@ -7,6 +7,7 @@ probability alpha_t (up to the uniform share), and pure noise at T.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
