@@ -30,7 +30,7 @@ def checkpoint_config(path: str) -> dict[str, Any]:
             config[section] = {"class_path": values.pop("_class_path"), "init_args": values}
     if "model" not in config:
         raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
-    for linked in ("num_classes", "shape"):
+    for linked in ("num_classes", "shape", "padded"):
         config["model"]["init_args"].pop(linked, None)  # the data says them
     return config
 
