@@ -35,14 +35,7 @@ class Documents:
     def __iter__(self) -> Iterator[str]:
         number = 0
         rows = self.table.iter(batch_size=1_000)
-        while True:
-            try:
-                batch = next(rows, None)
-            except Exception as error:  # when streaming, files are read only now; the library raises many kinds
-                reason = str(error.__cause__ or error)
-                raise FLDDError(f"cannot read {self.what}: {reason}. Files must be whole and in UTF-8.") from error
-            if batch is None:
-                return
+        while (batch := _next(rows, self.what)) is not None:
             for text in batch[self.column]:
                 if not isinstance(text, str):
                     raise FLDDError(f"{self.what}, document {number}: column '{self.column}' holds {text!r}, no text.")
@@ -109,7 +102,9 @@ def read_corpus(
         if extra is not None:
             tables[split] = load_local(Path(extra).expanduser(), TEXTS, streaming=streaming)["train"]
     what = f"'{path if path is not None else name}'"
-    splits = {key: Documents(table, _column(table, column), f"{what}, {key}") for key, table in tables.items()}
+    found: list[str] = [key for key in ("train", "val", "test") if key in tables]
+    columns = {key: _column(tables[key], column, f"{what}, {key}") for key in found}
+    splits = {key: Documents(tables[key], columns[key], f"{what}, {key}") for key in found}
     prints = [f"{key} {documents.column} {table_print(documents.table)}" for key, documents in splits.items()]
     return Corpus(splits, hashlib.sha256("\n".join(prints).encode()).hexdigest(), what)
 
@@ -119,13 +114,21 @@ def table_print(table: Any) -> str:
     return str(getattr(table, "_fingerprint", ""))
 
 
-def _column(table: Any, wanted: str | None) -> str:
+def _next(rows: Iterator[Any], what: str) -> Any:
+    """The next row or batch, or None; streams read their files only now."""
+    try:
+        return next(rows, None)
+    except Exception as error:  # the library raises many kinds
+        raise FLDDError(f"cannot read {what}: {error.__cause__ or error}. Files must be whole, in UTF-8.") from error
+
+
+def _column(table: Any, wanted: str | None, what: str) -> str:
     """The column with the texts."""
     features = table.features
     if features is None:  # a stream does not know before it is read
-        first = next(iter(table), None)
+        first = _next(iter(table), what)
         if first is None:
-            raise FLDDError("the corpus is empty: give more data.")
+            raise FLDDError(f"{what} is empty: give more data.")
         kinds = {key: type(value) is str for key, value in first.items()}
     else:
         kinds = {

@@ -54,8 +54,10 @@ def load_local(
                     by_split.setdefault(split, []).append(str(file))
             return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
-        cause = error.__cause__ or error
-        advice = ". Convert it to UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
+        if "corresponds to no data" in str(error):
+            raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error
+        is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
+        advice = ". Convert it to UTF-8" if is_encoding else ""
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error
 
 

@@ -185,7 +185,7 @@ class TextDataModule(DiscreteDataModule):
 
         def build(work: Path) -> dict[str, Any]:
             splits = self.corpus.splits
-            tokenizer = given or CharacterTokenizer.of(text for split in splits.values() for text in split)
+            tokenizer = given or CharacterTokenizer.of(self._all_texts())
             num_classes = tokenizer.vocab_size + int(self.padded)
             entries, facts = {}, {}
             for name, documents in splits.items():
@@ -259,6 +259,14 @@ class TextDataModule(DiscreteDataModule):
         if self._tokenizer_source is not None:
             return HuggingFaceTokenizer.load(self._tokenizer_source)
         return None if self._alphabet is None else CharacterTokenizer(self._alphabet)
+
+    def _all_texts(self) -> Iterator[str]:
+        """The documents of all splits, and what stands between them."""
+        for documents in self.corpus.splits.values():
+            for i, text in enumerate(documents):
+                if i == 1 and not self.padded:
+                    yield self.separator
+                yield text
 
     def _rows(self, tokenizer: Tokenizer) -> Rows:
         return Rows(tokenizer, self.length, self.padded, self.separator)
