@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import FLDDError
 from ..network import answers
 
-__all__ = ["TABLES", "download", "load_hub", "load_local", "split_names"]
+__all__ = ["TABLES", "download", "load_hub", "load_local", "offline_hub", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
@@ -77,15 +77,14 @@ def load_hub(name: str, config: str | None = None, streaming: bool = False) -> A
     """
     import datasets
 
-    offline = _is_offline()
-    try:
-        with _quiet(), _offline(offline):
+    with _quiet(), offline_hub() as offline:
+        try:
             return datasets.load_dataset(name, config, streaming=streaming)
-    except Exception as error:
-        reason = "the hub cannot be reached and the data set is not cached" if offline else _first_line(error)
-        raise FLDDError(
-            f"cannot load '{name}' from the hub: {reason}. Set --data.path to a local file or folder instead."
-        ) from error
+        except Exception as error:
+            reason = "the hub cannot be reached and the data set is not cached" if offline else _first_line(error)
+            raise FLDDError(
+                f"cannot load '{name}' from the hub: {reason}. Set --data.path to a local file or folder instead."
+            ) from error
 
 
 def download(name: str, file: str, instead: str) -> Path:
@@ -101,12 +100,12 @@ def download(name: str, file: str, instead: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    offline = _is_offline()
-    try:
-        return Path(hf_hub_download(name, file, local_files_only=offline))
-    except Exception as error:
-        reason = "the hub cannot be reached and it is not cached" if offline else _first_line(error)
-        raise FLDDError(f"cannot load '{file}' of '{name}' from the hub: {reason}. {instead}") from error
+    with offline_hub() as offline:
+        try:
+            return Path(hf_hub_download(name, file, local_files_only=offline))
+        except Exception as error:
+            reason = "the hub cannot be reached and it is not cached" if offline else _first_line(error)
+            raise FLDDError(f"cannot load '{file}' of '{name}' from the hub: {reason}. {instead}") from error
 
 
 def split_names(tables: Any) -> dict[str, Any]:
@@ -120,10 +119,6 @@ def split_names(tables: Any) -> dict[str, Any]:
     if "train" not in found:
         raise FLDDError(f"the data set has no split 'train', only {', '.join(tables)}.")
     return found
-
-
-def _is_offline() -> bool:
-    return not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
 
 
 def _ending(file: Path) -> str:
@@ -141,17 +136,27 @@ def _split_of(file: Path) -> str:
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Make the libraries look into their caches only; without it they try for 20 seconds and more."""
+def offline_hub(wanted: bool = False) -> Iterator[bool]:
+    """Where the hub does not answer, make the libraries look into their caches only.
+
+    Without it they try for 20 seconds and more.
+
+    Args:
+        wanted: Do so whether it answers or not.
+
+    Yields:
+        Whether they look into their caches only.
+    """
     import datasets.config
     import huggingface_hub.constants
 
+    offline = wanted or not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     homes: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [home.HF_HUB_OFFLINE for home in homes]
     for home, value in zip(homes, before):
-        home.HF_HUB_OFFLINE = value or wanted
+        home.HF_HUB_OFFLINE = value or offline
     try:
-        yield
+        yield offline
     finally:
         for home, value in zip(homes, before):
             home.HF_HUB_OFFLINE = value

@@ -4,15 +4,21 @@ from .bound import NELBOMetric
 from .coverage import Coverage
 from .features import ClassifierFeatures, FeatureExtractor, InceptionFeatures, PixelFeatures
 from .frechet import FrechetDistance
-from .text import TokenBound
+from .judges import CausalLMJudge, Judge, Judgement, NGramJudge
+from .text import GeneratedText, TokenBound
 
 __all__ = [
+    "CausalLMJudge",
     "ClassifierFeatures",
     "Coverage",
     "FeatureExtractor",
     "FrechetDistance",
+    "GeneratedText",
     "InceptionFeatures",
+    "Judge",
+    "Judgement",
     "NELBOMetric",
+    "NGramJudge",
     "PixelFeatures",
     "TokenBound",
 ]
