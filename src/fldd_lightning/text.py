@@ -49,14 +49,14 @@ class TextFLDD(FLDD):
             self.register_buffer("length_log_p", torch.full((self.problem.num_dims + 1,), float("nan")))
 
     def setup(self, stage: str) -> None:
-        """Takes the tokenizer and, before training, the lengths from the data module."""
+        """Takes the tokenizer from the data module and, unless a checkpoint has them, the lengths."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, TextDataModule):
             return
         if data.padded != self.problem.padded:
             raise FLDDError(f"data.padded is {data.padded}, but the model was built with {self.problem.padded}.")
         self.tokenizer = self._same_tokenizer(data.tokenizer)
-        if stage == "fit" and self.problem.padded:
+        if self.problem.padded and (stage == "fit" or bool(self.length_log_p.isnan().any())):
             self.count_lengths(data.length_counts)
 
     def count_lengths(self, counts: Tensor) -> None:
@@ -104,9 +104,7 @@ class TextFLDD(FLDD):
     def sample_padding(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         if not self.problem.padded:
             return None
-        p = self.length_log_p.exp().to(generator.device)
-        if bool(p.isnan().any()):
-            raise FLDDError("the model knows no lengths yet: train it on a TextDataModule, or call count_lengths.")
+        p = self._known_lengths().exp().to(generator.device)
         n = torch.multinomial(p, num_samples, True, generator=generator)
         return torch.arange(self.problem.num_dims, device=n.device) >= n.unsqueeze(1)
 
@@ -116,7 +114,7 @@ class TextFLDD(FLDD):
     def extra_terms(self, batch: Any) -> dict[str, Tensor]:
         if not self.problem.padded:
             return {}
-        return {"length_nll": -self.length_log_p[self.lengths(self.data(batch))]}
+        return {"length_nll": -self._known_lengths()[self.lengths(self.data(batch))]}
 
     def make_metrics(self) -> dict[str, Metric]:
         return {"tokens": TokenBound()}
@@ -137,6 +135,12 @@ class TextFLDD(FLDD):
         state = checkpoint.get("fldd_tokenizer")
         if state is not None:
             self.tokenizer = self._same_tokenizer(restore_tokenizer(state))
+
+    def _known_lengths(self) -> Tensor:
+        """Log p(n), ``(length + 1,)``."""
+        if bool(self.length_log_p.isnan().any()):
+            raise FLDDError("the model knows no lengths yet: train it on a TextDataModule, or call count_lengths.")
+        return self.length_log_p
 
     def _same_tokenizer(self, other: Tokenizer) -> Tokenizer:
         """``other``, if it does not contradict the tokenizer that is there already."""
