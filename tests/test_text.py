@@ -41,9 +41,8 @@ def data_of(path: Path, **options: Any) -> TextDataModule:
 def model_of(data: TextDataModule, process: Any = LearnedMaskProcess, network: Any = tiny, **options: Any) -> TextFLDD:
     torch.manual_seed(0)
     process = partial(process, network=network)
-    return TextFLDD(
-        data.num_classes, data.shape, process, network, RLOO, num_steps=2, padded=data.padded, freeze_steps=0, **options
-    )
+    options = {"num_steps": 2, "padded": data.padded, "freeze_steps": 0, **options}
+    return TextFLDD(data.num_classes, data.shape, process, network, RLOO, **options)
 
 
 def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
@@ -131,7 +130,7 @@ def test_texts_show_masks_and_leave_padding_out(corpus: Path) -> None:
 def test_blocks_in_bfloat16_and_texts(corpus: Path, tmp_path: Path) -> None:
     data = data_of(corpus, padded=False)
     model = model_of(data)
-    run = trainer(tmp_path, Texts(num_samples=5, num_rows=2), precision="bf16-mixed", check_val_every_n_epoch=1)
+    run = trainer(tmp_path, Texts(num_samples=5, num_rows=2), precision="bf16-mixed", val_check_interval=4)
     run.fit(model, data)
     assert torch.isfinite(run.callback_metrics["train/nelbo"])
     assert "val/length_nll" not in run.callback_metrics

@@ -38,15 +38,13 @@ class TextFLDD(FLDD):
     one, :meth:`texts` and bits per character are not available.
     """
 
-    length_log_p: Tensor
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if len(self.problem.shape) != 1:
             raise FLDDError(f"TextFLDD needs sequences, shape (length,), not {self.problem.shape}.")
         self.tokenizer: Tokenizer | None = None
-        if self.problem.padded:
-            self.register_buffer("length_log_p", torch.full((self.problem.num_dims + 1,), float("nan")))
+        # No buffer: the averaged weights are copied, buffers and all, before anything is counted.
+        self.length_log_p: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """Takes the tokenizer from the data module and, unless a checkpoint has them, the lengths."""
@@ -56,7 +54,7 @@ class TextFLDD(FLDD):
         if data.padded != self.problem.padded:
             raise FLDDError(f"data.padded is {data.padded}, but the model was built with {self.problem.padded}.")
         self.tokenizer = self._same_tokenizer(data.tokenizer)
-        if self.problem.padded and (stage == "fit" or bool(self.length_log_p.isnan().any())):
+        if self.problem.padded and (stage == "fit" or self.length_log_p is None):
             self.count_lengths(data.length_counts)
 
     def count_lengths(self, counts: Tensor) -> None:
@@ -68,7 +66,7 @@ class TextFLDD(FLDD):
         """
         counts = counts.double() + 1
         counts[0] = 0
-        self.length_log_p.copy_((counts / counts.sum()).log())
+        self.length_log_p = (counts / counts.sum()).log().float()
 
     def lengths(self, x: Tensor) -> Tensor:
         """Tokens of each example that are not PAD, ``(B,)`` for ``(B, length)``.
@@ -129,18 +127,20 @@ class TextFLDD(FLDD):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["fldd_tokenizer"] = None if self.tokenizer is None else self.tokenizer.state()
+        checkpoint["fldd_length_log_p"] = self.length_log_p
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.length_log_p = checkpoint.get("fldd_length_log_p")
         state = checkpoint.get("fldd_tokenizer")
         if state is not None:
             self.tokenizer = self._same_tokenizer(restore_tokenizer(state))
 
     def _known_lengths(self) -> Tensor:
         """Log p(n), ``(length + 1,)``."""
-        if bool(self.length_log_p.isnan().any()):
+        if self.length_log_p is None:
             raise FLDDError("the model knows no lengths yet: train it on a TextDataModule, or call count_lengths.")
-        return self.length_log_p
+        return self.length_log_p.to(self.device)
 
     def _same_tokenizer(self, other: Tokenizer) -> Tokenizer:
         """``other``, if it does not contradict the tokenizer that is there already."""
