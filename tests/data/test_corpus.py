@@ -308,6 +308,19 @@ def test_a_character_outside_the_alphabet_is_named(folder: Path) -> None:
         _ = data.splits
 
 
+def test_unknown_tokens_are_counted_aloud(folder: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"?": 0, "line": 1, "says": 2, "end": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "words.json"))
+    unknown, total = (sum(f(line) for line in LINES) for f in (lambda s: s.count("word") + 1, lambda s: len(s.split())))
+    for options in ({}, {"streaming": True, "held_out": 1_000}):
+        data = made(folder, tokenizer=str(tmp_path / "words.json"), padded=True, **options)
+        with pytest.warns(UserWarning, match=f"train: {unknown} of {total} tokens stand for text"):
+            assert data.num_classes == 5
+
+
 def test_short_and_empty_splits_are_named(folder: Path) -> None:
     with pytest.raises(FLDDError, match=r"fewer than one block of --data\.length 5000"):
         _ = made(folder, length=5000).splits

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -148,7 +148,8 @@ class TextDataModule(DiscreteDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+            shown = self.splits.items() if not self.streaming else [*self.splits.items()][1:]
+            sizes = ", ".join(f"{name} {len(split)}" for name, split in shown)
             rank_zero_info(f"corpus: {self.corpus.what}; {self.tokenizer.describe()}; examples: {sizes}")
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -200,11 +201,19 @@ class TextDataModule(DiscreteDataModule):
         facts = built_once(folder, build)
         self._tokenizer = restore_tokenizer(facts["tokenizer"])
         for name, counts in facts["counts"].items():
-            if counts["cut"]:
-                rank_zero_info(
-                    f"{name}: {counts['cut']} of {counts['documents']} texts were cut to {self.length} tokens."
-                )
+            self._tell(name, counts)
         return {name: Split(read_rows(folder, facts["entries"][name])) for name in ("train", "val", "test")}
+
+    def _tell(self, name: str, counts: dict[str, int]) -> None:
+        """Say what the examples leave out of the texts."""
+        if counts["cut"]:
+            cut = f"{counts['cut']} of {counts['documents']} texts"
+            rank_zero_info(f"{name}: {cut} are longer than {self.length} tokens and were cut.")
+        if counts["unknown"]:
+            rank_zero_warn(
+                f"{name}: {counts['unknown']} of {counts['tokens']} tokens stand for text that the tokenizer does not "
+                "know; the bound is of the text with these gaps. A tokenizer that works on bytes has none."
+            )
 
     def _check(self, rows: Rows, number: int, name: str) -> None:
         if number:
@@ -232,6 +241,7 @@ class TextDataModule(DiscreteDataModule):
             parts = list(rows.of(documents))
             x = np.concatenate([*parts, np.zeros((0, self.length), np.int64)])
             self._check(rows, len(x), name)
+            self._tell(name, rows.counts)
             splits[name] = Split(torch.from_numpy(x))
         return splits
 

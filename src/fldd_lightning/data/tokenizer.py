@@ -28,6 +28,11 @@ class Tokenizer(ABC):
     def vocab_size(self) -> int:
         """Number of tokens."""
 
+    @property
+    def unknown(self) -> int | None:
+        """The token that stands for what has none, if there is such a token."""
+        return None
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Integers of each text, ``(tokens,)``.
@@ -171,6 +176,11 @@ class HuggingFaceTokenizer(Tokenizer):
     @property
     def vocab_size(self) -> int:
         return int(self.library.get_vocab_size())
+
+    @property
+    def unknown(self) -> int | None:
+        name = getattr(self.library.model, "unk_token", None)
+        return None if name is None else self.library.token_to_id(name)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         parts = [list(_pieces(text)) for text in texts]

@@ -34,12 +34,12 @@ class Rows:
         separator: Put between joined documents.
 
     Attributes:
-        counts: Documents and tokens seen, and documents cut.
+        counts: Documents and tokens seen, documents cut, and tokens that stand for what has none.
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, padded: bool, separator: str) -> None:
         self.tokenizer, self.length, self.padded, self.separator = tokenizer, length, padded, separator
-        self.counts = {"documents": 0, "tokens": 0, "cut": 0}
+        self.counts = {"documents": 0, "tokens": 0, "cut": 0, "unknown": 0}
 
     def of(self, documents: Iterable[str]) -> Iterator[np.ndarray]:
         """Rows of documents, in their order, ``(N, L)`` at a time with N >= 0."""
@@ -53,6 +53,7 @@ class Rows:
             encoded = self.tokenizer.encode(batch)
             self.counts["documents"] += len(batch)
             self.counts["tokens"] += sum(len(ids) for ids in encoded)
+            self.counts["unknown"] += sum(int((ids == self.tokenizer.unknown).sum()) for ids in encoded)
             if self.padded:
                 yield self._filled([ids for ids in encoded if len(ids)])
             else:
