@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class FLDD(LightningModule):
     checkpoints use averaged weights.
 
     A modality is added by subclassing; the hooks are :meth:`data`, :meth:`condition`,
-    :meth:`sample_condition`, :meth:`extra_terms`, :meth:`make_metrics`, :meth:`update_metrics`
+    :meth:`sample_condition`, :meth:`sample_padding`, :meth:`extra_terms`, :meth:`make_metrics`, :meth:`update_metrics`
     and :meth:`render`. A subclass with options of its own passes the rest on to this class and
     calls ``self.save_hyperparameters("its_option", ...)``.
 
@@ -44,6 +44,7 @@ class FLDD(LightningModule):
         shape: Shape of one example; linked from the data.
         num_steps: T, fixed at training time.
         num_labels: Labels of a conditional model, or 0.
+        padded: Whether the last class is PAD; linked from the data. See :class:`Problem`.
         forward_process: Makes the forward process from the :class:`Problem`.
         denoiser: Makes the denoiser from ``(problem, num_inputs, num_outputs)``.
         estimator: Makes the gradient estimator from the :class:`Problem`.
@@ -72,6 +73,7 @@ class FLDD(LightningModule):
         estimator: Callable[[Problem], GradientEstimator],
         num_steps: int = 4,
         num_labels: int = 0,
+        padded: bool = False,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -90,9 +92,8 @@ class FLDD(LightningModule):
             self.save_hyperparameters()  # made by the command line, which stores class paths itself
         else:
             plain["shape"] = list(shape)
-            plain["_class_path"] = describe(type(self))["class_path"]
             self.save_hyperparameters(plain)
-        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels)
+        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a))
         self.estimator = build(estimator, self.problem)
@@ -116,6 +117,10 @@ class FLDD(LightningModule):
 
     def sample_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         """Labels ``(N,)`` for samples, or None."""
+        return None
+
+    def sample_padding(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
+        """Where samples are PAD, ``(N, *shape)`` of bool, or None in a problem without PAD."""
         return None
 
     def extra_terms(self, batch: Any) -> dict[str, Tensor]:
@@ -214,6 +219,26 @@ class FLDD(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Any], stage: str = "test") -> dict[str, Tensor]:
+        """All that validation and testing log, without a trainer: the bound, its terms, further metrics.
+
+        Args:
+            batches: Batches of a data loader, with the ``index`` of every example.
+            stage: ``val`` or ``test``; whose metrics to use. They are reset.
+
+        Returns:
+            Values by name, without the stage; over all processes, if there are several.
+        """
+        was_training = self.training
+        self.eval()
+        self._prepare_evaluation(stage)
+        for i, batch in enumerate(batches):
+            batch = {key: value.to(self.device) for key, value in batch.items()}
+            self._evaluation_step(stage, batch, i)
+        self.train(was_training)
+        return self._collect(stage)
+
     # ---- sampling -------------------------------------------------------------------------
 
     def sample(
@@ -259,6 +284,7 @@ class FLDD(LightningModule):
                     size,
                     generator,
                     self.sample_condition(size, generator),
+                    self.sample_padding(size, generator),
                     num_steps,
                     trajectory,
                     on_step=lambda: bar.advance(task),
@@ -310,6 +336,7 @@ class FLDD(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fldd_problem"] = self._identity()
+        checkpoint["fldd_class"] = describe(type(self))["class_path"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
@@ -332,7 +359,7 @@ class FLDD(LightningModule):
         if out.kl is None:
             raise FLDDError("free_bits needs an estimator that reports a KL; Concrete does not. Set free_bits to 0.")
         same = (t.unsqueeze(0) == t.unsqueeze(1)).to(out.kl)  # (B, B)
-        mean_kl = (same @ out.kl) / same.sum(1)
+        mean_kl = (same * out.kl).sum(1) / same.sum(1)
         return torch.where(mean_kl >= self.free_bits, out.surrogate, 0.0)
 
     def _identity(self) -> dict[str, Any]:
@@ -393,14 +420,18 @@ class FLDD(LightningModule):
         nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
         self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator]
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _collect(self, stage: str) -> dict[str, Tensor]:
+        """Values of all metrics of a stage by name; resets them."""
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
-        for name, value in bound.compute().items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
+        collected = {name: value.float() for name, value in bound.compute().items()}
         bound.reset()
         for name, metric in self.extra_metrics[stage].items():  # type: ignore[operator]
             value = metric.compute()
-            values = value if isinstance(value, dict) else {name: value}
-            self.log_dict({f"{stage}/{key}": item for key, item in values.items()})
+            collected.update(value if isinstance(value, dict) else {name: value})
             metric.reset()
+        return collected
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, value in self._collect(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)

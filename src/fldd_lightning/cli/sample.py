@@ -1,4 +1,4 @@
-"""``sample``: a checkpoint in, integers and a picture out."""
+"""``sample``: a checkpoint in, integers and a picture or texts out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..callbacks.pictures import save_grid, save_trajectory
 from ..checkpoint import load_model
 from ..errors import FLDDError
 from ..image import ImageFLDD
+from ..text import TextFLDD, write_texts
 
 __all__ = ["sample_command"]
 
@@ -31,8 +32,8 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint.
-        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), and
-            OUTPUT.png a grid if the model is one of images.
+        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape);
+            OUTPUT.png is a grid if the model is one of images, OUTPUT.txt has a line for each if of text.
         num_samples: How many.
         num_steps: If given, must be the T of the training.
         batch_size: How many at once.
@@ -57,6 +58,12 @@ def sample(
         if trajectory:
             written.append(path.with_name(path.name + "_trajectory.png"))
             save_trajectory(model, states[:, :8], written[-1])
+    if isinstance(model, TextFLDD) and model.tokenizer is not None:
+        written.append(path.with_name(path.name + ".txt"))
+        write_texts(model.texts(states[-1]), written[-1])
+        if trajectory:
+            written.append(path.with_name(path.name + "_trajectory.txt"))
+            write_texts([text for row in states[:, :8].unbind(1) for text in model.texts(row)], written[-1])
     print("wrote " + ", ".join(str(p) for p in written))
 
 

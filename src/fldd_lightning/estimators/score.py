@@ -131,7 +131,8 @@ class RLOO(GradientEstimator):
         slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
         g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
         weights = torch.stack(w).detach().flatten(2)
-        change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
+        with torch.autocast(g.device.type, enabled=False):  # products of differences need all digits
+            change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
         change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
         # Means over b != a; the diagonal of change is zero.
         mean_change = change.sum(0) / (self.samples - 1)  # (n, B)
