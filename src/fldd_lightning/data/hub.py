@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,18 @@ from ..network import answers
 __all__ = ["load_hub", "load_local"]
 
 _LOADERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+_SPLITS = {"train": ("train", "training"), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
 
 
 def load_local(path: Path) -> Any:
     """Read a parquet, csv, jsonl or arrow file, a folder of them, or a folder of images.
 
     Args:
-        path: A file, or a folder. A folder without tables is read as an ``imagefolder``, where
-            folders named ``train``, ``test`` and ``validation`` are the splits and those below them
-            are the labels.
+        path: A file, which is all ``train``, or a folder. The tables of a folder are of the split
+            that their name or folder speaks of, or of ``train``. A folder without tables is read as
+            an ``imagefolder``, where folders named ``train``, ``test`` and ``validation`` are the
+            splits and those below them the labels; a ``metadata.csv`` or ``metadata.jsonl`` beside
+            the images gives further columns.
 
     Returns:
         A ``datasets.DatasetDict``.
@@ -34,7 +38,8 @@ def load_local(path: Path) -> Any:
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _LOADERS)
+    tables = (p for p in path.rglob("*") if p.suffix in _LOADERS and p.stem != "metadata")
+    files = [path] if path.is_file() else sorted(tables)
     try:
         with _quiet():
             if not files:
@@ -45,7 +50,7 @@ def load_local(path: Path) -> Any:
             by_split: dict[str, list[str]] = {}
             for file in files:
                 if file.suffix == kind:
-                    by_split.setdefault(_split_of(file), []).append(str(file))
+                    by_split.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
             return datasets.load_dataset(_LOADERS[kind], data_files=by_split)
     except FLDDError:
         raise
@@ -79,12 +84,13 @@ def load_hub(name: str, config: str | None = None) -> Any:
         ) from error
 
 
-def _split_of(file: Path) -> str:
-    for split in ("train", "test"):
-        if split in file.stem or split in file.parent.name:
+def _split_of(name: Path) -> str:
+    """The split a file's name or folder speaks of, as whole words: ``data/train-00000-of-00001.parquet``."""
+    words = re.split(r"[^a-z]+", str(name).lower())
+    for split, called in _SPLITS.items():
+        if any(word in called for word in words):
             return split
-    is_validation = any("val" in part or "dev" in part for part in (file.stem, file.parent.name))
-    return "validation" if is_validation else "train"
+    return "train"
 
 
 @contextmanager

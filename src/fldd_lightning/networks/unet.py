@@ -71,7 +71,7 @@ class UNet(Backbone):
         check_labels(self.problem, condition)
         time = self.time(t if condition is None else t * self.problem.num_labels + condition)  # (B, features)
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
-        hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w")) + self.position
+        hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w").contiguous()) + self.position
         skips = []
         for i, block in enumerate(self.down):
             hidden = block(hidden, time)
