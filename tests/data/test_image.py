@@ -187,7 +187,7 @@ def test_workers_draw_anew_and_give_every_image_once(tmp_path: Path) -> None:
     options = {"levels": 2, "stochastic": True, "flip": True, "num_val": 4, "batch_size": 4, "num_workers": 2}
     data = ImageDataModule(str(tmp_path), **options)
     loader = data.train_dataloader()
-    first, second = ([batch for batch in loader] for _ in range(2))
+    first, second = (list(loader) for _ in range(2))
     for epoch in (first, second):
         assert sorted(torch.cat([batch["index"] for batch in epoch]).tolist()) == list(range(16))
     assert not torch.equal(torch.cat([b["x"] for b in first]), torch.cat([b["x"] for b in second]))

@@ -16,7 +16,9 @@ from torch import Tensor
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..image import ImageFLDD
-from ..metrics import Coverage, FeatureExtractor, FrechetDistance, InceptionFeatures
+from ..metrics import FeatureExtractor, InceptionFeatures, SampleQuality
+from ..module import FLDD
+from .budgets import load_budgets
 from .statistics import load_statistics, save_statistics, statistics_path
 
 __all__ = ["FIDCallback"]
@@ -42,7 +44,7 @@ class FIDCallback(Callback):
         models: Checkpoints of further step budgets, such as those trained with another T.
         every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
             ``validate`` and ``test``.
-        neighbours: k of precision, recall, density and coverage, on at most 2,000 features a side.
+        neighbours: k of precision, recall, density and coverage; see :class:`SampleQuality`.
         cache_dir: Where the statistics are kept; None keeps none.
         batch_size: Images at once.
         seed: Of the samples.
@@ -62,15 +64,20 @@ class FIDCallback(Callback):
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
-        if min(num_samples, batch_size, neighbours) < 1 or every_n_validations < 0:
-            raise FLDDError("num_samples, batch_size and neighbours must be at least 1, every_n_validations 0 or more.")
+        if min(batch_size, neighbours) < 1 or num_samples < 2 or every_n_validations < 0:
+            raise FLDDError(
+                "num_samples must be at least 2, batch_size and neighbours at least 1, every_n_validations 0 or more."
+            )
         self.extractor = extractor if extractor is not None else InceptionFeatures()
         self.num_samples, self.models, self.every_n_validations = num_samples, models, every_n_validations
         self.neighbours, self.batch_size, self.seed = neighbours, batch_size, seed
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts anew with every call of the trainer, as it may be with other data."""
         self._validations = 0
-        self._real: dict[str, tuple[FrechetDistance, Coverage]] = {}
-        self._others: list[ImageFLDD] | None = None
+        self._qualities: dict[str, SampleQuality] = {}
+        self._others: list[FLDD] | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -88,86 +95,53 @@ class FIDCallback(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(module, ImageFLDD) or not isinstance(data, DiscreteDataModule):
             raise FLDDError("FIDCallback needs an ImageFLDD and a DiscreteDataModule; remove it from the callbacks.")
-        device = torch.device("cpu") if module.device.type == "mps" else module.device  # needs float64
-        self.extractor.to(device).eval()
-        if stage not in self._real:
-            self._real[stage] = self._read_real(trainer, module, data.splits[stage].x, device)
-        frechet, coverage = self._real[stage]
-        num_features = frechet.num_features
-        for model in [module, *self._other_models(module)]:
+        if stage not in self._qualities:
+            self._qualities[stage] = self._with_real(trainer, module, data.splits[stage].x)
+        quality = self._qualities[stage]
+        if self._others is None:
+            self._others = load_budgets(self.models, module)
+        for model in [module, *self._others]:
             model.to(module.device)
-            frechet.reset()  # neither forgets the real features
-            coverage.reset()
-            coverage.update(torch.zeros(0, num_features, device=device), real=False)  # a process may get no batch
+            quality.reset()
             for first, samples in self._samples(trainer, model):
-                features = self.extractor(model.render(samples).to(device))
-                frechet.update(features, real=False)
-                if first < _MANIFOLD:
-                    coverage.update(features[: _MANIFOLD - first], real=False)
+                quality.update(model.render(samples), first, real=False)
             steps = model.problem.num_steps
-            name = self.extractor.name
-            values = {self.extractor.metric_name: frechet.compute()}
-            values.update({f"{key}_{name}": value for key, value in coverage.compute().items()})
-            named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
-            module.log_dict(named, rank_zero_only=False, sync_dist=False)
+            named = {f"{stage}/{key}_T{steps}": value.float() for key, value in quality.compute().items()}
+            module.log_dict({key: value.to(module.device) for key, value in named.items()}, rank_zero_only=False)
             self._report(trainer, named, len(data.splits[stage]), steps, next(model.parameters()).dtype)
 
-    def _samples(self, trainer: Trainer, model: ImageFLDD) -> Iterator[tuple[int, Tensor]]:
+    def _samples(self, trainer: Trainer, model: FLDD) -> Iterator[tuple[int, Tensor]]:
         """This process's share of the samples, in batches, each with the number of its first sample."""
         starts = range(0, self.num_samples, self.batch_size)
         for i in range(trainer.global_rank, len(starts), trainer.world_size):
             size = min(self.batch_size, self.num_samples - starts[i])
             yield starts[i], model.sample(size, 1_000_003 * (self.seed + 1) + i, batch_size=size)
 
-    def _read_real(
-        self, trainer: Trainer, module: ImageFLDD, x: Tensor, device: torch.device
-    ) -> tuple[FrechetDistance, Coverage]:
-        num_features = self.extractor(module.render(x[:1]).to(device)).shape[1]
+    def _with_real(self, trainer: Trainer, module: ImageFLDD, x: Tensor) -> SampleQuality:
+        """The comparison with the real side in it: from the disk, or each process's share of it from the pixels."""
+        device = torch.device("cpu") if module.device.type == "mps" else module.device  # needs float64
+        self.extractor.to(device).eval()
+        quality = SampleQuality(self.extractor, module.render(x[:1])[0], self.neighbours, device)
         for number, what in ((len(x), "real images"), (self.num_samples, "samples")):
-            if number <= num_features:
+            if number <= quality.num_features:
                 rank_zero_warn(
-                    f"{number} {what} do not determine the covariance of {num_features} features: the Fréchet "
-                    f"distance will be far too large. Use more than {num_features}, or fewer features."
+                    f"{number} {what} do not determine the covariance of {quality.num_features} features: the Fréchet "
+                    f"distance will be far too large. Use more than {quality.num_features}, or fewer features."
                 )
-        frechet = FrechetDistance(num_features).to(device)
-        coverage = Coverage(self.neighbours).to(device)
-        coverage.update(torch.zeros(0, num_features, device=device), real=True)
-        path = statistics_path(self.cache_dir, x, type(module).__qualname__, self.extractor)
-        kept = load_statistics(path, num_features, len(x))
+        kept = None
+        if self.cache_dir is not None:
+            rendering = f"{type(module).__qualname__} {module.problem.num_classes}"
+            kept = statistics_path(self.cache_dir, x, rendering, self.extractor)
+        is_loaded = trainer.is_global_zero and kept is not None and load_statistics(kept, quality.load_real, len(x))
+        if trainer.strategy.broadcast(is_loaded):
+            return quality
         starts = range(0, len(x), self.batch_size)
         for i in range(trainer.global_rank, len(starts), trainer.world_size):
-            first = starts[i]
-            if kept is not None and first >= _MANIFOLD:
-                break
-            features = self.extractor(module.render(x[first : first + self.batch_size]).to(device))
-            if kept is None:
-                frechet.update(features, real=True)
-            if first < _MANIFOLD:
-                coverage.update(features[: _MANIFOLD - first], real=True)
-        if kept is None:
-            statistics = frechet.real_statistics()
-            if trainer.is_global_zero:
-                save_statistics(path, statistics)
-        elif trainer.is_global_zero:
-            frechet.load_real_statistics(kept)
-        return frechet, coverage
-
-    def _other_models(self, module: ImageFLDD) -> list[ImageFLDD]:
-        """The models of further budgets, loaded once."""
-        if self._others is None:
-            from ..checkpoint import load_model
-
-            self._others = []
-            for path in self.models:
-                model = load_model(path)
-                problem, own = model.problem, module.problem
-                if not isinstance(model, ImageFLDD) or (problem.num_classes, problem.shape) != (
-                    own.num_classes,
-                    own.shape,
-                ):
-                    raise FLDDError(f"'{path}' makes other images than this model: {problem} there, {own} here.")
-                self._others.append(model)
-        return self._others
+            quality.update(module.render(x[starts[i] : starts[i] + self.batch_size]), starts[i], real=True)
+        statistics = quality.real_statistics()
+        if trainer.is_global_zero and kept is not None:
+            save_statistics(kept, statistics)
+        return quality
 
     def _report(
         self, trainer: Trainer, values: dict[str, Tensor], num_real: int, steps: int, dtype: torch.dtype
@@ -191,6 +165,3 @@ class FIDCallback(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "sample_quality.jsonl").open("a") as file:
             file.write(json.dumps({**numbers, **facts}) + "\n")
-
-
-_MANIFOLD = 2_000  # features a side for precision, recall, density and coverage

@@ -231,10 +231,11 @@ def _decode_image(item: Any, what: str, grey: bool) -> Tensor:
     from PIL import Image, ImageOps
 
     encoded, path = (item or {}).get("bytes"), (item or {}).get("path")
-    if encoded is None and path is None:
+    source = path if encoded is None else BytesIO(encoded)
+    if source is None:
         raise FLDDError(f"{what} is missing. Remove its row or give it an image.")
     try:
-        with Image.open(path if encoded is None else BytesIO(encoded)) as opened:
+        with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))

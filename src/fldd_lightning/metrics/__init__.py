@@ -4,6 +4,7 @@ from .bound import NELBOMetric
 from .coverage import Coverage
 from .features import ClassifierFeatures, FeatureExtractor, InceptionFeatures, PixelFeatures
 from .frechet import FrechetDistance
+from .quality import SampleQuality
 
 __all__ = [
     "ClassifierFeatures",
@@ -13,4 +14,5 @@ __all__ = [
     "InceptionFeatures",
     "NELBOMetric",
     "PixelFeatures",
+    "SampleQuality",
 ]

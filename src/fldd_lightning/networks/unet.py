@@ -42,6 +42,7 @@ class UNet(Backbone):
         num_inputs: int,
         num_outputs: int,
         widths: Sequence[int] = (32, 64, 128),
+        patch: int = 1,
         heads: int = 4,
         dropout: float = 0.0,
     ) -> None:
@@ -54,8 +55,10 @@ class UNet(Backbone):
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         features = 4 * widths[0]
         self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), features)
-        self.first = nn.Conv2d(self.channels * num_inputs, widths[0], 3, padding=1)
-        self.position = nn.Parameter(torch.zeros(1, widths[0], *problem.shape[-2:]))
+        height, columns = problem.shape[-2:]
+        self.patch, area = patch, self.channels * patch**2
+        self.first = nn.Conv2d(area * num_inputs, widths[0], 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, widths[0], height // patch, columns // patch))
         before = [widths[0], *widths[:-1]]
         self.down = nn.ModuleList(_Block(a, b, features, dropout) for a, b in zip(before, widths))
         self.shrink = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for width in widths[:-1])
@@ -64,14 +67,16 @@ class UNet(Backbone):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_Block(2 * width, width, features, dropout) for width in widths)
         self.norm = nn.GroupNorm(8, widths[0])
-        self.last = nn.Conv2d(widths[0], self.channels * num_outputs, 1)
+        self.last = nn.Conv2d(widths[0], area * num_outputs, 1)
         zero_last_layer(self.last)
 
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         check_labels(self.problem, condition)
         time = self.time(t if condition is None else t * self.problem.num_labels + condition)  # (B, features)
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
-        hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w").contiguous()) + self.position
+        p = self.patch
+        pixels = rearrange(images, "b c (h p) (w q) s -> b (c p q s) h w", p=p, q=p).contiguous()
+        hidden = self.first(pixels) + self.position  # (B, W_0, H / patch, W / patch)
         skips = []
         for i, block in enumerate(self.down):
             hidden = block(hidden, time)
@@ -84,7 +89,7 @@ class UNet(Backbone):
                 hidden = self.grow[i](F.interpolate(hidden, skips[i].shape[-2:], mode="nearest"))
             hidden = self.up[i](torch.cat([hidden, skips[i]], 1), time)
         mixed = self.last(F.silu(self.norm(hidden)))  # (B, C * outputs, H, W)
-        logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
+        logits: Tensor = rearrange(mixed, "b (c p q o) h w -> b c (h p) (w q) o", c=self.channels, p=p, q=p)
         return logits if state.dim() == 5 else logits.squeeze(1)
 
 
