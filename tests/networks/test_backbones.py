@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import randomise
 from fldd_lightning import FLDDError
@@ -50,13 +51,23 @@ def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ..
     assert torch.allclose(out[:1], network(state[:1], t[:1], label[:1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_compiles_whole(name: str) -> None:
-    network = BACKBONES[name](Problem(3, GREY, 5), 4, 4)
+@pytest.mark.parametrize(
+    "make", [partial(UNet, widths=(8, 16), heads=2), partial(DiT, patch=2, width=8, depth=1, heads=2)]
+)
+def test_compiles_whole(make: Callable[[Problem, int, int], Backbone]) -> None:
+    """Values and gradients of the compiled network, hard states and relaxed ones."""
+    network = make(Problem(3, GREY, 5, num_labels=2), 4, 4)
     randomise(network, 0.2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    state, t = states(GREY), torch.tensor([1, 2, 5])
-    assert torch.allclose(compiled(state, t), network(state, t), atol=1e-4)
+    t, label = torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
+    hard = states(GREY)
+    relaxed = (0.5 * hard + 0.125).requires_grad_()
+    for state, wanted in ((hard, [*network.parameters()]), (relaxed, [*network.parameters(), relaxed])):
+        out, expected = compiled(state, t, label), network(state, t, label)
+        assert torch.allclose(out, expected, atol=1e-4)
+        found, true = (torch.autograd.grad(each.square().mean(), wanted) for each in (out, expected))
+        for a, b in zip(found, true, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_unet_takes_odd_sizes() -> None:
@@ -65,10 +76,20 @@ def test_unet_takes_odd_sizes() -> None:
 
 
 def test_stated_sizes() -> None:
-    problem = Problem(2, (28, 28), 4)
-    for made, stated in ((UNet(problem, 3, 3), 1.6e6), (DiT(problem, 3, 3), 2.8e6)):
-        parameters = sum(p.numel() for p in made.parameters())
-        assert abs(parameters / stated - 1) < 0.05, (type(made).__name__, parameters)
+    """Parameters in millions and GFLOP an image, as the docstrings and docs/images.md say."""
+    binary, colour = Problem(2, (28, 28), 4), Problem(32, (3, 32, 32), 4)
+    for network, states_in, millions, cost in (
+        (UNet(binary, 3, 2, widths=(16, 32, 64)), 3, 0.41, 0.080),
+        (UNet(binary, 3, 2), 3, 1.6, 0.32),
+        (UNet(colour, 33, 32, widths=(64, 128, 256)), 33, 6.4, 1.8),
+        (DiT(binary, 3, 2), 3, 2.8, 0.18),
+        (DiT(colour, 33, 32), 33, 3.4, 0.31),
+    ):
+        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+        state = torch.zeros(1, *network.problem.shape, states_in)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(state, torch.ones(1, dtype=torch.long))
+        assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.03)
 
 
 @pytest.mark.parametrize(

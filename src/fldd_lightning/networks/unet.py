@@ -21,8 +21,12 @@ class UNet(Backbone):
     """Residual blocks at several resolutions, joined by skips; attention at the coarsest.
 
     Follows the U-Net of denoising diffusion (Ho et al., 2020) with one block a level and side. Any height
-    and width will do: levels halve them, rounding up. At 28x28 with the default widths it has
-    1.6 M parameters and takes 0.32 GFLOP (multiplications and additions) an image.
+    and width will do: levels halve them, rounding up. Parameters and cost of a pass, in
+    multiplications and additions, for S = 3 states:
+
+    - 28x28, widths 16, 32, 64: 0.41 M, 0.080 GFLOP an image (``benchmarks/mnist.py``);
+    - 28x28, widths 32, 64, 128 (``configs/mnist28.yaml``): 1.6 M, 0.32 GFLOP;
+    - 3x32x32, S = 33, widths 64, 128, 256 (``configs/cifar10.yaml``): 6.4 M, 1.8 GFLOP.
 
     Args:
         problem: K, T and a shape of ``(height, width)`` or ``(channels, height, width)``.
@@ -42,7 +46,6 @@ class UNet(Backbone):
         num_inputs: int,
         num_outputs: int,
         widths: Sequence[int] = (32, 64, 128),
-        patch: int = 1,
         heads: int = 4,
         dropout: float = 0.0,
     ) -> None:
@@ -55,10 +58,8 @@ class UNet(Backbone):
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         features = 4 * widths[0]
         self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), features)
-        height, columns = problem.shape[-2:]
-        self.patch, area = patch, self.channels * patch**2
-        self.first = nn.Conv2d(area * num_inputs, widths[0], 3, padding=1)
-        self.position = nn.Parameter(torch.zeros(1, widths[0], height // patch, columns // patch))
+        self.first = nn.Conv2d(self.channels * num_inputs, widths[0], 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, widths[0], *problem.shape[-2:]))
         before = [widths[0], *widths[:-1]]
         self.down = nn.ModuleList(_Block(a, b, features, dropout) for a, b in zip(before, widths))
         self.shrink = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for width in widths[:-1])
@@ -67,16 +68,15 @@ class UNet(Backbone):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_Block(2 * width, width, features, dropout) for width in widths)
         self.norm = nn.GroupNorm(8, widths[0])
-        self.last = nn.Conv2d(widths[0], area * num_outputs, 1)
+        self.last = nn.Conv2d(widths[0], self.channels * num_outputs, 1)
         zero_last_layer(self.last)
 
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         check_labels(self.problem, condition)
         time = self.time(t if condition is None else t * self.problem.num_labels + condition)  # (B, features)
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
-        p = self.patch
-        pixels = rearrange(images, "b c (h p) (w q) s -> b (c p q s) h w", p=p, q=p).contiguous()
-        hidden = self.first(pixels) + self.position  # (B, W_0, H / patch, W / patch)
+        pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()  # else torch.compile may fail
+        hidden = self.first(pixels) + self.position
         skips = []
         for i, block in enumerate(self.down):
             hidden = block(hidden, time)
@@ -89,7 +89,7 @@ class UNet(Backbone):
                 hidden = self.grow[i](F.interpolate(hidden, skips[i].shape[-2:], mode="nearest"))
             hidden = self.up[i](torch.cat([hidden, skips[i]], 1), time)
         mixed = self.last(F.silu(self.norm(hidden)))  # (B, C * outputs, H, W)
-        logits: Tensor = rearrange(mixed, "b (c p q o) h w -> b c (h p) (w q) o", c=self.channels, p=p, q=p)
+        logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
         return logits if state.dim() == 5 else logits.squeeze(1)
 
 
