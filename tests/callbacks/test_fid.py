@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from conftest import Stripes, image_model
 from fldd_lightning import FLDDError, LabelledImageFLDD
 from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.callbacks import statistics as statistics_module
+from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.cli.main import main
-from fldd_lightning.data import DigitsDataModule
+from fldd_lightning.data import DigitsDataModule, ImageDataModule
 from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance, PixelFeatures
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -190,6 +192,16 @@ def test_classifier_features_from_the_command_line(tmp_path: Path, capsys: pytes
     with pytest.raises(FLDDError, match="was trained on pictures"):
         trainer(tmp_path, callback(tmp_path, extractor=features)).test(image_model(2), Stripes(), verbose=False)
     assert features.fingerprint() != PixelFeatures().fingerprint()
+
+
+def test_the_classifier_sees_what_the_split_draws(tmp_path: Path) -> None:
+    """A stochastic split holds brightness, and its examples are binary."""
+    for i in range(40):
+        path = tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), (60, 195)[i % 2]).save(path)
+    data = ImageDataModule(str(tmp_path / "images"), levels=2, stochastic=True, num_val=10)
+    assert train_classifier(data, str(tmp_path / "c.pt"), epochs=30) > 0.9
 
 
 def test_labelled_models_are_sampled_with_their_labels(tmp_path: Path) -> None:
