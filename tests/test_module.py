@@ -183,11 +183,14 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     alone = trainer(tmp_path).test(model, Pairs(batch_size=5), verbose=False)[0]
     for key, value in ranks[1]["test"].items():
         assert value == pytest.approx(alone[key], rel=1e-5), key
-    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=None)
-    alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
-    for i in range(2):
-        for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
-            assert value == pytest.approx(alone[key], rel=1e-4), key
+    (kept,) = (tmp_path / "cache").iterdir()  # the joint statistics of both
+    for cache_dir in (None, str(kept.parent)):
+        quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=cache_dir)
+        alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
+        for i in range(2):
+            for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
+                assert value == pytest.approx(alone[key], rel=1e-4), key
+    assert list(kept.parent.iterdir()) == [kept]
     assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()
     data = text_data(tmp_path)
     alone = trainer(tmp_path, callbacks=[text_quality()]).test(model_of(data), data, verbose=False)[0]
