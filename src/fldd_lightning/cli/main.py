@@ -21,7 +21,8 @@ subcommands:
   features  train a classifier whose features compare samples:
                                       fldd-lightning features --data MNISTDataModule --data.path DIR --output c.pt
 
-A checkpoint holds its own configuration; options given beside it go first.
+A checkpoint holds its own configuration; options given beside it go first. Classes of your own are
+found from the folder you are in, as class_path: my_file.MyClass.
 'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand.
 Set FLDD_TRACEBACK=1 to see where in the code an error was raised.
 """
@@ -51,6 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     from ..errors import FLDDError
 
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
     try:
         if args[0] == "sample":
             from .sample import sample_command
