@@ -146,6 +146,26 @@ def test_checkpoint_of_another_configuration(tmp_path: Path, other: dict[str, An
         trainer(tmp_path).test(build(**other), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
+class NamedPairs(Pairs):
+    def __init__(self, names: str) -> None:
+        super().__init__(batch_size=16)
+        self.vocabulary = names
+
+
+def test_vocabulary_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    model = build()
+    fit(tmp_path, model, NamedPairs("abc"), max_steps=2).save_checkpoint(path)
+    loaded = FLDD.load_from_checkpoint(path, weights_only=True)
+    assert loaded.vocabulary == ["a", "b", "c"]
+    message = "different vocabularies .*; 1 is '[bx]' and '[bx]'"
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path).test(loaded, NamedPairs("axc"))
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path).test(build(), NamedPairs("axc"), ckpt_path=str(path), weights_only=True)
+    trainer(tmp_path).test(loaded, NamedPairs("abc"), ckpt_path=str(path), weights_only=True)
+
+
 def test_warm_up_reports_no_bound_while_relaxed(tmp_path: Path) -> None:
     estimator = partial(WarmUp, first=partial(Concrete, decay_steps=10), then=RLOO, steps=100)
     run = fit(tmp_path, build(estimator=estimator), Pairs(batch_size=16), max_steps=3, limit_val_batches=0)

@@ -13,6 +13,7 @@ from .errors import FLDDError
 __all__ = [
     "check_states",
     "entropy",
+    "grey_levels",
     "log_one_hot",
     "one_hot",
     "sample_categorical",
@@ -59,6 +60,11 @@ def log_one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.floa
     zeros = torch.zeros(*states.shape, num_states, dtype=dtype, device=states.device)
     hit = F.one_hot(states.long(), num_states).bool()
     return zeros.masked_fill(~hit, float("-inf"))
+
+
+def grey_levels(states: Tensor, num_classes: int) -> Tensor:
+    """States as brightness in [0, 1]: 0..K-1 from black to white, MASK (K) in the middle."""
+    return torch.where(states == num_classes, 0.5, states.float() / (num_classes - 1))
 
 
 def sum_dims(values: Tensor) -> Tensor:

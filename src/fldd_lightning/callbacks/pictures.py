@@ -111,13 +111,9 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
 
 
 def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
-    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample; MASK is grey."""
-    num_steps, num_classes = len(states) - 1, module.problem.num_classes
-    panels = []
-    for z in states:
-        masked = _as_picture((z == num_classes).float())
-        shown = module.render(z.clamp_max(num_classes - 1))
-        panels.append(torch.where(masked > 0, 0.5, shown))
+    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample."""
+    num_steps = len(states) - 1
+    panels = [module.render(z) for z in states]
     _save_panels(panels, [f"z_{num_steps - i}" for i in range(num_steps + 1)], path)
 
 

@@ -12,7 +12,6 @@ from jsonargparse import auto_cli
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..checkpoint import load_model
 from ..errors import FLDDError
-from ..image import ImageFLDD
 
 __all__ = ["sample_command"]
 
@@ -31,14 +30,14 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint.
-        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), and
-            OUTPUT.png a grid if the model is one of images.
+        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), OUTPUT.png a
+            grid of pictures and, if the model writes text, OUTPUT.txt one line per sample.
         num_samples: How many.
         num_steps: If given, must be the T of the training.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.
-        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape).
+        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and its picture.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
@@ -46,17 +45,17 @@ def sample(
     states = model.sample(num_samples, seed, num_steps, True, batch_size, progress=True)
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_name(path.name + ".npy")]
+    written = [path.with_name(path.name + ending) for ending in (".npy", ".png")]
     np.save(written[0], states[-1].numpy())
+    save_grid(model, states[-1], written[1])
+    lines = model.to_text(states[-1])
+    if lines is not None:
+        written.append(path.with_name(path.name + ".txt"))
+        written[-1].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if trajectory:
-        written.append(path.with_name(path.name + "_trajectory.npy"))
-        np.save(written[-1], states.numpy())
-    if isinstance(model, ImageFLDD):
-        written.append(path.with_name(path.name + ".png"))
-        save_grid(model, states[-1], written[-1])
-        if trajectory:
-            written.append(path.with_name(path.name + "_trajectory.png"))
-            save_trajectory(model, states[:, :8], written[-1])
+        written += [path.with_name(path.name + f"_trajectory{ending}") for ending in (".npy", ".png")]
+        np.save(written[-2], states.numpy())
+        save_trajectory(model, states[:, :8], written[-1])
     print("wrote " + ", ".join(str(p) for p in written))
 
 
