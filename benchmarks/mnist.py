@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 import tempfile
-import time
-import warnings
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -24,8 +20,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from common import append_row, machine, mean_and_range, one_thread, train_and_test
+from lightning.pytorch import seed_everything
 from torch import Tensor
 
 from fldd_lightning import ImageFLDD
@@ -74,18 +70,8 @@ def run(data_path: str, size: int, process: str, num_steps: int, seed: int, step
     data = MNISTDataModule(data_path, size=size, batch_size=PASSES // samples, seed=seed)
     estimator = RLOO if is_learned else Reinforce
     model = ImageFLDD(2, (size, size), factory, NETWORK, estimator, num_steps=num_steps)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    logged, seconds = train_and_test(model, data, steps)
     with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val/nelbo")
-        trainer = Trainer(
-            accelerator="cpu", max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
-            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best], **quiet,
-        )  # fmt: skip
-        start = time.monotonic()
-        trainer.fit(model, data)
-        seconds = time.monotonic() - start
-        tester = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
-        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
         path = f"{folder}/classifier.pt"
         train_classifier(MNISTDataModule(data_path, size=size), path)
         extractor = ClassifierFeatures(path)
@@ -93,11 +79,7 @@ def run(data_path: str, size: int, process: str, num_steps: int, seed: int, step
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
     shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
     values = (size, process, num_steps, seed, steps, f"{logged['test/nelbo']:.4f}", f"{distance:.4f}", shares)
-    return dict(
-        zip(
-            FIELDS, (*values, round(seconds), torch.__version__, f"{platform.machine()}, 1 thread"), strict=True
-        )
-    )  # fmt: skip
+    return dict(zip(FIELDS, (*values, round(seconds), torch.__version__, machine()), strict=True))
 
 
 def table(path: Path) -> str:
@@ -109,10 +91,7 @@ def table(path: Path) -> str:
     lines = ["| size | process | T | seeds | test/nelbo, nats (range) | Fréchet (range) | seconds |"]
     lines.append("| --- " * 7 + "|")
     for (size, process, num_steps), rows in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
-        cells = []
-        for key, digits in (("nelbo", 2), ("frechet", 2)):
-            values = [float(row[key]) for row in rows]
-            cells.append(f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})")
+        cells = [mean_and_range([float(row[key]) for row in rows]) for key in ("nelbo", "frechet")]
         seconds = mean(float(row["seconds"]) for row in rows)
         lines.append(f"| {size} | {process} | {num_steps} | {len(rows)} | {cells[0]} | {cells[1]} | {seconds:.0f} |")
     return "\n".join(lines)
@@ -139,21 +118,13 @@ def main() -> None:
         arguments.report.with_suffix(".md").write_text(text + "\n")
         print(text)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    one_thread()
     for seed in arguments.seeds:
         for size in arguments.sizes:
             for name in arguments.models:
                 process, _, num_steps = name.rpartition(":")
                 row = run(arguments.path, size, process, int(num_steps), seed, arguments.steps)
-                is_new = not arguments.output.exists()
-                with arguments.output.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    if is_new:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append_row(arguments.output, row)
                 print({key: row[key] for key in FIELDS[:9]}, flush=True)
 
 
