@@ -19,6 +19,7 @@ __all__ = [
     "sample_categorical",
     "sample_from_uniform",
     "sum_dims",
+    "without_state",
     "xlogy",
 ]
 
@@ -65,6 +66,17 @@ def log_one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.floa
 def grey_levels(states: Tensor, num_classes: int) -> Tensor:
     """States as brightness in [0, 1]: 0..K-1 from black to white, MASK (K) in the middle."""
     return torch.where(states == num_classes, 0.5, states.float() / (num_classes - 1))
+
+
+def without_state(log_p: Tensor, state: int) -> Tensor:
+    """The distribution ``(..., S)`` given that it is not one ``state``: ``-inf`` there, the rest normalised.
+
+    Where all mass is at that state, nothing is left and the result is uniform over the others.
+    """
+    is_out = torch.arange(log_p.shape[-1], device=log_p.device) == state
+    kept = log_p.masked_fill(is_out, float("-inf"))
+    is_empty = (kept == float("-inf")).all(-1, keepdim=True)
+    return torch.where(is_empty & ~is_out, 0.0, kept).log_softmax(-1)
 
 
 def sum_dims(values: Tensor) -> Tensor:

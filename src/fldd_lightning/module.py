@@ -35,15 +35,16 @@ class FLDD(LightningModule):
     checkpoints use averaged weights.
 
     A modality is added by subclassing; the hooks are :meth:`data`, :meth:`condition`,
-    :meth:`sample_condition`, :meth:`extra_terms`, :meth:`make_metrics`, :meth:`update_metrics`,
-    :meth:`render` and :meth:`to_text`. A subclass with options of its own passes the rest on to this class and
-    calls ``self.save_hyperparameters("its_option", ...)``.
+    :meth:`sample_condition`, :meth:`sample_padding`, :meth:`extra_terms`, :meth:`make_metrics`,
+    :meth:`update_metrics`, :meth:`render` and :meth:`to_text`. A subclass with options of its own passes
+    the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
 
     Args:
         num_classes: K; on the command line linked from the data.
         shape: Shape of one example; linked from the data.
         num_steps: T, fixed at training time.
         num_labels: Labels of a conditional model, or 0.
+        padded: Whether the last class is PAD; linked from the data. See :class:`Problem`.
         forward_process: Makes the forward process from the :class:`Problem`.
         denoiser: Makes the denoiser from ``(problem, num_inputs, num_outputs)``.
         estimator: Makes the gradient estimator from the :class:`Problem`.
@@ -78,6 +79,7 @@ class FLDD(LightningModule):
         estimator: Callable[[Problem], GradientEstimator],
         num_steps: int = 4,
         num_labels: int = 0,
+        padded: bool = False,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -98,7 +100,7 @@ class FLDD(LightningModule):
             plain["shape"] = list(shape)
             plain["_class_path"] = describe(type(self))["class_path"]
             self.save_hyperparameters(plain)
-        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels)
+        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a))
         self.estimator = build(estimator, self.problem)
@@ -122,6 +124,10 @@ class FLDD(LightningModule):
 
     def sample_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         """Labels ``(N,)`` for samples, or None."""
+        return None
+
+    def sample_padding(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
+        """Where samples are PAD, ``(N, *shape)`` of bool, or None in a problem without PAD."""
         return None
 
     def extra_terms(self, batch: Any) -> dict[str, Tensor]:
@@ -269,6 +275,7 @@ class FLDD(LightningModule):
                     size,
                     generator,
                     self.sample_condition(size, generator),
+                    self.sample_padding(size, generator),
                     num_steps,
                     trajectory,
                     on_step=lambda: bar.advance(task),

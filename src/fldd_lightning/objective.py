@@ -51,7 +51,7 @@ def cross_entropy(step: Transition, reverse: ReverseProcess, w: Tensor, log_v: T
     """-sum_i sum_j q(z_s^i = j|z_t^i, x) log p(z_s^i = j|z_t): the part of the KL that needs z_t.
 
     It is linear in each coordinate's own weights but for the network's dependence on them. Under
-    a mask-only process only masked coordinates count: the others carry over at no cost.
+    a mask-only process only masked coordinates count: the others carry over at no cost. So does PAD.
 
     Args:
         step: The forward transition.
@@ -62,6 +62,8 @@ def cross_entropy(step: Transition, reverse: ReverseProcess, w: Tensor, log_v: T
     Returns:
         Nats per example, ``(B,)``.
     """
+    if reverse.pad is not None:
+        log_v = log_v.masked_fill((step.x == reverse.pad).unsqueeze(-1), 0.0)  # finite, so that gradients are too
     if not reverse.mask_only:
         return sum_dims(-xlogy(step.posterior.relaxed_posterior(w), log_v).sum(-1))
     mask = torch.full_like(step.x, reverse.num_states - 1)
@@ -98,6 +100,8 @@ def prior_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = No
     t = torch.full((x.shape[0], 1), process.problem.num_steps, device=x.device)
     log_u = process.log_marginals(x, t, condition).squeeze(1)  # (B, *shape, S)
     divergence = -xlogy(log_u.exp(), process.log_prior().to(log_u)).sum(-1) - entropy(log_u)
+    if process.problem.pad is not None:
+        divergence = divergence.masked_fill(x == process.problem.pad, 0.0)  # given, not drawn from the prior
     return sum_dims(divergence)
 
 

@@ -19,6 +19,9 @@ class Problem:
         shape: Shape of one example, without the batch; D is its product.
         num_steps: T, the number of denoising steps, fixed at training time.
         num_labels: Number of condition labels, or 0 for an unconditional model.
+        padded: Whether the last class, K-1, is PAD. Coordinates at PAD do not belong to an example: where they
+            are is given to both processes, they stay PAD at every step, cost nothing, and no other
+            coordinate ever takes that value.
 
     Raises:
         FLDDError: If a number is out of its range.
@@ -28,11 +31,14 @@ class Problem:
     shape: tuple[int, ...]
     num_steps: int
     num_labels: int = 0
+    padded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if self.num_classes < 2:
             raise FLDDError(f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes.")
+        if self.padded and self.num_classes < 3:
+            raise FLDDError(f"num_classes is {self.num_classes} with PAD among them; 2 others are the least.")
         if not self.shape or min(self.shape) < 1:
             raise FLDDError(
                 f"shape is {self.shape}, but an example needs at least one coordinate. For scalar data use shape (1,)."
@@ -41,6 +47,11 @@ class Problem:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
         if self.num_labels < 0:
             raise FLDDError(f"num_labels is {self.num_labels}, but it cannot be negative.")
+
+    @property
+    def pad(self) -> int | None:
+        """The class PAD, or None if there is none."""
+        return self.num_classes - 1 if self.padded else None
 
     @property
     def num_dims(self) -> int:

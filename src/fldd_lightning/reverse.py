@@ -21,7 +21,8 @@ class ReverseProcess(nn.Module):
     The network gives the distribution of z_s itself: predicting x and noising it again is valid
     for fixed processes only. Its logits are added to those of the base process's own posterior
     with unknown x, so that an untrained denoiser already keeps what the process keeps. Under a
-    mask-only process unmasked coordinates carry over; at t = 1 MASK has probability zero.
+    mask-only process unmasked coordinates carry over; at t = 1 MASK has probability zero. Coordinates
+    at PAD stay there, and no other coordinate gets there.
 
     Args:
         problem: K, shape and T.
@@ -39,6 +40,7 @@ class ReverseProcess(nn.Module):
         self.num_states = process.num_states
         self.has_mask = process.has_mask
         self.mask_only = process.mask_only
+        self.pad = problem.pad
         self._skip = process.reverse_skip  # a method of a module held elsewhere; adds no parameters
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
@@ -51,13 +53,16 @@ class ReverseProcess(nn.Module):
             condition: Labels ``(B,)`` or None.
 
         Returns:
-            Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1.
+            Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1 and for PAD.
         """
         logits = self.network(weights, t, condition).float() + self._skip(weights, t)
         if self.has_mask:
             is_last = (t == 1).reshape(-1, *[1] * (weights.dim() - 1))  # (B, 1.., 1)
             mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
             logits = torch.cat([logits[..., :-1], mask_logit], -1)
+        if self.pad is not None:
+            is_pad = torch.arange(self.num_states, device=logits.device) == self.pad
+            logits = logits.masked_fill(is_pad, float("-inf"))
         return logits.log_softmax(-1)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -72,7 +77,9 @@ class ReverseProcess(nn.Module):
             log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
         """
         log_v = self.network_log_prob(one_hot(z_t, self.num_states), t, condition)
-        if self.mask_only:
-            carried = (z_t != self.num_states - 1).unsqueeze(-1)
-            log_v = torch.where(carried, log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
+        carried = z_t != self.num_states - 1 if self.mask_only else torch.zeros_like(z_t, dtype=torch.bool)
+        if self.pad is not None:
+            carried = carried | (z_t == self.pad)
+        if self.mask_only or self.pad is not None:
+            log_v = torch.where(carried.unsqueeze(-1), log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
         return log_v

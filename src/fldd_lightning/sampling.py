@@ -22,6 +22,7 @@ def ancestral_sample(
     num_samples: int,
     generator: torch.Generator,
     condition: Tensor | None = None,
+    padding: Tensor | None = None,
     num_steps: int | None = None,
     trajectory: bool = False,
     on_step: Callable[[], object] = lambda: None,
@@ -34,6 +35,7 @@ def ancestral_sample(
         num_samples: N, drawn in one batch.
         generator: Source of the noise, on the device of the networks (on the CPU for MPS).
         condition: Labels ``(N,)`` or None.
+        padding: Where the samples are to be PAD, ``(N, *shape)`` of bool; None in a problem without PAD.
         num_steps: If given, must equal the T the model was trained with (NFE = T).
         trajectory: Return all states z_T..z_0 instead of z_0.
         on_step: Called after every step, for progress bars.
@@ -42,7 +44,7 @@ def ancestral_sample(
         z_0, integers ``(N, *shape)``; with ``trajectory`` z_T..z_0, ``(T + 1, N, *shape)``.
 
     Raises:
-        FLDDError: If ``num_steps`` is not the trained T.
+        FLDDError: If ``num_steps`` is not the trained T, or there is padding without PAD or the reverse.
     """
     problem = process.problem
     if num_steps is not None and num_steps != problem.num_steps:
@@ -50,9 +52,16 @@ def ancestral_sample(
             f"asked for {num_steps} steps, but this model was trained with T={problem.num_steps}: a learned "
             f"forward process fixes its steps at training. Train a model with num_steps={num_steps}."
         )
+    if (padding is None) == problem.padded:
+        raise FLDDError(
+            "a model with PAD samples given where the padding is, and only such a model does. Use a module that draws "
+            "it, such as TextFLDD, or override sample_padding."
+        )
     device = next(reverse.parameters()).device
     log_prior = process.log_prior().to(device)
     z = sample_categorical(log_prior.expand(num_samples, *problem.shape, -1), generator)
+    if padding is not None:
+        z = z.masked_fill(padding.to(device), problem.num_classes - 1)
     states = [z]
     for step in range(problem.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)

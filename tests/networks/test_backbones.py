@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from conftest import randomise
 from fldd_lightning import FLDDError
-from fldd_lightning.networks import MLP, Backbone, ConvNet, DiT, UNet
+from fldd_lightning.networks import MLP, Backbone, ConvNet, DiT, Transformer, UNet
+from fldd_lightning.networks.block import RotaryPositions
 from fldd_lightning.problem import Problem
 
 BACKBONES: dict[str, Callable[[Problem, int, int], Backbone]] = {
@@ -20,15 +21,23 @@ BACKBONES: dict[str, Callable[[Problem, int, int], Backbone]] = {
     "unet": partial(UNet, widths=(8, 16, 16), heads=2),
     "dit": partial(DiT, patch=2, width=16, depth=2, heads=2),
 }
-GREY, COLOUR = (6, 4), (3, 6, 4)
+SEQUENCES: dict[str, Callable[[Problem, int, int], Backbone]] = {
+    "transformer": partial(Transformer, width=16, depth=2, heads=2, time_width=8),
+    "tied": partial(Transformer, width=16, depth=2, heads=2, time_width=8, tied=True),
+}
+GREY, COLOUR, TEXT = (6, 4), (3, 6, 4), (10,)
+CASES = [
+    *((name, shape) for name in BACKBONES for shape in (GREY, COLOUR)),
+    *((name, TEXT) for name in (*SEQUENCES, "mlp")),
+]
+BACKBONES.update(SEQUENCES)
 
 
 def states(shape: tuple[int, ...], batch: int = 3, num: int = 4) -> torch.Tensor:
     return F.one_hot(torch.randint(num, (batch, *shape)), num).float()
 
 
-@pytest.mark.parametrize("shape", [GREY, COLOUR])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("name", "shape"), CASES)
 def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ...]) -> None:
     network = BACKBONES[name](Problem(3, shape, 5, num_labels=2), 4, 7)
     state, t, label = states(shape), torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
@@ -50,12 +59,12 @@ def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ..
     assert torch.allclose(out[:1], network(state[:1], t[:1], label[:1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_compiles_whole(name: str) -> None:
-    network = BACKBONES[name](Problem(3, GREY, 5), 4, 4)
+@pytest.mark.parametrize(("name", "shape"), [("unet", GREY), ("dit", GREY), ("transformer", TEXT), ("tied", TEXT)])
+def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
+    network = BACKBONES[name](Problem(3, shape, 5), 4, 4)
     randomise(network, 0.2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    state, t = states(GREY), torch.tensor([1, 2, 5])
+    state, t = states(shape), torch.tensor([1, 2, 5])
     assert torch.allclose(compiled(state, t), network(state, t), atol=1e-4)
 
 
@@ -69,6 +78,52 @@ def test_stated_sizes() -> None:
     for made, stated in ((UNet(problem, 3, 3), 1.6e6), (DiT(problem, 3, 3), 2.8e6)):
         parameters = sum(p.numel() for p in made.parameters())
         assert abs(parameters / stated - 1) < 0.05, (type(made).__name__, parameters)
+    for size, states_, tied, stated in (
+        ((128, 4, 4), 28, False, 1.23e6),
+        ((256, 6, 4), 28, False, 6.0e6),
+        ((512, 8, 8), 2_049, False, 30.6e6),
+        ((768, 12, 12), 50_258, False, 170e6),
+        ((768, 12, 12), 50_258, True, 132e6),
+    ):
+        with torch.device("meta"):
+            network = Transformer(Problem(states_ - 1, (64,), 4), states_, states_, *size, tied=tied)
+        parameters = sum(p.numel() for p in network.parameters())
+        assert abs(parameters / stated - 1) < 0.02, (size, tied, parameters)
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    rotary = RotaryPositions(12, 8)
+    query, key = torch.randn(2, 8)
+    turned = [rotary(v.expand(1, 1, 12, 8))[0, 0] for v in (query, key)]
+    products = turned[0] @ turned[1].T  # (12, 12)
+    for distance in range(-11, 12):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=1e-4)
+    assert products[0].std() > 0.01
+    assert torch.equal(turned[0][0], query)  # position 0 is not turned
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_transformer_in_bfloat16(name: str) -> None:
+    network = BACKBONES[name](Problem(3, TEXT, 5), 4, 4)
+    randomise(network, 0.2)
+    state, t = states(TEXT), torch.tensor([1, 2, 5])
+    whole = network(state, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(state, t)
+        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(state, t)
+    assert half.dtype == torch.bfloat16
+    for out in (half, compiled):
+        assert (out.float() - whole).norm() < 0.05 * whole.norm()
+
+
+def test_transformer_tells_orders_apart() -> None:
+    """Positions come from the rotation alone."""
+    network = BACKBONES["transformer"](Problem(3, TEXT, 5), 4, 4)
+    randomise(network, 0.5)
+    state, t = F.one_hot(torch.arange(10) % 4, 4)[None].float(), torch.tensor([3])
+    swapped = state[:, [1, 0, *range(2, 10)]]
+    assert not torch.allclose(network(state, t)[:, 5], network(swapped, t)[:, 5], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +132,9 @@ def test_stated_sizes() -> None:
         (lambda: UNet(Problem(2, (8,), 4), 3, 3), "UNet needs images"),
         (lambda: UNet(Problem(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
         (lambda: DiT(Problem(2, (8,), 4), 3, 3), "DiT needs images"),
+        (lambda: Transformer(Problem(2, (8, 8), 4), 3, 3), "Transformer needs sequences"),
+        (lambda: Transformer(Problem(2, (8,), 4), 3, 3, width=10, heads=2), "even number"),
+        (lambda: Transformer(Problem(2, (8,), 4), 3, 2, tied=True), "as many outputs as inputs"),
         (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, patch=3), "patch=3 must divide"),
         (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, width=10, heads=4), "heads=4"),
     ],

@@ -24,10 +24,10 @@ class CollapseMonitor(Callback):
 
     A collapsed process puts all information into one step, and its bound equals that of a
     product of the data's marginals. Logs, at every validation: ``collapse/marginal_entropy``
-    (nats per example, of the training data), ``collapse/share_t{t}`` (share of each step in the
-    KL) and ``collapse/moved`` (mean total variation between the learned marginals and their
-    base, over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`).
-    Warns once per run.
+    (nats per example, of the training data; given where the padding is, if there is any),
+    ``collapse/share_t{t}`` (share of each step in the KL) and
+    ``collapse/moved`` (mean total variation between the learned marginals and their base,
+    over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
@@ -74,16 +74,16 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
-            self._warn(shares, float(metrics["nelbo"]), moved)
+            self._warn(shares, float(kl.sum()), moved)
 
-    def _warn(self, shares: Tensor, nelbo: float, moved: float | None) -> None:
+    def _warn(self, shares: Tensor, bound: float, moved: float | None) -> None:
         assert self._marginal_entropy is not None
         floor = self._marginal_entropy * (1 - self.margin)
-        if float(shares.max()) > self.share and nelbo > floor:
+        if float(shares.max()) > self.share and bound > floor:
             self._warned = True
             rank_zero_warn(
                 f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
-                f"{100 * float(shares.max()):.0f} % of the KL and val/nelbo {nelbo:.3f} is no better than a product "
+                f"{100 * float(shares.max()):.0f} % of the KL, and their sum {bound:.3f} is no better than a product "
                 f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try more samples in RLOO, a longer "
                 "freeze_steps, a smaller forward_lr_ratio, or another base process."
             )
@@ -139,7 +139,10 @@ class GradientSNR:
 
 
 def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
-    """sum_i H(x_i) of the training data in nats per example, from at most 50,000 examples."""
+    """sum_i H(x_i) of the training data in nats per example, from at most 50,000 examples.
+
+    With PAD, sum_i P(x_i is not PAD) H(x_i | x_i is not PAD): what a product costs given the padding.
+    """
     num_classes = module.problem.num_classes
     counts = torch.zeros(module.problem.num_dims, num_classes, dtype=torch.float64)
     seen = 0
@@ -150,8 +153,10 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
         seen += len(x)
         if seen >= 50_000:
             break
-    p = counts / seen
-    return float(-torch.xlogy(p, p).sum())
+    if module.problem.pad is not None:
+        counts[:, module.problem.pad] = 0
+    live = counts.sum(1)  # (D,)
+    return float((torch.xlogy(live, live).sum() - torch.xlogy(counts, counts).sum()) / seen)
 
 
 def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..categorical import check_states, log_one_hot
+from ..categorical import check_states, log_one_hot, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..problem import Problem
@@ -127,7 +127,8 @@ class ForwardProcess(nn.Module, ABC):
             condition: Labels ``(B,)`` or None.
 
         Returns:
-            log u_t, ``(B, M, *shape, S)`` in float32 or better; ``-inf`` where exactly 0.
+            log u_t, ``(B, M, *shape, S)`` in float32 or better; ``-inf`` where exactly 0. Coordinates
+            at PAD stay there, and no other coordinate gets there.
 
         Raises:
             FLDDError: If ``x`` is not integers 0..K-1 of the right shape.
@@ -142,6 +143,9 @@ class ForwardProcess(nn.Module, ABC):
         if num_steps > 1:
             interior = self.interior_log_marginals(x, t.clamp(1, num_steps - 1), condition)
             log_u = torch.where((column > 0) & (column < num_steps), interior, log_u)
+        if problem.pad is not None:
+            is_pad = (x == problem.pad).unsqueeze(1).unsqueeze(-1)  # (B, 1, *shape, 1)
+            log_u = torch.where(is_pad, at_data, without_state(log_u, problem.pad))
         return log_u
 
     def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:

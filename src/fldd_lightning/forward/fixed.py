@@ -7,12 +7,11 @@ probability alpha_t (up to the uniform share), and pure noise at T.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor
 
-from ..categorical import entropy, one_hot, xlogy
+from ..categorical import entropy, one_hot, without_state, xlogy
 from ..problem import Problem
 from .base import ForwardProcess, Posterior
 
@@ -58,7 +57,8 @@ class AbsorbingProcess(ForwardProcess):
 class UniformProcess(ForwardProcess):
     """Uniform noise with the maximum coupling.
 
-    u_t = alpha_t onehot(x) + (1 - alpha_t) / K. The coupling moves as little mass as it can.
+    u_t = alpha_t onehot(x) + (1 - alpha_t) / K, over K - 1 classes if one of them is PAD. The coupling
+    moves as little mass as it can.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -66,10 +66,13 @@ class UniformProcess(ForwardProcess):
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         alpha = _alpha(t, self.problem.num_steps, x.dim())
-        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) / self.num_states).log()
+        noise = self.log_prior().to(x.device).exp()
+        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) * noise).log()
 
     def log_prior(self) -> Tensor:
-        return torch.full((self.num_states,), -log(self.num_states))
+        flat = torch.zeros(self.num_states)
+        pad = self.problem.pad
+        return flat.log_softmax(-1) if pad is None else without_state(flat, pad)
 
     def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
         # Averaged over x, mass 1/T leaves noise for data at every step; most coordinates stay.
@@ -88,7 +91,7 @@ class D3PMProcess(UniformProcess):
     def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
         num_steps = self.problem.num_steps
         keep = ((num_steps - t) / (num_steps - t + 1)).reshape(-1, *[1] * x.dim())
-        return _MarkovPosterior(x, log_u_s, keep.to(log_u_s))
+        return _MarkovPosterior(x, log_u_s, keep.to(log_u_s), self.num_states - int(self.problem.padded))
 
 
 @dataclass(frozen=True)
@@ -96,23 +99,23 @@ class _MarkovPosterior:
     x: Tensor  # (B, *shape)
     log_u_s: Tensor  # (B, *shape, S)
     keep: Tensor  # beta, (B, 1.., 1)
+    num_live: int  # states that are not PAD
 
     def posterior(self, z_t: Tensor) -> Tensor:
         return self.relaxed_posterior(one_hot(z_t, self.log_u_s.shape[-1], self.log_u_s.dtype))
 
     def relaxed_posterior(self, w: Tensor) -> Tensor:
         u_s = self.log_u_s.exp()
-        noise = (1 - self.keep) / u_s.shape[-1]
+        noise = (1 - self.keep) / self.num_live
         # q(z_s=j|z_t=k) = (beta [j=k] + noise) u_s^j / (beta u_s^k + noise): linear in w.
         per_state = w / (self.keep * u_s + noise).clamp_min(torch.finfo(u_s.dtype).tiny)
         return u_s * (self.keep * per_state + noise * per_state.sum(-1, keepdim=True))
 
     def expected_entropy(self, log_u_t: Tensor) -> Tensor:
         # By symmetry the entropy takes two values: for z_t = x and for any other z_t.
-        num_states = log_u_t.shape[-1]
         at_x = log_u_t.gather(-1, self.x.unsqueeze(-1)).squeeze(-1).exp()
         same = entropy(self.posterior(self.x).log())
-        other = entropy(self.posterior((self.x + 1) % num_states).log())
+        other = entropy(self.posterior((self.x + 1) % self.num_live).log())
         return xlogy(at_x, same) + xlogy(1 - at_x, other)
 
 

@@ -4,6 +4,7 @@ from .base import Backbone
 from .conv import ConvNet
 from .dit import DiT
 from .mlp import MLP
+from .transformer import Transformer
 from .unet import UNet
 
-__all__ = ["MLP", "Backbone", "ConvNet", "DiT", "UNet"]
+__all__ = ["MLP", "Backbone", "ConvNet", "DiT", "Transformer", "UNet"]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ..errors import FLDDError
 from ..problem import Problem
 from .base import Backbone, check_labels, zero_last_layer
+from .block import AdaLNBlock, AdaLNOutput
 
 __all__ = ["DiT"]
 
@@ -60,9 +61,8 @@ class DiT(Backbone):
         self.embed = nn.Linear(area * num_inputs, width)
         self.position = nn.Parameter(0.02 * torch.randn(1, num_patches, width))
         self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), width)
-        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 2 * width)
+        self.blocks = nn.ModuleList(AdaLNBlock(width, heads, dropout, width) for _ in range(depth))
+        self.norm = AdaLNOutput(width, width)
         self.last = nn.Linear(width, area * num_outputs)
         zero_last_layer(self.last)
         # a path from each pixel's own state to its own logits, as images have detail below a patch
@@ -77,36 +77,10 @@ class DiT(Backbone):
         hidden = self.embed(patches) + self.position  # (B, patches, width)
         for block in self.blocks:
             hidden = block(hidden, time)
-        scale, shift = self.modulate(time).unsqueeze(1).chunk(2, -1)
-        mixed = self.last(self.norm(hidden) * (1 + scale) + shift)
+        mixed = self.last(self.norm(hidden, time))
         logits: Tensor = rearrange(
             mixed, "b (h w) (c p q o) -> b c (h p) (w q) o", h=rows, c=self.channels, p=p, q=p
         )  # (B, C, H, W, outputs)
         own = torch.einsum("bchws,bso->bchwo", images, self.skip[t].to(images.dtype))
         logits = logits + own
         return logits if state.dim() == 5 else logits.squeeze(1)
-
-
-class _Block(nn.Module):
-    """Attention and feed-forward, each scaled, shifted and gated by the step; gates start at zero."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-        self.modulate = nn.Linear(width, 6 * width)
-        zero_last_layer(self.modulate)
-
-    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(time).unsqueeze(1).chunk(6, -1)  # (B, 1, width)
-        normed = self.norm1(hidden) * (1 + scale1) + shift1
-        qkv = rearrange(self.qkv(normed), "b l (n m d) -> n b m l d", n=3, m=self.heads)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])  # (B, heads, L, width / heads)
-        hidden = hidden + gate1 * self.dropout(self.out(rearrange(mixed, "b m l d -> b l (m d)")))
-        normed = self.norm2(hidden) * (1 + scale2) + shift2
-        out: Tensor = hidden + gate2 * self.dropout(self.feed(normed))
-        return out
