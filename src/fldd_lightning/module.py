@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from .categorical import check_states, grey_levels, sample_from_uniform
+from .categorical import check_states, grey_levels
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
 from .factory import build, describe
@@ -201,8 +201,7 @@ class FLDD(LightningModule):
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
             step = self.forward_process.transition(x, t, condition)
-            z_t = sample_from_uniform(step.log_u_t, noise[:, i])
-            columns.append(step_kl(step, self.reverse, z_t))
+            columns.append(step_kl(step, self.reverse, step.draw_from_uniform(noise[:, i])))
         return torch.stack(columns, 1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

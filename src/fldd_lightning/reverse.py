@@ -11,6 +11,8 @@ from .categorical import log_one_hot, one_hot
 from .forward.base import ForwardProcess
 from .networks.base import Backbone, check_backbone
 from .problem import Problem
+from .softmax import log_softmax_at
+from .states import SparseStates, State
 
 __all__ = ["ReverseProcess"]
 
@@ -44,26 +46,47 @@ class ReverseProcess(nn.Module):
         self._skip = process.reverse_skip  # a method of a module held elsewhere; adds no parameters
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
-    def network_log_prob(self, weights: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """What the denoiser says of every coordinate, before any carry-over.
 
         Args:
-            weights: z_t as weights over states ``(B, *shape, S)``, one-hot or relaxed.
+            state: z_t as weights over states ``(B, *shape, S)``, one-hot or relaxed, or as SparseStates.
             t: Steps ``(B,)``, in 1..T.
             condition: Labels ``(B,)`` or None.
 
         Returns:
             Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1 and for PAD.
         """
-        logits = self.network(weights, t, condition).float() + self._skip(weights, t)
-        if self.has_mask:
-            is_last = (t == 1).reshape(-1, *[1] * (weights.dim() - 1))  # (B, 1.., 1)
-            mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
-            logits = torch.cat([logits[..., :-1], mask_logit], -1)
+        logits = self.network(state, t, condition).float()
+        if self.mask_only:  # unmasked coordinates carry over, whatever stands here
+            offset = self._mask_offset(t, logits.dim())  # (B, 1.., 1)
+            logits = torch.cat([logits[..., :-1], logits[..., -1:] + offset], -1)
+        else:
+            logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
+            if self.has_mask:
+                is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
+                mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
+                logits = torch.cat([logits[..., :-1], mask_logit], -1)
         if self.pad is not None:
             is_pad = torch.arange(self.num_states, device=logits.device) == self.pad
             logits = logits.masked_fill(is_pad, float("-inf"))
         return logits.log_softmax(-1)
+
+    def masked_log_prob_at(self, index: Tensor, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """:meth:`network_log_prob` at a few states, under a mask-only process; no second tensor of its size.
+
+        Args:
+            index: States asked for, ``(B, *shape, m)``.
+            state: z_t, as for :meth:`network_log_prob`.
+            t: Steps ``(B,)``, in 1..T.
+            condition: Labels ``(B,)`` or None.
+
+        Returns:
+            Log-probabilities ``(B, *shape, m)``, float32.
+        """
+        logits = self.network(state, t, condition)
+        offset = self._mask_offset(t, logits.dim()).squeeze(-1).expand(logits.shape[:-1])
+        return log_softmax_at(logits, index, offset, self.pad)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).
@@ -76,10 +99,17 @@ class ReverseProcess(nn.Module):
         Returns:
             log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
         """
-        log_v = self.network_log_prob(one_hot(z_t, self.num_states), t, condition)
+        log_v = self.network_log_prob(SparseStates.hard(z_t, self.num_states), t, condition)
         carried = z_t != self.num_states - 1 if self.mask_only else torch.zeros_like(z_t, dtype=torch.bool)
         if self.pad is not None:
             carried = carried | (z_t == self.pad)
         if self.mask_only or self.pad is not None:
             log_v = torch.where(carried.unsqueeze(-1), log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
         return log_v
+
+    def _mask_offset(self, t: Tensor, dims: int) -> Tensor:
+        """How far MASK's logit starts above a data value's at a masked coordinate, ``(B, 1.., 1)``."""
+        masked = torch.full((len(t), *[1] * (dims - 2)), self.num_states - 1, device=t.device)
+        skip = self._skip(one_hot(masked, self.num_states), t)  # (B, 1.., S)
+        offset = skip[..., -1:] - skip[..., :1]
+        return offset.masked_fill((t == 1).view(-1, *[1] * (dims - 1)), float("-inf"))

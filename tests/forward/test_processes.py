@@ -39,7 +39,7 @@ def test_posterior_is_consistent_with_the_marginals(name: str) -> None:
     process, _ = make(name, Problem(3, (2,), 4))
     x = all_states(3, 2)
     for t in range(1, 5):
-        step = process.transition(x, torch.full((len(x),), t))
+        step = process.dense_transition(x, torch.full((len(x),), t))
         mixed = torch.zeros_like(step.log_u_s)
         entropy = torch.zeros(x.shape)
         for k in range(process.num_states):
