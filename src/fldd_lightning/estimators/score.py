@@ -68,7 +68,7 @@ class RLOO(GradientEstimator):
     Which is better depends on how linear the denoiser is (parities: not at all), so both are
     fitted: for every t by least squares on past costs, within [0, 1]. Only past batches enter them,
     which keeps the estimate unbiased. The extra cost is one backward pass of the denoiser to its
-    inputs.
+    inputs; there is none with ``first_order=0``.
 
     Args:
         problem: K, shape and T.
@@ -118,14 +118,16 @@ class RLOO(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z = [step.draw(generator) for _ in range(self.samples)]
-        w = torch.stack([step.weights(z_a) for z_a in z]).requires_grad_(step.learns)  # (n, B, *shape, m)
+        w = torch.stack([step.weights(z_a) for z_a in z])  # (n, B, *shape, m)
+        has_slopes = step.learns and self.first_order != 0
+        w.requires_grad_(has_slopes)
         costs = step.cross_entropy(reverse, w)  # (n, B)
         kl = costs.mean(0) - step.expected_entropy()
         if not step.learns:
             return StepLoss(kl, kl.detach())
 
-        g = torch.autograd.grad(costs.sum(), w, retain_graph=True)[0].flatten(2)  # (n, B, D * m)
-        weights = w.detach().flatten(2)
+        slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)[0] if has_slopes else torch.zeros_like(w)
+        g, weights = slopes.flatten(2), w.detach().flatten(2)  # (n, B, D * m)
         change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
         change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
         # Means over b != a; the diagonal of change is zero.
