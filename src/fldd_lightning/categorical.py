@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_CHUNK = 2**22  # numbers of noise drawn at once: 32 MiB
+
+
 def xlogy(x: Tensor, log_y: Tensor) -> Tensor:
     """``x * log_y`` with 0 · (-inf) = 0, and zero (not NaN) gradients there.
 
@@ -106,9 +109,13 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
         Integer states ``(...)`` on the device of ``log_p``.
     """
     generator = generator or torch.default_generator
-    gumbel = gumbel_noise(log_p.shape, generator)
-    scores = log_p.detach().to(gumbel.device, torch.float64) + gumbel
-    return scores.argmax(-1).to(log_p.device)
+    states = []
+    num_states = log_p.shape[-1]
+    for part in torch.split(log_p.detach().reshape(-1, num_states), max(1, _CHUNK // num_states)):
+        scores = gumbel_noise(part.shape, generator)
+        scores += part.to(scores.device, torch.float64)
+        states.append(scores.argmax(-1))
+    return torch.cat(states).view(log_p.shape[:-1]).to(log_p.device)
 
 
 def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .categorical import log_one_hot, one_hot
+from .categorical import log_one_hot, one_hot, sample_categorical
 from .forward.base import ForwardProcess
 from .networks.base import Backbone, check_backbone
 from .problem import Problem
-from .softmax import log_softmax_at
+from .softmax import log_softmax_at, offset_chunks
 from .states import SparseStates, State
 
 __all__ = ["ReverseProcess"]
@@ -106,6 +106,24 @@ class ReverseProcess(nn.Module):
         if self.mask_only or self.pad is not None:
             log_v = torch.where(carried.unsqueeze(-1), log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
         return log_v
+
+    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+        """Draw z_s ~ p(z_s|z_t), integers ``(B, *shape)``; under a mask-only process of masked coordinates alone.
+
+        Args:
+            z_t: Integer states ``(B, *shape)``.
+            t: Steps ``(B,)``, in 1..T.
+            generator: Source of the noise, see :func:`sample_categorical`.
+            condition: Labels ``(B,)`` or None.
+        """
+        if not self.mask_only:
+            return sample_categorical(self.log_prob(z_t, t, condition), generator)
+        logits = self.network(SparseStates.hard(z_t, self.num_states), t, condition)
+        masked = z_t == self.num_states - 1
+        offset = self._mask_offset(t, logits.dim()).squeeze(-1).expand(z_t.shape)[masked]
+        rows = offset_chunks(logits[masked], offset, self.pad)  # (masked coordinates, S), in parts
+        drawn = [sample_categorical(part, generator) for _, part in rows]
+        return z_t.masked_scatter(masked, torch.cat([z_t.new_empty(0), *drawn]))
 
     def _mask_offset(self, t: Tensor, dims: int) -> Tensor:
         """How far MASK's logit starts above a data value's at a masked coordinate, ``(B, 1.., 1)``."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["log_softmax_at"]
+__all__ = ["log_softmax_at", "offset_chunks"]
 
 _CHUNK = 2**22  # logits worked on at once: 16 MiB in float32
 
@@ -38,7 +38,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, index: Tensor, last_offset: Tensor, excluded: int | None) -> Tensor:
         ctx.excluded = excluded
         norms, values = [], []
-        for rows, part in _chunks(logits, last_offset, excluded):
+        for rows, part in offset_chunks(logits, last_offset, excluded):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
@@ -49,15 +49,24 @@ class _LogSoftmaxAt(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         logits, index, last_offset, norms = ctx.saved_tensors
         grad = torch.empty_like(logits)
-        for rows, part in _chunks(logits, last_offset, ctx.excluded):
+        for rows, part in offset_chunks(logits, last_offset, ctx.excluded):
             outer = grad_output[rows].to(part.dtype)  # (rows, m)
             p = part.sub_(norms[rows]).exp_()
             grad[rows] = p.mul_(-outer.sum(-1, keepdim=True)).scatter_add_(-1, index[rows], outer)
         return grad, None, None, None
 
 
-def _chunks(logits: Tensor, last_offset: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """Rows and a copy of their logits with the offset and the exclusion in."""
+def offset_chunks(logits: Tensor, last_offset: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of logits ``(rows, S)``, a few at a time, copied with the offset and the exclusion in.
+
+    Args:
+        logits: ``(rows, S)``.
+        last_offset: Added to the logit of state S - 1, ``(rows,)``.
+        excluded: A state whose logit becomes ``-inf``, or None.
+
+    Yields:
+        Which rows, and their logits in float32 or better.
+    """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     size = max(1, _CHUNK // logits.shape[-1])
     for first in range(0, len(logits), size):

@@ -78,9 +78,7 @@ class Pictures(Callback):
         x = module.data(batch).long()
         num_steps = module.problem.num_steps
         t = torch.arange(num_steps + 1, device=x.device).expand(len(x), -1)
-        log_u = module.forward_process.log_marginals(x, t, module.condition(batch))  # (N, T+1, *shape, S)
-        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
-        kept = log_u.gather(-1, index).squeeze(-1).exp().cpu()  # (N, T+1, *shape)
+        kept = module.forward_process.kept(x, t, module.condition(batch)).cpu()  # (N, T+1, *shape)
         titles = [f"q(z_{i} = x|x)" for i in range(num_steps + 1)]
         columns = [_as_picture(kept[:, i]) for i in range(num_steps + 1)]
         rows = slice(self.num_rows)

@@ -113,6 +113,12 @@ class ForwardProcess(nn.Module, ABC):
         """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11)."""
         return MaximumCoupling.of(log_u_s, log_u_t)
 
+    def kept(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Probability that z_t still is x, ``(B, M, *shape)``, for steps ``(B, M)`` in 0..T."""
+        log_u = self.log_marginals(x, t, condition)
+        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
+        return log_u.gather(-1, index).squeeze(-1).exp()
+
     def _between(
         self,
         x: Tensor,

@@ -49,16 +49,22 @@ class MaskProcess(ForwardProcess):
     def log_prior(self) -> Tensor:
         return log_one_hot(torch.tensor(self.num_states - 1), self.num_states)
 
+    def kept(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self._log_kept_masked(x, t, condition)[..., 0].exp()
+
     def transition(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> SparseTransition:
         check_states(x, self.problem.num_classes, self.problem.shape)
-        kept, masked = log_one_hot(torch.arange(2, device=x.device), 2)
-        steps = torch.stack([t - 1, t], 1)
-        log_u = self._between(x, steps, kept, masked, self.interior_log_kept_masked, condition)
-        if self.problem.pad is not None:
-            log_u = torch.where((x == self.problem.pad).unsqueeze(1).unsqueeze(-1), kept, log_u)
-        log_u_s, log_u_t = log_u.expand(-1, -1, *x.shape[1:], -1).unbind(1)  # (B, *shape, 2)
+        log_u_s, log_u_t = self._log_kept_masked(x, torch.stack([t - 1, t], 1), condition).unbind(1)  # (B, *shape, 2)
         support = torch.stack([x, torch.full_like(x, self.num_states - 1)], -1)
         coupling = MaximumCoupling.of(log_u_s, log_u_t)
         return SparseTransition(
             x, t, log_u_s, log_u_t, coupling, condition, support=support, num_states=self.num_states
         )
+
+    def _log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Log of 1 - gamma_t and of gamma_t at any steps ``(B, M)``, ``(B, M, *shape, 2)``; PAD is kept."""
+        kept, masked = log_one_hot(torch.arange(2, device=x.device), 2)
+        log_u = self._between(x, t, kept, masked, self.interior_log_kept_masked, condition)
+        if self.problem.pad is not None:
+            log_u = torch.where((x == self.problem.pad).unsqueeze(1).unsqueeze(-1), kept, log_u)
+        return log_u.expand(*t.shape, *x.shape[1:], 2)
