@@ -32,6 +32,8 @@ class ReverseProcess(nn.Module):
         denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
     """
 
+    mask_offset: Tensor
+
     def __init__(
         self,
         problem: Problem,
@@ -44,6 +46,8 @@ class ReverseProcess(nn.Module):
         self.mask_only = process.mask_only
         self.pad = problem.pad
         self._skip = process.reverse_skip  # a method of a module held elsewhere; adds no parameters
+        if self.mask_only:
+            self.register_buffer("mask_offset", self._mask_offsets(problem.num_steps), persistent=False)
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
     def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -59,7 +63,7 @@ class ReverseProcess(nn.Module):
         """
         logits = self.network(state, t, condition).float()
         if self.mask_only:  # unmasked coordinates carry over, whatever stands here
-            offset = self._mask_offset(t, logits.dim())  # (B, 1.., 1)
+            offset = self._offset_everywhere(t, logits).unsqueeze(-1)  # (B, *shape, 1)
             logits = torch.cat([logits[..., :-1], logits[..., -1:] + offset], -1)
         else:
             logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
@@ -85,8 +89,7 @@ class ReverseProcess(nn.Module):
             Log-probabilities ``(B, *shape, m)``, float32.
         """
         logits = self.network(state, t, condition)
-        offset = self._mask_offset(t, logits.dim()).squeeze(-1).expand(logits.shape[:-1])
-        return log_softmax_at(logits, index, offset, self.pad)
+        return log_softmax_at(logits, index, self._offset_everywhere(t, logits), self.pad)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).
@@ -120,14 +123,17 @@ class ReverseProcess(nn.Module):
             return sample_categorical(self.log_prob(z_t, t, condition), generator)
         logits = self.network(SparseStates.hard(z_t, self.num_states), t, condition)
         masked = z_t == self.num_states - 1
-        offset = self._mask_offset(t, logits.dim()).squeeze(-1).expand(z_t.shape)[masked]
+        offset = self._offset_everywhere(t, logits)[masked]
         rows = offset_chunks(logits[masked], offset, self.pad)  # (masked coordinates, S), in parts
         drawn = [sample_categorical(part, generator) for _, part in rows]
         return z_t.masked_scatter(masked, torch.cat([z_t.new_empty(0), *drawn]))
 
-    def _mask_offset(self, t: Tensor, dims: int) -> Tensor:
-        """How far MASK's logit starts above a data value's at a masked coordinate, ``(B, 1.., 1)``."""
-        masked = torch.full((len(t), *[1] * (dims - 2)), self.num_states - 1, device=t.device)
-        skip = self._skip(one_hot(masked, self.num_states), t)  # (B, 1.., S)
-        offset = skip[..., -1:] - skip[..., :1]
-        return offset.masked_fill((t == 1).view(-1, *[1] * (dims - 1)), float("-inf"))
+    def _offset_everywhere(self, t: Tensor, logits: Tensor) -> Tensor:
+        return self.mask_offset[t].view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
+
+    def _mask_offsets(self, num_steps: int) -> Tensor:
+        """How far MASK's logit starts above a data value's at a masked coordinate, at t = 0..T; ``-inf`` at 1."""
+        t = torch.arange(2, num_steps + 1)
+        masked = one_hot(torch.full((len(t), 1), self.num_states - 1), self.num_states)
+        skip = self._skip(masked, t).squeeze(1)  # (T - 1, S)
+        return torch.cat([torch.full((2,), float("-inf")), skip[:, -1] - skip[:, 0]])
