@@ -36,12 +36,15 @@ from examples.molecules.smiles import MoleculeFLDD, SmilesDataModule
 
 PASSES = 4 * 64  # denoiser passes per training step
 NETWORK = partial(MLP, width=512)
-PROCESSES: dict[str, Any] = {
-    "learned mask": partial(LearnedMaskProcess, network=NETWORK),
-    "learned": partial(ResidualAbsorbingProcess, network=NETWORK),
-    "absorbing": AbsorbingProcess,
-    "uniform": UniformProcess,
-    "D3PM": D3PMProcess,
+LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
+# process, estimator, draws of z_t for each molecule
+PROCESSES: dict[str, tuple[Any, Any, int]] = {
+    "learned mask": (LEARNED_MASK, RLOO, 4),
+    "learned mask, 2 draws": (LEARNED_MASK, partial(RLOO, samples=2), 2),
+    "learned": (partial(ResidualAbsorbingProcess, network=NETWORK), RLOO, 4),
+    "absorbing": (AbsorbingProcess, Reinforce, 1),
+    "uniform": (UniformProcess, Reinforce, 1),
+    "D3PM": (D3PMProcess, Reinforce, 1),
 }
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
@@ -49,13 +52,9 @@ MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    is_learned = process.startswith("learned")
-    draws = 4 if is_learned else 1
+    factory, estimator, draws = PROCESSES[process]
     data = SmilesDataModule(path, batch_size=PASSES // draws, seed=seed)
-    estimator = RLOO if is_learned else Reinforce
-    model = MoleculeFLDD(
-        data.num_classes, data.shape, PROCESSES[process], NETWORK, estimator, num_steps, num_samples=samples
-    )
+    model = MoleculeFLDD(data.num_classes, data.shape, factory, NETWORK, estimator, num_steps, num_samples=samples)
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
     row = {"process": process, "num_steps": num_steps, "seed": seed, "steps": steps, "samples": samples, **measured}
@@ -84,7 +83,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", help="file with one SMILES a line")
-    parser.add_argument("--models", nargs="+", default=["learned mask:10", "absorbing:10"], help="process:T")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["learned mask:10", "absorbing:10"],
+        help=f"process:T, the process being one of {', '.join(PROCESSES)}",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
     parser.add_argument("--samples", type=int, default=1_000)

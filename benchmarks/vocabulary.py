@@ -5,10 +5,10 @@
 
 The networks alone: the forward network on x and the denoiser on as many states as the estimator
 draws, forward and backward, given the gradient of their outputs. A step: the whole loss and its
-backward pass. Neither has an optimiser. Both are measured in a fresh process, one after the
-other on the same machine. Memory is what the process (Linux with glibc) or the allocator (CUDA) held at its
-peak beyond parameters, data and gradients. Time is the processor's on a CPU, the clock's on a GPU.
-"All states" is the same process without the two-state form.
+backward pass. Neither has an optimiser. Both take turns in one process, a fresh one a case. Memory is
+what the process (Linux with glibc) or the allocator (CUDA) held at its peak beyond parameters, data
+and gradients. Time is the processor's on a CPU, the clock's on a GPU. "All states" is the same process
+without the two-state form.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import ctypes
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -51,8 +52,8 @@ CASES: dict[str, tuple[Any, Any, int]] = {
 }  # fmt: skip
 
 
-def make_step(case: str, num_classes: int, kind: str, device: str) -> Callable[[], None]:
-    """What is measured: ``networks``, ``step`` or ``all states``."""
+def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[], None]]:
+    """What is measured, by kind: ``networks``, ``step`` and ``all states``."""
     length, batch = SIZES[num_classes]
     make_process, make_estimator, draws = CASES[case]
     problem = Problem(num_classes, (length,), 8)
@@ -69,37 +70,41 @@ def make_step(case: str, num_classes: int, kind: str, device: str) -> Callable[[
             outputs.append(process.network(SparseStates.hard(x, num_classes), t))  # type: ignore[operator]
         torch.autograd.backward(outputs, [torch.full_like(out, 1e-3) for out in outputs])
 
-    def step() -> None:
-        transition = process.dense_transition if kind == "all states" else process.transition
-        out = estimator.loss(transition(x, t), reverse, generator, 0)
-        torch.autograd.backward(out.surrogate.mean())
+    def step(dense: bool) -> None:
+        transition = (process.dense_transition if dense else process.transition)(x, t)
+        torch.autograd.backward(estimator.loss(transition, reverse, generator, 0).surrogate.mean())
 
-    return networks if kind == "networks" else step
+    return {"networks": networks, "step": partial(step, False), "all states": partial(step, True)}
 
 
-def measure(case: str, num_classes: int, kind: str, device: str, repeats: int) -> tuple[float, float]:
-    """Peak MiB beyond what is held between steps, and the median seconds of a step."""
+def measure(
+    case: str, num_classes: int, kinds: Sequence[str], device: str, repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Peak MiB beyond what is held between steps and median seconds of a step, by kind; the kinds take turns."""
     one_thread()
-    run = make_step(case, num_classes, kind, device)
-    run()  # gradients are held from here on
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated() / 2**20
-    else:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        held = resident("VmRSS")
+    steps = make_steps(case, num_classes, device)
     clock = time.perf_counter if device == "cuda" else time.process_time
-    seconds = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident("VmHWM")
-    return peak - held, median(seconds)
+    memory, seconds = defaultdict(list), defaultdict(list)
+    for i in range(repeats + 1):
+        for kind in kinds:
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated() / 2**20
+            else:
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back
+                Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+                held = resident("VmRSS")
+            start = clock()
+            steps[kind]()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            elapsed = clock() - start
+            peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident("VmHWM")
+            if i > 0:  # the first makes the gradients
+                memory[kind].append(peak - held)
+                seconds[kind].append(elapsed)
+    return {kind: (median(memory[kind]), median(seconds[kind])) for kind in kinds}
 
 
 def resident(name: str) -> float:
@@ -144,10 +149,9 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     for num_classes in arguments.classes:
         for case in arguments.cases:
-            results = {}
-            for kind in ["networks", *arguments.kinds]:
-                with ProcessPoolExecutor(1, context) as pool:
-                    results[kind] = pool.submit(measure, case, num_classes, kind, device, repeats).result()
+            with ProcessPoolExecutor(1, context) as pool:
+                kinds = ["networks", *arguments.kinds]
+                results = pool.submit(measure, case, num_classes, kinds, device, repeats).result()
             length, batch = SIZES[num_classes]
             for kind in arguments.kinds:
                 row = {"classes": num_classes, "length": length, "batch": batch, "case": case, "kind": kind}
