@@ -83,12 +83,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", help="file with one SMILES a line")
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=["learned mask:10", "absorbing:10"],
-        help=f"process:T, the process being one of {', '.join(PROCESSES)}",
-    )
+    choices = ", ".join(PROCESSES)
+    parser.add_argument("--models", nargs="+", default=["learned mask:10", "absorbing:10"], help=f"{choices}; and :T")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
     parser.add_argument("--samples", type=int, default=1_000)
