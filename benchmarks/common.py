@@ -66,5 +66,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
 
 def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
-    """``mean (lowest to highest)``."""
+    """``mean (lowest to highest)``; one value by itself."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -257,7 +257,7 @@ def test_wrong_modules_and_data_are_named(tmp_path: Path, corpus: Path) -> None:
 
     with pytest.raises(FLDDError, match="PerplexityCallback needs a TextFLDD, not a ImageFLDD"):
         trainer(tmp_path, callback()).test(image_model(2), Stripes(), verbose=False)
-    with pytest.raises(FLDDError, match="the Texts callback shows TextFLDD"):
+    with pytest.raises(FLDDError, match="ImageFLDD writes no text"):
         trainer(tmp_path, Texts()).fit(image_model(2), Stripes())
     with pytest.raises(FLDDError, match="num_samples"):
         callback(num_samples=0)

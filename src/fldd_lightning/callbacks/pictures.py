@@ -91,9 +91,7 @@ class Pictures(Callback):
         x = module.data(batch).long()
         num_steps = module.problem.num_steps
         t = torch.arange(1, num_steps + 1, device=x.device).expand(len(x), -1)
-        log_u = module.forward_process.log_marginals(x, t, module.condition(batch))  # (N, T, *shape, S)
-        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
-        kept = log_u.gather(-1, index).squeeze(-1).exp().cpu()  # (N, T, *shape)
+        kept = module.forward_process.kept(x, t, module.condition(batch)).cpu()  # (N, T, *shape)
         revealed = _as_picture(num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
         # in the order of sampling, as the trajectories are
         columns = {i: _as_picture(kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
@@ -128,14 +126,19 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
 
 
 def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
-    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample; MASK is blue."""
+    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample.
+
+    MASK is blue where pictures have a pixel for every coordinate, else as ``module.render`` shows it.
+    """
     num_steps, num_classes = len(states) - 1, module.problem.num_classes
     panels = []
     for i in _shown(num_steps):
         z = states[num_steps - i]
+        shown = module.render(z).expand(-1, 3, -1, -1)
         is_mask = _as_picture((z == num_classes).float()).amax(1, keepdim=True)
-        shown = module.render(z.clamp_max(num_classes - 1)).expand(-1, 3, -1, -1)
-        panels.append(_Panels(f"$z_{{{i}}}$", torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)))
+        if is_mask.shape[-2:] == shown.shape[-2:]:
+            shown = torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)
+        panels.append(_Panels(f"$z_{{{i}}}$", shown))
     _save_panels(panels, path)
 
 
@@ -189,7 +192,7 @@ def _save_panels(columns: list[_Panels], path: Path) -> None:
             shown = picture if picture.shape[-1] == 3 and column.limits is None else picture.mean(-1)
             drawn = axes[i][j].imshow(
                 shown.numpy(), cmap=column.colours if column.limits else "gray", vmin=low, vmax=high,
-                aspect="auto" if is_flat else "equal", interpolation="nearest",
+                aspect="auto" if len(picture) == 1 else "equal", interpolation="nearest",
             )  # fmt: skip
             axes[i][j].set(xticks=[], yticks=[])
             axes[i][j].spines[:].set(color="0.6", linewidth=0.5)
