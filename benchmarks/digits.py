@@ -21,10 +21,10 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-CONFIGS = ("digits", "digits_mask", "digits_fixed", "digits_fixed_uniform")
+CONFIGS = ("digits", "digits_general", "digits_fixed", "digits_fixed_uniform")
 LABELS = {
-    "digits": "learned, residual over absorbing",
-    "digits_mask": "learned mask schedule",
+    "digits": "learned mask schedule",
+    "digits_general": "learned, tokens may move, too",
     "digits_fixed": "fixed absorbing",
     "digits_fixed_uniform": "fixed uniform",
 }

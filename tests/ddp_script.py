@@ -15,7 +15,8 @@ from fldd_lightning import FLDD
 from fldd_lightning.callbacks import FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
-from test_module import Pairs, build, trainer
+from test_module import Pairs, build, text_data, text_quality, trainer
+from test_text import model_of
 
 
 class RecordingRLOO(RLOO):
@@ -53,3 +54,10 @@ if __name__ == "__main__":
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
     logged = run.test(image_model(2), Stripes(), verbose=False)[0]
     torch.save(logged, Path(sys.argv[1]) / f"quality{run.global_rank}.pt")
+    text = text_data(Path(sys.argv[1]))
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[text_quality()])
+    logged = run.test(model_of(text), text, verbose=False)[0]
+    torch.save(logged, Path(sys.argv[1]) / f"text{run.global_rank}.pt")
+    stream = text_data(Path(sys.argv[1]), streaming=True, alphabet=" abcdef", held_out=20)
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_steps=3)
+    run.fit(model_of(stream), stream)

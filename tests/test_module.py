@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import Stripes, image_model, small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD
-from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, NELBOWriter, Pictures
-from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split
+from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, NELBOWriter, PerplexityCallback, Pictures
+from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split, TextDataModule
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
 from fldd_lightning.forward import (
     AbsorbingProcess,
@@ -24,6 +24,7 @@ from fldd_lightning.forward import (
 )
 from fldd_lightning.metrics import PixelFeatures
 from fldd_lightning.networks import ConvNet
+from test_text import WORDS, data_of, model_of
 
 
 class Pairs(DiscreteDataModule):
@@ -172,12 +173,21 @@ def test_warm_up_reports_no_bound_while_relaxed(tmp_path: Path) -> None:
     assert "train/nelbo" not in run.callback_metrics
 
 
+def text_data(folder: Path, **options: Any) -> TextDataModule:
+    return data_of(folder / "words.txt", cache_dir=str(folder / "cache"), **options)
+
+
+def text_quality() -> PerplexityCallback:
+    return PerplexityCallback(num_samples=30, batch_size=8)
+
+
 def test_two_processes_train_in_step(tmp_path: Path) -> None:
     """DDP on CPU (gloo): different noise on each rank, parameters in step, metrics of one process."""
     import subprocess
     import sys
 
     script = Path(__file__).with_name("ddp_script.py")
+    (tmp_path / "words.txt").write_text("\n".join(WORDS * 30))
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
     )
@@ -199,6 +209,13 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
         for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
             assert value == pytest.approx(alone[key], rel=1e-4), key
     assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()
+    data = text_data(tmp_path)
+    alone = trainer(tmp_path, callbacks=[text_quality()]).test(model_of(data), data, verbose=False)[0]
+    for i in range(2):
+        for key, value in torch.load(tmp_path / f"text{i}.pt", weights_only=True).items():
+            assert value == pytest.approx(alone[key], rel=1e-4), key
+    assert {"test/gen_ppl_5gram_T2", "test/distinct_4_data", "test/bits_per_char_T2"} <= alone.keys()
+    assert len(list((tmp_path / "cache").glob("text-*/facts.json"))) == 1
 
 
 def digits_model(cls: type[FLDD], num_labels: int = 0) -> FLDD:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from .image import ImageFLDD, LabelledImageFLDD
     from .module import FLDD
     from .problem import Problem
+    from .text import TextFLDD
 
-__all__ = ["FLDD", "FLDDError", "ImageFLDD", "LabelledImageFLDD", "Problem", "__version__"]
+__all__ = ["FLDD", "FLDDError", "ImageFLDD", "LabelledImageFLDD", "Problem", "TextFLDD", "__version__"]
 
 __version__ = version("fldd-lightning")
 
@@ -25,6 +26,7 @@ _HOMES = {
     "ImageFLDD": "image",
     "LabelledImageFLDD": "image",
     "Problem": "problem",
+    "TextFLDD": "text",
 }
 
 

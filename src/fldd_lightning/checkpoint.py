@@ -26,11 +26,14 @@ def checkpoint_config(path: str) -> dict[str, Any]:
     for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
         values = dict(checkpoint.get(key) or {})
         values.pop("_instantiator", None)
-        if "_class_path" in values:
-            config[section] = {"class_path": values.pop("_class_path"), "init_args": values}
+        class_path = values.pop("_class_path", None)  # what the command line writes
+        if section == "model":
+            class_path = _class_path(checkpoint)
+        if class_path is not None:
+            config[section] = {"class_path": class_path, "init_args": values}
     if "model" not in config:
         raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
-    for linked in ("num_classes", "shape"):
+    for linked in ("num_classes", "shape", "padded"):
         config["model"]["init_args"].pop(linked, None)  # the data says them
     return config
 
@@ -41,12 +44,18 @@ def load_model(path: str, device: str = "cpu") -> FLDD:
     Raises:
         FLDDError: If the file is missing or is not a checkpoint of this package.
     """
-    hparams = _read(path).get("hyper_parameters") or {}
-    if "_class_path" not in hparams:
+    class_path = _class_path(_read(path))
+    if class_path is None:
         raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
-    cls = import_class(hparams["_class_path"])
+    cls = import_class(class_path)
     model: FLDD = cls.load_from_checkpoint(path, map_location=device, weights_only=True)
     return model.eval()
+
+
+def _class_path(checkpoint: dict[str, Any]) -> str | None:
+    """Of the module: under a key of its own, or among the hyperparameters."""
+    found: str | None = checkpoint.get("fldd_class") or (checkpoint.get("hyper_parameters") or {}).get("_class_path")
+    return found
 
 
 def _read(path: str) -> dict[str, Any]:

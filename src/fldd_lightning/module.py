@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -98,7 +98,6 @@ class FLDD(LightningModule):
             self.save_hyperparameters()  # made by the command line, which stores class paths itself
         else:
             plain["shape"] = list(shape)
-            plain["_class_path"] = describe(type(self))["class_path"]
             self.save_hyperparameters(plain)
         self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.forward_process = build(forward_process, self.problem)
@@ -229,6 +228,26 @@ class FLDD(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Any], stage: str = "test") -> dict[str, Tensor]:
+        """All that validation and testing log, without a trainer: the bound, its terms, further metrics.
+
+        Args:
+            batches: Batches of a data loader, with the ``index`` of every example.
+            stage: ``val`` or ``test``; whose metrics to use. They are reset.
+
+        Returns:
+            Values by name, without the stage; over all processes, if there are several.
+        """
+        was_training = self.training
+        self.eval()
+        self._prepare_evaluation(stage)
+        for i, batch in enumerate(batches):
+            batch = {key: value.to(self.device) for key, value in batch.items()}
+            self._evaluation_step(stage, batch, i)
+        self.train(was_training)
+        return self._collect(stage)
+
     # ---- sampling -------------------------------------------------------------------------
 
     def sample(
@@ -331,6 +350,7 @@ class FLDD(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fldd_problem"] = self._identity()
         checkpoint["fldd_vocabulary"] = self.vocabulary
+        checkpoint["fldd_class"] = describe(type(self))["class_path"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
@@ -354,7 +374,7 @@ class FLDD(LightningModule):
         if out.kl is None:
             raise FLDDError("free_bits needs an estimator that reports a KL; Concrete does not. Set free_bits to 0.")
         same = (t.unsqueeze(0) == t.unsqueeze(1)).to(out.kl)  # (B, B)
-        mean_kl = (same @ out.kl) / same.sum(1)
+        mean_kl = (same * out.kl).sum(1) / same.sum(1)
         return torch.where(mean_kl >= self.free_bits, out.surrogate, 0.0)
 
     def _identity(self) -> dict[str, Any]:
@@ -429,14 +449,18 @@ class FLDD(LightningModule):
         nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
         self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator]
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _collect(self, stage: str) -> dict[str, Tensor]:
+        """Values of all metrics of a stage by name; resets them."""
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
-        for name, value in bound.compute().items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
+        collected = {name: value.float() for name, value in bound.compute().items()}
         bound.reset()
         for name, metric in self.extra_metrics[stage].items():  # type: ignore[operator]
             value = metric.compute()
-            values = value if isinstance(value, dict) else {name: value}
-            self.log_dict({f"{stage}/{key}": item for key, item in values.items()})
+            collected.update(value if isinstance(value, dict) else {name: value})
             metric.reset()
+        return collected
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, value in self._collect(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)

@@ -74,7 +74,7 @@ def test_further_budgets_and_intervals(tmp_path: Path) -> None:
     saver.fit(wrong, Stripes(size=5))
     saver.save_checkpoint(tmp_path / "wrong.ckpt")
     fid = callback(tmp_path, models=[str(tmp_path / "wrong.ckpt")])
-    with pytest.raises(FLDDError, match="other images"):
+    with pytest.raises(FLDDError, match="other samples"):
         trainer(tmp_path, fid).test(image_model(2), Stripes(), verbose=False)
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..metrics import Coverage, FeatureExtractor, FrechetDistance, InceptionFeatures
+from .quality import SampleQuality
 from .statistics import load_statistics, save_statistics, statistics_path
 
 __all__ = ["FIDCallback"]
 
 
-class FIDCallback(Callback):
+class FIDCallback(SampleQuality[ImageFLDD]):
     """Samples with every step budget there is a model for and compares with the real images.
 
     Logs, in validation and in testing, ``{val,test}/fid_T{t}`` (``frechet_classifier_T{t}`` or
@@ -32,9 +30,8 @@ class FIDCallback(Callback):
     real images, T and dtype.
 
     The real images are those of the split; their statistics are computed once and kept on disk under
-    the hash of images, rendering and extractor. Samples are drawn in batches with seeds of
-    their own, shared out over processes: any number of processes draws the same samples.
-    The metric lives here and not on the module, which would put it into every checkpoint.
+    the hash of images, rendering and extractor. The metric lives here and
+    not on the module, which would put it into every checkpoint.
 
     Args:
         extractor: Features; Inception's if None.
@@ -51,6 +48,8 @@ class FIDCallback(Callback):
         FLDDError: If the numbers are out of range, or the module or data is of another kind.
     """
 
+    module_class = ImageFLDD
+
     def __init__(
         self,
         extractor: FeatureExtractor | None = None,
@@ -62,44 +61,29 @@ class FIDCallback(Callback):
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
-        if min(num_samples, batch_size, neighbours) < 1 or every_n_validations < 0:
-            raise FLDDError("num_samples, batch_size and neighbours must be at least 1, every_n_validations 0 or more.")
+        super().__init__(num_samples, models, every_n_validations, batch_size, seed)
+        if neighbours < 1:
+            raise FLDDError("neighbours must be at least 1.")
         self.extractor = extractor if extractor is not None else InceptionFeatures()
-        self.num_samples, self.models, self.every_n_validations = num_samples, models, every_n_validations
-        self.neighbours, self.batch_size, self.seed = neighbours, batch_size, seed
+        self.neighbours = neighbours
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
-        self._validations = 0
         self._real: dict[str, tuple[FrechetDistance, Coverage]] = {}
-        self._others: list[ImageFLDD] | None = None
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        self._validations += 1
-        due = self.every_n_validations > 0 and self._validations % self.every_n_validations == 0
-        if due or trainer.state.fn != TrainerFn.FITTING:
-            self._evaluate(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluate(trainer, pl_module, "test")
-
-    @torch.no_grad()
-    def _evaluate(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def evaluate(self, trainer: Trainer, module: ImageFLDD, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(module, ImageFLDD) or not isinstance(data, DiscreteDataModule):
-            raise FLDDError("FIDCallback needs an ImageFLDD and a DiscreteDataModule; remove it from the callbacks.")
+        if not isinstance(data, DiscreteDataModule):
+            raise FLDDError("FIDCallback needs a DiscreteDataModule; remove it from the callbacks.")
         device = torch.device("cpu") if module.device.type == "mps" else module.device  # needs float64
         self.extractor.to(device).eval()
         if stage not in self._real:
             self._real[stage] = self._read_real(trainer, module, data.splits[stage].x, device)
         frechet, coverage = self._real[stage]
         num_features = frechet.num_features
-        for model in [module, *self._other_models(module)]:
-            model.to(module.device)
+        for model in self.budgets(module):
             frechet.reset()  # neither forgets the real features
             coverage.reset()
             coverage.update(torch.zeros(0, num_features, device=device), real=False)  # a process may get no batch
-            for first, samples in self._samples(trainer, model):
+            for first, samples in self.samples(trainer, model):
                 features = self.extractor(model.render(samples).to(device))
                 frechet.update(features, real=False)
                 if first < _MANIFOLD:
@@ -110,14 +94,8 @@ class FIDCallback(Callback):
             values.update({f"{key}_{name}": value for key, value in coverage.compute().items()})
             named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
             module.log_dict(named, rank_zero_only=False, sync_dist=False)
-            self._report(trainer, named, len(data.splits[stage]), steps, next(model.parameters()).dtype)
-
-    def _samples(self, trainer: Trainer, model: ImageFLDD) -> Iterator[tuple[int, Tensor]]:
-        """This process's share of the samples, in batches, each with the number of its first sample."""
-        starts = range(0, self.num_samples, self.batch_size)
-        for i in range(trainer.global_rank, len(starts), trainer.world_size):
-            size = min(self.batch_size, self.num_samples - starts[i])
-            yield starts[i], model.sample(size, 1_000_003 * (self.seed + 1) + i, batch_size=size)
+            facts = {"extractor": self.extractor.describe(), "num_real": len(data.splits[stage])}
+            self.report(trainer, model, named, facts)
 
     def _read_real(
         self, trainer: Trainer, module: ImageFLDD, x: Tensor, device: torch.device
@@ -134,12 +112,10 @@ class FIDCallback(Callback):
         coverage.update(torch.zeros(0, num_features, device=device), real=True)
         path = statistics_path(self.cache_dir, x, type(module).__qualname__, self.extractor)
         kept = load_statistics(path, num_features, len(x))
-        starts = range(0, len(x), self.batch_size)
-        for i in range(trainer.global_rank, len(starts), trainer.world_size):
-            first = starts[i]
+        for _, first, size in self.shares(trainer, len(x)):
             if kept is not None and first >= _MANIFOLD:
                 break
-            features = self.extractor(module.render(x[first : first + self.batch_size]).to(device))
+            features = self.extractor(module.render(x[first : first + size]).to(device))
             if kept is None:
                 frechet.update(features, real=True)
             if first < _MANIFOLD:
@@ -151,46 +127,6 @@ class FIDCallback(Callback):
         elif trainer.is_global_zero:
             frechet.load_real_statistics(kept)
         return frechet, coverage
-
-    def _other_models(self, module: ImageFLDD) -> list[ImageFLDD]:
-        """The models of further budgets, loaded once."""
-        if self._others is None:
-            from ..checkpoint import load_model
-
-            self._others = []
-            for path in self.models:
-                model = load_model(path)
-                problem, own = model.problem, module.problem
-                if not isinstance(model, ImageFLDD) or (problem.num_classes, problem.shape) != (
-                    own.num_classes,
-                    own.shape,
-                ):
-                    raise FLDDError(f"'{path}' makes other images than this model: {problem} there, {own} here.")
-                self._others.append(model)
-        return self._others
-
-    def _report(
-        self, trainer: Trainer, values: dict[str, Tensor], num_real: int, steps: int, dtype: torch.dtype
-    ) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes agree on it, so all must ask
-        if not trainer.is_global_zero:
-            return
-        numbers = {name: float(value) for name, value in values.items()}
-        facts = {
-            "extractor": self.extractor.describe(),
-            "num_samples": self.num_samples,
-            "num_real": num_real,
-            "num_steps": steps,
-            "dtype": str(dtype).removeprefix("torch."),
-            "global_step": trainer.global_step,
-        }
-        rank_zero_info(
-            f"{', '.join(f'{name} {value:.3f}' for name, value in numbers.items())} ({facts['extractor']}; "
-            f"{self.num_samples} samples against {num_real} images, {steps} steps, {facts['dtype']})"
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "sample_quality.jsonl").open("a") as file:
-            file.write(json.dumps({**numbers, **facts}) + "\n")
 
 
 _MANIFOLD = 2_000  # features a side for precision, recall, density and coverage

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,features} ...
+_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,features,tokenizer} ...
 
 Forward-Learned Discrete Diffusion: train, evaluate and sample.
 
@@ -20,6 +20,7 @@ subcommands:
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
   features  train a classifier whose features compare samples:
                                       fldd-lightning features --data MNISTDataModule --data.path DIR --output c.pt
+  tokenizer train a BPE tokenizer:    fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
 A checkpoint holds its own configuration; options given beside it go first. Classes of your own are
 found from the folder you are in, as class_path: my_file.MyClass.
@@ -63,6 +64,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from .features import features_command
 
             features_command(args[1:])
+        elif args[0] == "tokenizer":
+            from .tokenizer import tokenizer_command
+
+            tokenizer_command(args[1:])
         else:
             from .train import run_trainer
 

@@ -1,4 +1,4 @@
-"""``sample``: a checkpoint in, integers and a picture out."""
+"""``sample``: a checkpoint in, integers and a picture or texts out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..checkpoint import load_model
 from ..errors import FLDDError
+from ..text import write_lines
 
 __all__ = ["sample_command"]
 
@@ -37,7 +38,8 @@ def sample(
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.
-        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and its picture.
+        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and those of
+            8 samples as a picture and as text.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
@@ -51,11 +53,15 @@ def sample(
     lines = model.to_text(states[-1])
     if lines is not None:
         written.append(path.with_name(path.name + ".txt"))
-        written[-1].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_lines(lines, written[-1])
     if trajectory:
         written += [path.with_name(path.name + f"_trajectory{ending}") for ending in (".npy", ".png")]
         np.save(written[-2], states.numpy())
         save_trajectory(model, states[:, :8], written[-1])
+        if lines is not None:
+            rows = [model.to_text(row) or [] for row in states[:, :8].unbind(1)]
+            written.append(path.with_name(path.name + "_trajectory.txt"))
+            write_lines([line for row in rows for line in row], written[-1])
     print("wrote " + ", ".join(str(p) for p in written))
 
 

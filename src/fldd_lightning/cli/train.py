@@ -22,11 +22,12 @@ __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
 
 class FLDDCLI(LightningCLI):
-    """LightningCLI with K and shape linked from the data to the model."""
+    """LightningCLI with K, shape and padding linked from the data to the model."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("num_classes", "shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.padded", _is_padded, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
@@ -85,6 +86,10 @@ def run_trainer(args: Sequence[str]) -> None:
             if mistake is None:
                 raise
             raise mistake from error
+
+
+def _is_padded(data: LightningDataModule) -> bool:
+    return bool(getattr(data, "padded", False))
 
 
 def _mistake_in(error: BaseException | None) -> FLDDError | None:

@@ -6,21 +6,27 @@ from .digits import DigitsDataModule
 from .image import ImageDataModule
 from .known import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
 from .mnist import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
+from .text import TextDataModule
+from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
 
 __all__ = [
     "ArrayDataModule",
     "CIFAR10DataModule",
+    "CharacterTokenizer",
     "DigitsDataModule",
     "DiscreteDataModule",
     "FashionMNISTDataModule",
     "GaussianMixture",
     "HiddenClusters",
+    "HuggingFaceTokenizer",
     "ImageDataModule",
     "KnownSource",
     "MNISTDataModule",
     "MarkovChain",
     "RandomWalk",
     "Split",
+    "TextDataModule",
+    "Tokenizer",
     "XORBlocks",
     "split_rows",
 ]

@@ -103,6 +103,11 @@ class DiscreteDataModule(LightningDataModule):
         """Shape of one example."""
         return tuple(self.splits["train"].x.shape[1:])
 
+    @property
+    def padded(self) -> bool:
+        """Whether the last class is PAD, see :class:`fldd_lightning.Problem`."""
+        return False
+
     def setup(self, stage: str) -> None:
         _ = self.splits
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,26 @@ from typing import Any
 from ..errors import FLDDError
 from ..network import answers
 
-__all__ = ["load_hub", "load_local"]
+__all__ = ["TABLES", "download", "load_hub", "load_local", "offline_hub", "split_names"]
 
-_LOADERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
-def load_local(path: Path) -> Any:
-    """Read a parquet, csv, jsonl or arrow file, a folder of them, or a folder of images.
+def load_local(
+    path: Path, kinds: Mapping[str, str] = TABLES, folder_kind: str | None = None, streaming: bool = False
+) -> Any:
+    """Read a file or a folder of files.
 
     Args:
-        path: A file, or a folder. A folder without tables is read as an ``imagefolder``, where
-            folders named ``train``, ``test`` and ``validation`` are the splits and those below them
-            are the labels.
+        path: A file, which is the split ``train``, or a folder, where names of files and folders
+            tell the splits.
+        kinds: Loader of the ``datasets`` library for each ending; files may be gzipped beside it.
+        folder_kind: Loader for a folder without such files. For ``imagefolder``, folders named
+            ``train``, ``test`` and ``validation`` are the splits and those below them are the labels.
+        streaming: Read the files as they are needed, not now.
 
     Returns:
-        A ``datasets.DatasetDict``.
+        A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
 
     Raises:
         FLDDError: If there is nothing to read or it cannot be read.
@@ -34,52 +39,95 @@ def load_local(path: Path) -> Any:
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _LOADERS)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _ending(p) in kinds)
+    kind = _ending(files[0]) if files else None
+    if kind not in kinds and (files or folder_kind is None):
+        raise FLDDError(f"'{path}' is of no known kind; known are {', '.join(sorted(kinds))} and folders of them.")
     try:
         with _quiet():
-            if not files:
-                return datasets.load_dataset("imagefolder", data_dir=str(path))
-            kind = files[0].suffix
-            if kind not in _LOADERS:
-                raise FLDDError(f"'{path}' is of no known kind; known are {', '.join(sorted(_LOADERS))} and folders.")
+            if kind is None:
+                return datasets.load_dataset(str(folder_kind), data_dir=str(path))
             by_split: dict[str, list[str]] = {}
             for file in files:
-                if file.suffix == kind:
-                    by_split.setdefault(_split_of(file), []).append(str(file))
-            return datasets.load_dataset(_LOADERS[kind], data_files=by_split)
-    except FLDDError:
-        raise
+                if _ending(file) == kind:
+                    split = "train" if file == path else _split_of(file.relative_to(path))
+                    by_split.setdefault(split, []).append(str(file))
+            return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
-        raise FLDDError(f"cannot read '{path}': {_first_line(error)}") from error
+        if "corresponds to no data" in str(error):
+            raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error
+        is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
+        advice = ". Convert it to UTF-8" if is_encoding else ""
+        raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error
 
 
-def load_hub(name: str, config: str | None = None) -> Any:
+def load_hub(name: str, config: str | None = None, streaming: bool = False) -> Any:
     """Load a data set of the hub, from the cache where there is no network.
 
     Args:
         name: ``owner/name`` on the hub.
         config: One of the data set's configurations.
+        streaming: Fetch examples as they are needed, not now.
 
     Returns:
-        A ``datasets.DatasetDict``.
+        A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
 
     Raises:
         FLDDError: If it is neither reachable nor cached, or cannot be read.
     """
     import datasets
 
-    offline = not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        with _quiet(), _offline(offline):
-            return datasets.load_dataset(name, config)
-    except Exception as error:
-        reason = "the hub cannot be reached and the data set is not cached" if offline else _first_line(error)
-        raise FLDDError(
-            f"cannot load '{name}' from the hub: {reason}. Set --data.path to a local file or folder instead."
-        ) from error
+    with _quiet(), offline_hub() as offline:
+        try:
+            return datasets.load_dataset(name, config, streaming=streaming)
+        except Exception as error:
+            reason = "the hub cannot be reached and the data set is not cached" if offline else _first_line(error)
+            raise FLDDError(
+                f"cannot load '{name}' from the hub: {reason}. Set --data.path to a local file or folder instead."
+            ) from error
+
+
+def download(name: str, file: str, instead: str) -> Path:
+    """Fetch one file of a repository of the hub, from the cache where there is no network.
+
+    Args:
+        name: ``owner/name`` on the hub.
+        file: Its name in the repository.
+        instead: What to do without it; goes into the message.
+
+    Raises:
+        FLDDError: If it is neither reachable nor cached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with offline_hub() as offline:
+        try:
+            return Path(hf_hub_download(name, file, local_files_only=offline))
+        except Exception as error:
+            reason = "the hub cannot be reached and it is not cached" if offline else _first_line(error)
+            raise FLDDError(f"cannot load '{file}' of '{name}' from the hub: {reason}. {instead}") from error
+
+
+def split_names(tables: Any) -> dict[str, Any]:
+    """The tables of a data set as ``train``, ``val`` and ``test``, as far as there are such.
+
+    Raises:
+        FLDDError: If there is no ``train``.
+    """
+    names = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+    found = {names[key]: tables[key] for key in tables if key in names}
+    if "train" not in found:
+        raise FLDDError(f"the data set has no split 'train', only {', '.join(tables)}.")
+    return found
+
+
+def _ending(file: Path) -> str:
+    """``.txt`` of both ``a.txt`` and ``a.txt.gz``."""
+    return (file.with_suffix("") if file.suffix == ".gz" else file).suffix
 
 
 def _split_of(file: Path) -> str:
+    """The split that a path within the data's folder names."""
     for split in ("train", "test"):
         if split in file.stem or split in file.parent.name:
             return split
@@ -88,17 +136,27 @@ def _split_of(file: Path) -> str:
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Make the libraries look into their caches only; without it they try for 20 seconds and more."""
+def offline_hub(wanted: bool = False) -> Iterator[bool]:
+    """Where the hub does not answer, make the libraries look into their caches only.
+
+    Without it they try for 20 seconds and more.
+
+    Args:
+        wanted: Do so whether it answers or not.
+
+    Yields:
+        Whether they look into their caches only.
+    """
     import datasets.config
     import huggingface_hub.constants
 
+    offline = wanted or not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     homes: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [home.HF_HUB_OFFLINE for home in homes]
     for home, value in zip(homes, before):
-        home.HF_HUB_OFFLINE = value or wanted
+        home.HF_HUB_OFFLINE = value or offline
     try:
-        yield
+        yield offline
     finally:
         for home, value in zip(homes, before):
             home.HF_HUB_OFFLINE = value

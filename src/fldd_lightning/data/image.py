@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split
-from .hub import load_hub, load_local
+from .hub import load_hub, load_local, split_names
 from .idx import has_idx, read_idx_images
 
 __all__ = ["ImageDataModule", "ImageSplit"]
@@ -116,12 +116,12 @@ class ImageDataModule(DiscreteDataModule):
         if self.path is not None and has_idx(self.path):
             raw: dict[str, Any] = {n: read_idx_images(self.path, p) for n, p in (("train", "train"), ("test", "t10k"))}
             return {name: (self._resized(images), labels) for name, (images, labels) in raw.items()}
-        table = load_local(self.path) if self.path is not None else load_hub(str(self.name), self.subset)
-        names = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
-        found = {names[key]: self._decode(table[key], key) for key in table if key in names}
-        if "train" not in found:
-            raise FLDDError(f"the data set has no split 'train', only {', '.join(table)}.")
-        return found
+        table = (
+            load_local(self.path, folder_kind="imagefolder")
+            if self.path is not None
+            else load_hub(str(self.name), self.subset)
+        )
+        return {key: self._decode(part, key) for key, part in split_names(table).items()}
 
     def _decode(self, table: Any, split: str) -> tuple[Tensor, Tensor | None]:
         import datasets

@@ -86,7 +86,7 @@ class RLOO(GradientEstimator):
     def __init__(
         self,
         problem: Problem,
-        samples: int = 4,
+        samples: int = 2,
         first_order: float | None = None,
         fit_decay: float = 0.98,
     ) -> None:
@@ -128,7 +128,8 @@ class RLOO(GradientEstimator):
 
         slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)[0] if has_slopes else torch.zeros_like(w)
         g, weights = slopes.flatten(2), w.detach().flatten(2)  # (n, B, D * m)
-        change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
+        with torch.autocast(g.device.type, enabled=False):  # products of differences need all digits
+            change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
         change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
         # Means over b != a; the diagonal of change is zero.
         mean_change = change.sum(0) / (self.samples - 1)  # (n, B)

@@ -1,0 +1,146 @@
+"""Text at fixed step budgets: the bound per token, and what a judge says of samples, never alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from ..data import CharacterTokenizer, TextDataModule
+from ..errors import FLDDError
+from ..metrics import GeneratedText, Judge, NGramJudge
+from ..text import TextFLDD
+from .quality import SampleQuality
+
+__all__ = ["PerplexityCallback"]
+
+
+class PerplexityCallback(SampleQuality[TextFLDD]):
+    """Bounds and generative perplexity with every step budget there is a model for.
+
+    Logs, in validation and in testing, with ``_T{t}`` after each name:
+
+    - ``{val,test}/bits_per_token``, ``ppl_bound`` and ``bits_per_char``: the bound on the split, all T terms.
+    - ``gen_ppl_{judge}``: exp of the judge's nats per token of its own, over all samples; ``gen_bits_{judge}``: its
+      bits per character, which can be compared between judges. Low values are bought by repetition, so beside them:
+    - ``entropy``: of the tokens within a sample, in nats, mean over samples; ``distinct_{n}``: share of n-grams that
+      differ, n = 1..4, over all samples.
+
+    The same with ``_data`` is said of as many real examples of the split, which is what to aim at. All of it
+    goes into ``sample_quality.jsonl`` with judge, number of samples, T and dtype.
+
+    Args:
+        judge: :class:`NGramJudge` if None; or a :class:`CausalLMJudge`.
+        num_samples: Samples per budget.
+        mauve: Also ``mauve``, in the judge's features (Pillutla et al., 2021), for which the package ``mauve-text``
+            must be installed.
+        models: Checkpoints of further step budgets, such as those trained with another T.
+        every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
+            ``validate`` and ``test``.
+        batch_size: Samples at once.
+        seed: Of the samples.
+
+    Raises:
+        FLDDError: If the numbers are out of range, the module or data is of another kind, or more than a
+            tenth of the samples' tokens are unknown to the judge.
+    """
+
+    module_class = TextFLDD
+
+    def __init__(
+        self,
+        judge: Judge | None = None,
+        num_samples: int = 1_000,
+        mauve: bool = False,
+        models: Sequence[str] = (),
+        every_n_validations: int = 1,
+        batch_size: int = 250,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_samples, models, every_n_validations, batch_size, seed)
+        self.judge = judge if judge is not None else NGramJudge()
+        self.mauve = mauve
+        if mauve:
+            _import_mauve()
+        self._is_prepared = False
+        self._real: dict[str, tuple[dict[str, Tensor], Tensor | None]] = {}
+        self._bounds: dict[tuple[str, int], dict[str, Tensor]] = {}
+
+    def evaluate(self, trainer: Trainer, module: TextFLDD, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TextDataModule):
+            raise FLDDError("PerplexityCallback needs a TextDataModule; remove it from the callbacks.")
+        self.judge.to(module.device).eval()
+        if not self._is_prepared:
+            alphabet = data.tokenizer.alphabet if isinstance(data.tokenizer, CharacterTokenizer) else None
+            self.judge.prepare(data.texts("train"), alphabet)
+            self._is_prepared = True
+        if stage not in self._real:
+            x = data.splits[stage].x
+            parts = [x[first : first + size] for _, first, size in self.shares(trainer, min(len(x), self.num_samples))]
+            values, features = self._judged(module, parts)
+            self._real[stage] = ({f"{stage}/{key}_data": value for key, value in values.items()}, features)
+        real, real_features = self._real[stage]
+        for i, model in enumerate(self.budgets(module)):
+            if model.tokenizer is None or model.tokenizer.fingerprint != data.tokenizer.fingerprint:
+                raise FLDDError(f"'{self.models[i - 1]}' has another tokenizer than the data: compare models of one.")
+            values = self._bound(trainer, model, i, stage)
+            judged, features = self._judged(model, [samples for _, samples in self.samples(trainer, model)])
+            values |= judged
+            if features is not None and real_features is not None:
+                values["mauve"] = _mauve(real_features, features, self.seed)
+            steps = model.problem.num_steps
+            named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
+            named |= {key: value.float().to(module.device) for key, value in real.items()}
+            module.log_dict(named, rank_zero_only=False, sync_dist=False)
+            facts = {"judge": self.judge.describe(), "num_real": min(len(data.splits[stage]), self.num_samples)}
+            self.report(trainer, model, named, facts)
+
+    def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """All that is said of samples or real examples, given in batches ``(B, length)`` of this process."""
+        metric = GeneratedText(self.judge.name, model.problem.pad).to(model.device)
+        empty = torch.zeros(0, model.problem.num_dims, dtype=torch.long)  # a process may get no batch
+        for x in [empty, *parts]:
+            texts = model.texts(x)
+            features = self.judge.features(texts) if self.mauve else torch.zeros(len(x), 0)
+            metric.update(x.to(model.device), self.judge(texts), features.to(model.device))
+        values = metric.compute()
+        unknown = float(values.pop("unknown"))
+        if unknown > 0.1:
+            raise FLDDError(
+                f"the judge ({self.judge.describe()}) is of another vocabulary: {100 * unknown:.0f} % of the "
+                "tokens of these texts are unknown to it. Use one of the same language and characters, or NGramJudge."
+            )
+        features = values.pop("features")
+        return values, features if self.mauve else None
+
+    def _bound(self, trainer: Trainer, model: TextFLDD, number: int, stage: str) -> dict[str, Tensor]:
+        """The bound of the module at hand, or of another model, which does not train: once."""
+        if number == 0:
+            tokens: Any = model.extra_metrics[stage]["tokens"]  # type: ignore[index]
+            found: dict[str, Tensor] = tokens.compute()  # the module's own epoch end comes later
+            return dict(found)
+        if (stage, number) not in self._bounds:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            loader = data.val_dataloader() if stage == "val" else data.test_dataloader()
+            self._bounds[stage, number] = model.evaluate(loader, stage)
+        return dict(self._bounds[stage, number])
+
+
+def _import_mauve() -> Any:
+    try:
+        import mauve
+    except ImportError as error:
+        raise FLDDError("MAUVE needs: pip install mauve-text. Or set mauve to false.") from error
+    return mauve
+
+
+def _mauve(real: Tensor, samples: Tensor, seed: int) -> Tensor:
+    """MAUVE of features ``(N, F)``; all processes have all features, and compute the same."""
+    result = _import_mauve().compute_mauve(
+        p_features=real.cpu().numpy(), q_features=samples.cpu().numpy(), seed=seed, verbose=False
+    )
+    return torch.tensor(float(result.mauve))

@@ -1,0 +1,130 @@
+"""What all callbacks of sample quality share: when, at which budgets, which samples, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ..errors import FLDDError
+from ..module import FLDD
+
+__all__ = ["SampleQuality"]
+
+M = TypeVar("M", bound=FLDD)
+
+
+class SampleQuality(Callback, Generic[M]):
+    """Samples with every step budget there is a model for, at validations and in testing.
+
+    A subclass gives :meth:`evaluate` and names the modules it works on. Samples are drawn in batches
+    with seeds of their own, shared out over processes: any number of processes draws the same samples.
+
+    Args:
+        num_samples: Samples per budget.
+        models: Checkpoints of further step budgets, such as those trained with another T.
+        every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
+            ``validate`` and ``test``.
+        batch_size: Samples at once.
+        seed: Of the samples.
+
+    Raises:
+        FLDDError: If the numbers are out of range.
+    """
+
+    module_class: type[M]
+
+    def __init__(
+        self, num_samples: int, models: Sequence[str], every_n_validations: int, batch_size: int, seed: int
+    ) -> None:
+        if min(num_samples, batch_size) < 1 or every_n_validations < 0:
+            raise FLDDError("num_samples and batch_size must be at least 1, every_n_validations 0 or more.")
+        self.num_samples, self.models, self.every_n_validations = num_samples, models, every_n_validations
+        self.batch_size, self.seed = batch_size, seed
+        self._validations = 0
+        self._others: list[M] | None = None
+
+    @abstractmethod
+    def evaluate(self, trainer: Trainer, module: M, stage: str) -> None:
+        """Sample, compare, and :meth:`report`, for ``val`` or ``test``."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        due = self.every_n_validations > 0 and self._validations % self.every_n_validations == 0
+        if due or trainer.state.fn != TrainerFn.FITTING:
+            self._evaluate(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test")
+
+    def samples(self, trainer: Trainer, model: M) -> Iterator[tuple[int, Tensor]]:
+        """This process's share of the samples, in batches, each with the number of its first sample."""
+        for i, first, size in self.shares(trainer, self.num_samples):
+            yield first, model.sample(size, 1_000_003 * (self.seed + 1) + i, batch_size=size)
+
+    def shares(self, trainer: Trainer, number: int) -> Iterator[tuple[int, int, int]]:
+        """This process's batches of ``number`` examples: number of the batch, of its first example, and its size."""
+        starts = range(0, number, self.batch_size)
+        for i in range(trainer.global_rank, len(starts), trainer.world_size):
+            yield i, starts[i], min(self.batch_size, number - starts[i])
+
+    def budgets(self, module: M) -> list[M]:
+        """The module itself and the models of further budgets, which are loaded once, on its device."""
+        if self._others is None:
+            from ..checkpoint import load_model
+
+            self._others = []
+            for path in self.models:
+                model = load_model(path)
+                there, own = model.problem, module.problem
+                same = (there.num_classes, there.shape, there.padded) == (own.num_classes, own.shape, own.padded)
+                if not isinstance(model, self.module_class) or not same:
+                    raise FLDDError(f"'{path}' makes other samples than this model: {there} there, {own} here.")
+                self._others.append(model)
+        return [module, *(model.to(module.device) for model in self._others)]
+
+    def report(self, trainer: Trainer, model: FLDD, values: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Print numbers and append them, with all that must be said beside them, to ``sample_quality.jsonl``.
+
+        Args:
+            trainer: The trainer.
+            model: Which drew the samples.
+            values: Numbers by name.
+            facts: Plain values: what they were compared with, how many, and the like.
+        """
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes agree on it, so all must ask
+        if not trainer.is_global_zero:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        facts = {
+            **facts,
+            "num_samples": self.num_samples,
+            "num_steps": model.problem.num_steps,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "global_step": trainer.global_step,
+        }
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        rank_zero_info(f"{shown} ({', '.join(f'{key} {value}' for key, value in facts.items())})")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "sample_quality.jsonl").open("a") as file:
+            file.write(json.dumps({**numbers, **facts}) + "\n")
+
+    @torch.no_grad()
+    def _evaluate(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if not isinstance(module, self.module_class):
+            raise FLDDError(
+                f"{type(self).__name__} needs a {self.module_class.__name__}, not a {type(module).__name__}; remove "
+                "it from the callbacks."
+            )
+        self.evaluate(trainer, module, stage)

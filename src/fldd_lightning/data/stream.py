@@ -1,0 +1,62 @@
+"""Training text that is read, tokenised and packed as it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..errors import FLDDError
+from .corpus import Documents
+from .tokens import Rows
+
+__all__ = ["TextStream"]
+
+
+class TextStream(IterableDataset[dict[str, Tensor]]):
+    """Rows of an endless stream of documents, shared out over processes and their workers.
+
+    Every pass is shuffled within a buffer, by seed and number of the pass. It does not end, so
+    that no process waits for one that has run out: the trainer's ``max_steps`` or ``max_time`` ends the run.
+
+    Args:
+        documents: A ``datasets.IterableDataset`` and its column.
+        rows: How they become rows.
+        world: Number of processes.
+        rank: Of this process.
+        seed: Of the order.
+        buffer: Documents that are shuffled together.
+    """
+
+    def __init__(
+        self, documents: Documents, rows: Rows, world: int = 1, rank: int = 0, seed: int = 0, buffer: int = 10_000
+    ) -> None:
+        self.documents, self.rows = documents, rows
+        self.world, self.rank, self.seed, self.buffer = world, rank, seed, buffer
+
+    def shares(self, number: int) -> Documents:
+        """The documents of this process and worker in one pass; those of all make up the corpus, each once."""
+        from datasets.distributed import split_dataset_by_node
+
+        worker = get_worker_info()
+        workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        shuffled = self.documents.table.shuffle(seed=self.seed + number, buffer_size=self.buffer)
+        table = split_dataset_by_node(shuffled, self.rank * workers + own, self.world * workers)
+        return Documents(table, self.documents.column, self.documents.what)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        number = 0
+        while True:
+            is_empty = True
+            for rows in self.rows.of(self.shares(number)):
+                for row in rows:
+                    is_empty = False
+                    yield {"x": torch.from_numpy(row)}
+            if is_empty:
+                raise FLDDError(
+                    f"{self.documents.what}: a process or worker has too few documents to fill one example. Give more "
+                    "text, fewer --data.num_workers, or a smaller --data.length."
+                )
+            number += 1

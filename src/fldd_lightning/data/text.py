@@ -1,0 +1,287 @@
+"""Text: blocks of a corpus or padded lines, in characters or in any tokenizer's tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import FLDDError
+from .base import DiscreteDataModule, Split
+from .corpus import Corpus, Documents, read_corpus
+from .stream import TextStream
+from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer, restore_tokenizer
+from .tokens import Rows, built_once, draw_splits, read_rows, write_rows
+
+__all__ = ["TextDataModule"]
+
+
+class TextDataModule(DiscreteDataModule):
+    """Text as integers ``(length,)``; without ``path`` and ``name`` the corpus that Python carries.
+
+    Either documents are joined and cut into blocks of ``length`` tokens, or (``padded``) every
+    document is one example, filled up with PAD. PAD is then the last class, K - 1; see :class:`Problem`
+    for what it means, and :class:`fldd_lightning.TextFLDD` for the lengths. Lines of a ``.txt`` file
+    are documents; joined by ``separator``, they are the file again.
+
+    Splits named ``train``, ``validation`` and ``test`` (for a folder, in the names of files or folders, such as
+    ``train.txt.gz``) are used as they are. Missing ones are drawn from the training examples by ``seed``:
+    blocks of one text may thus have neighbours in another split.
+
+    Tokens are kept in ``cache_dir``, under a hash of the corpus, the tokenizer and all options that
+    matter, and memory-mapped: a corpus larger than memory needs no more than disk. Processes
+    that start together tokenise once, and a run that is killed leaves nothing half-written.
+
+    Args:
+        path: A ``.txt``, ``.csv``, ``.jsonl``, ``.parquet`` or ``.arrow`` file, gzipped or not, or a folder
+            of them. Overrides ``name``.
+        name: A data set of the Hugging Face hub, such as ``roneneldan/TinyStories``.
+        subset: One of its configurations.
+        column: Column with the texts; by default ``text``, or the only one that holds text.
+        val_path: Validation text, if it is not found under ``path``.
+        test_path: Test text.
+        length: Tokens per example.
+        padded: One document per example, instead of blocks.
+        tokenizer: A ``tokenizer.json``, a folder with one, or a name on the hub; None for characters.
+        alphabet: For characters: all there are; None for those of the corpus.
+        separator: Put between documents that are joined.
+        val_fraction: Share of the examples for validation, where there is no such split.
+        test_fraction: Share of the examples for testing, where there is no such split.
+        streaming: Read, tokenise and shuffle the training text while training; nothing is kept on disk.
+            Needs a tokenizer or an alphabet.
+        held_out: When streaming, documents for each of validation and test where there is no such split,
+            and for what is counted beforehand (the lengths).
+        cache_dir: Where tokens are kept; None keeps them as long as this object lives.
+        batch_size: Examples per batch and process.
+        num_workers: Worker processes of the loaders.
+        seed: Seed of the splits and of the training order.
+
+    Raises:
+        FLDDError: If an option is out of range, or (when read) the corpus is missing, broken, too
+            short or not covered by the tokenizer.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        subset: str | None = None,
+        column: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        length: int = 128,
+        padded: bool = False,
+        tokenizer: str | None = None,
+        alphabet: str | None = None,
+        separator: str = "\n",
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        streaming: bool = False,
+        held_out: int = 1_000,
+        cache_dir: str | None = "~/.cache/fldd-lightning",
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        if length < 1 or held_out < 1:
+            raise FLDDError("length and held_out must be at least 1.")
+        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
+            raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
+        if tokenizer is not None and alphabet is not None:
+            raise FLDDError("give a tokenizer or an alphabet, not both.")
+        if streaming and path is None and name is None:
+            raise FLDDError("streaming needs --data.path or --data.name; the corpus that Python carries is small.")
+        if streaming and tokenizer is None and alphabet is None:
+            raise FLDDError("streaming sees not all characters beforehand: set --data.alphabet or --data.tokenizer.")
+        self.save_hyperparameters(logger=False)
+        self.source = {"path": path, "name": name, "subset": subset, "column": column}
+        self.source |= {"val_path": val_path, "test_path": test_path}
+        self.length, self._padded, self.separator = length, padded, separator
+        self._tokenizer_source, self._alphabet = tokenizer, alphabet
+        self.shares = {"val": val_fraction, "test": test_fraction}
+        self.streaming, self.held_out = streaming, held_out
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self._tokenizer: Tokenizer | None = None
+        self._corpus: Corpus | None = None
+        self._temporary: Any = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the texts; PAD is not among its tokens."""
+        _ = self.splits
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @property
+    def num_classes(self) -> int:
+        """K: the tokens, and PAD if there is padding."""
+        return self.tokenizer.vocab_size + int(self.padded)
+
+    @property
+    def padded(self) -> bool:
+        """Whether the last class is PAD."""
+        return self._padded
+
+    @property
+    def length_counts(self) -> Tensor:
+        """How many training examples have n tokens, ``(length + 1,)``; those counted beforehand when streaming."""
+        counts = torch.zeros(self.length + 1, dtype=torch.long)
+        for part in torch.split(self.splits["train"].x, 65_536):
+            counts += (part != self.tokenizer.vocab_size).sum(1).bincount(minlength=self.length + 1)
+        return counts
+
+    def texts(self, split: str) -> Iterator[str]:
+        """The texts of a split's examples, as their tokens decode."""
+        for row in self.splits[split].x:
+            yield self.tokenizer.decode([i for i in row.tolist() if i < self.tokenizer.vocab_size])
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            shown = self.splits.items() if not self.streaming else [*self.splits.items()][1:]
+            sizes = ", ".join(f"{name} {len(split)}" for name, split in shown)
+            rank_zero_info(f"corpus: {self.corpus.what}; {self.tokenizer.describe()}; examples: {sizes}")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        if not self.streaming:
+            return super().train_dataloader()
+        world, rank = self._world()
+        stream = TextStream(self._streams()["train"], self._rows(self.tokenizer), world, rank, self.seed)
+        return DataLoader(
+            stream,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def load(self) -> dict[str, Split]:
+        return self._counted_beforehand() if self.streaming else self._from_disk()
+
+    # ---- everything on disk ---------------------------------------------------------------
+
+    def _from_disk(self) -> dict[str, Split]:
+        given = self._given_tokenizer()
+        options = {
+            "corpus": self.corpus.fingerprint,
+            "tokenizer": "characters" if given is None else given.fingerprint,
+            "length": self.length,
+            "padded": self.padded,
+            "separator": self.separator,
+            "shares": self.shares,
+            "seed": self.seed,
+            "format": 1,
+        }
+        key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:24]
+        folder = (self.cache_dir or self._temporary_folder()) / f"text-{key}"
+
+        def build(work: Path) -> dict[str, Any]:
+            splits = self.corpus.splits
+            tokenizer = given or CharacterTokenizer.of(self._all_texts())
+            num_classes = tokenizer.vocab_size + int(self.padded)
+            entries, facts = {}, {}
+            for name, documents in splits.items():
+                rows = self._rows(tokenizer)
+                entries[name] = write_rows(work / f"{name}.bin", rows.of(documents), num_classes)
+                self._check(rows, entries[name]["rows"], name)
+                facts[name] = rows.counts
+            missing = {name: share for name, share in self.shares.items() if name not in entries}
+            entries |= draw_splits(work, entries["train"], missing, self.seed, num_classes)
+            return {"entries": entries, "counts": facts, "tokenizer": tokenizer.state(), "options": options}
+
+        facts = built_once(folder, build)
+        self._tokenizer = restore_tokenizer(facts["tokenizer"])
+        for name, counts in facts["counts"].items():
+            self._tell(name, counts)
+        return {name: Split(read_rows(folder, facts["entries"][name])) for name in ("train", "val", "test")}
+
+    def _tell(self, name: str, counts: dict[str, int]) -> None:
+        """Say what the examples leave out of the texts."""
+        if counts["cut"]:
+            cut = f"{counts['cut']} of {counts['documents']} texts"
+            rank_zero_info(f"{name}: {cut} are longer than {self.length} tokens and were cut.")
+        if counts["unknown"]:
+            rank_zero_warn(
+                f"{name}: {counts['unknown']} of {counts['tokens']} tokens stand for text that the tokenizer does not "
+                "know; the bound is of the text with these gaps. A tokenizer that works on bytes has none."
+            )
+
+    def _check(self, rows: Rows, number: int, name: str) -> None:
+        if number:
+            return
+        tokens, documents = rows.counts["tokens"], rows.counts["documents"]
+        if tokens == 0:
+            raise FLDDError(f"the {name} split is empty ({documents} documents without a token): give more data.")
+        raise FLDDError(
+            f"the {name} split has {tokens} tokens, fewer than one block of --data.length {self.length}. Give more "
+            "text, a smaller length, or set --data.padded true to fill up short texts."
+        )
+
+    # ---- streaming ------------------------------------------------------------------------
+
+    def _counted_beforehand(self) -> dict[str, Split]:
+        """Validation and test, and the first training documents, in memory."""
+        self._tokenizer = self._given_tokenizer()
+        assert self._tokenizer is not None
+        streams, splits = self._streams(), {}
+        for name in ("train", "val", "test"):
+            documents = streams[name]
+            if name == "train" or name not in self.corpus.splits:
+                documents = Documents(documents.table.take(self.held_out), documents.column, documents.what)
+            rows = self._rows(self._tokenizer)
+            parts = list(rows.of(documents))
+            x = np.concatenate([*parts, np.zeros((0, self.length), np.int64)])
+            self._check(rows, len(x), name)
+            self._tell(name, rows.counts)
+            splits[name] = Split(torch.from_numpy(x))
+        return splits
+
+    def _streams(self) -> dict[str, Documents]:
+        """Documents of every split, those that are held out no longer in ``train``."""
+        streams = dict(self.corpus.splits)
+        for name in self.shares:
+            if name not in streams:
+                train = streams["train"]
+                streams[name] = train
+                rest = train.table.skip(self.held_out)
+                streams["train"] = Documents(rest, train.column, train.what)
+        return streams
+
+    # ---- internals ------------------------------------------------------------------------
+
+    @property
+    def corpus(self) -> Corpus:
+        """The documents, opened once."""
+        if self._corpus is None:
+            self._corpus = read_corpus(**self.source, streaming=self.streaming)
+        return self._corpus
+
+    def _given_tokenizer(self) -> Tokenizer | None:
+        if self._tokenizer_source is not None:
+            return HuggingFaceTokenizer.load(self._tokenizer_source)
+        return None if self._alphabet is None else CharacterTokenizer(self._alphabet)
+
+    def _all_texts(self) -> Iterator[str]:
+        """The documents of all splits, and what stands between them."""
+        for documents in self.corpus.splits.values():
+            for i, text in enumerate(documents):
+                if i == 1 and not self.padded:
+                    yield self.separator
+                yield text
+
+    def _rows(self, tokenizer: Tokenizer) -> Rows:
+        return Rows(tokenizer, self.length, self.padded, self.separator)
+
+    def _temporary_folder(self) -> Path:
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory()
+        return Path(self._temporary.name)

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from fldd_lightning import FLDDError
+from fldd_lightning.data import CharacterTokenizer, TextDataModule, tokens
+from fldd_lightning.data import text as text_module
+from fldd_lightning.data.corpus import embedded_corpus, read_corpus
+from fldd_lightning.data.stream import TextStream
+from fldd_lightning.data.tokens import Rows, built_once
+
+LINES = [f"line {i} says {'word ' * (i % 4)}end" for i in range(60)]
+FORK = multiprocessing.get_context("fork")
+ALPHABET = "\n abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """train.txt.gz, valid.txt.gz and test.txt.gz."""
+    home = tmp_path / "corpus"
+    home.mkdir()
+    for name, lines in (("train", LINES), ("valid", LINES[:9]), ("test", LINES[9:20])):
+        with gzip.open(home / f"{name}.txt.gz", "wt") as file:
+            file.write("\n".join(lines))
+    return home
+
+
+def made(folder: Path, **options: Any) -> TextDataModule:
+    """Data whose cache is the folder's own."""
+    home = folder if folder.is_dir() else folder.parent
+    defaults: dict[str, Any] = {"length": 16, "cache_dir": f"{home}-cache", "batch_size": 4}
+    return TextDataModule(**{"path": str(folder), **defaults, **options})
+
+
+def whole(split: Any, data: TextDataModule) -> str:
+    return "".join(data.tokenizer.decode(row.tolist()) for row in split.x)
+
+
+def test_folder_of_gzipped_texts(folder: Path) -> None:
+    data = made(folder)
+    assert data.tokenizer.describe() == "23 characters '\\n 0123456789adeilnorswy'"
+    assert (data.num_classes, data.shape, data.padded) == (23, (16,), False)
+    for name, lines in (("train", LINES), ("val", LINES[:9]), ("test", LINES[9:20])):
+        text = "\n".join(lines)
+        assert whole(data.splits[name], data) == text[: len(text) // 16 * 16]
+    assert next(data.texts("val")) == "\n".join(LINES)[:16]
+
+
+def test_one_file_is_split_by_seed(folder: Path) -> None:
+    file = folder / "train.txt.gz"
+    data = made(file)
+    rows = {name: [tuple(row) for row in split.x.tolist()] for name, split in data.splits.items()}
+    total = len("\n".join(LINES)) // 16
+    assert {name: len(r) for name, r in rows.items()} == {
+        "train": total - 2 * round(0.05 * total),
+        "val": round(0.05 * total),
+        "test": round(0.05 * total),
+    }
+    everything = made(folder).splits["train"].x.tolist()
+    assert sorted(r for part in rows.values() for r in part) == sorted(tuple(r) for r in everything)
+    assert torch.equal(made(file).splits["val"].x, data.splits["val"].x)
+    assert not torch.equal(made(file, seed=1).splits["val"].x, data.splits["val"].x)
+    given_val = made(file, val_path=str(folder / "valid.txt.gz"))
+    assert whole(given_val.splits["val"], given_val) == whole(made(folder).splits["val"], given_val)
+    assert len(given_val.splits["test"].x) == round(0.05 * total)
+
+
+def test_padded_lines(folder: Path) -> None:
+    data = made(folder, padded=True, length=18)
+    assert (data.num_classes, data.padded) == (23, True)  # 22 characters without the line break, and PAD
+    pad = data.num_classes - 1
+    assert list(data.texts("train")) == [line[:18] for line in LINES]
+    for row, line in zip(data.splits["train"].x, LINES, strict=True):
+        assert (row != pad).sum() == min(18, len(line))
+    counts = data.length_counts
+    assert counts.tolist() == [sum(min(18, len(line)) == n for line in LINES) for n in range(19)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "jsonl.gz"])
+def test_tables(tmp_path: Path, kind: str) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"id": list(range(60)), "story": LINES})
+    path = tmp_path / f"stories.{kind}"
+    if kind == "csv":
+        table.to_csv(str(path))
+    elif kind == "parquet":
+        table.to_parquet(str(path))
+    else:
+        table.to_json(str(path), compression="gzip" if kind.endswith("gz") else None)
+    data = made(path, padded=True, length=40)
+    read = [text for name in ("train", "val", "test") for text in data.texts(name)]
+    assert sorted(read) == sorted(LINES)
+    with pytest.raises(FLDDError, match=r"columns with text: \['story'\].*--data\.column"):
+        _ = made(path, column="id").splits
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.text("abc", max_size=9), min_size=1, max_size=12).filter(lambda texts: any(texts)),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_rows_lose_nothing_but_what_they_say(texts: list[str], length: int, padded: bool) -> None:
+    tokenizer = CharacterTokenizer("\nabc")
+    rows = Rows(tokenizer, length, padded, "\n")
+    x = [row for part in rows.of(texts) for row in part.tolist()]
+    assert all(len(row) == length for row in x)
+    if padded:
+        kept = [text for text in texts if text]
+        assert [tokenizer.decode([i for i in row if i < 4]) for row in x] == [text[:length] for text in kept]
+        assert rows.counts["cut"] == sum(len(text) > length for text in texts)
+    else:
+        joined = "\n".join(texts)
+        assert "".join(tokenizer.decode(row) for row in x) == joined[: len(joined) // length * length]
+    assert rows.counts["documents"] == len(texts)
+
+
+def test_embedded_corpus_runs_without_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = embedded_corpus()
+    assert f"Python {sys.version_info[0]}.{sys.version_info[1]}" in corpus.what
+    assert "sha256" in corpus.what
+    data = TextDataModule(length=64, cache_dir=str(tmp_path))
+    assert data.tokenizer.describe() == "27 characters ' abcdefghijklmnopqrstuvwxyz'"
+    assert len(data.splits["train"]) > 5_000
+    assert "  " not in next(iter(corpus.splits["train"]))
+
+
+def test_tokens_are_cached_and_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made(folder, val_fraction=0.1)
+    x = data.splits["train"].x.clone()
+    cache = folder.parent / "corpus-cache"
+    (key,) = [p for p in cache.iterdir() if p.is_dir()]
+    assert data.splits["train"].x.dtype == torch.uint8
+    maps = Path("/proc/self/maps").read_text() if sys.platform == "linux" else str(key / "train.bin")
+    assert str(key / "train.bin") in maps
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CharacterTokenizer, "encode", None)  # a second look must not tokenise
+        assert torch.equal(made(folder, val_fraction=0.1).splits["train"].x, x)
+        with pytest.raises(TypeError):
+            _ = made(folder, val_fraction=0.1, length=8).splits
+    assert [p for p in cache.iterdir() if p.is_dir()] == [key]
+    path = folder / "train.txt.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(LINES[1:]))
+    stamp = path.stat().st_mtime + 10
+    os.utime(path, (stamp, stamp))
+    assert not torch.equal(made(folder, val_fraction=0.1).splits["train"].x[:5], x[:5])
+    (key / "train.bin").write_bytes(b"short")
+    assert len(list(cache.glob("text-*/"))) >= 2
+    facts = json.loads((key / "facts.json").read_text())
+    with pytest.raises(FLDDError, match="another size"):
+        tokens.read_rows(key, facts["entries"]["train"])
+
+
+def test_without_a_cache_nothing_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder.parent))
+    data = made(folder, cache_dir=None)
+    assert len(data.splits["train"]) > 0
+    assert not (folder.parent / "corpus-cache").exists()
+
+
+def test_a_killed_run_leaves_nothing_broken(folder: Path) -> None:
+    """A process is killed while it tokenises; the next one finds no half-written tokens and takes none."""
+
+    def half(path: Path, rows: Any, num_classes: int) -> None:
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_module, "write_rows", half)
+            _ = made(folder).splits
+
+    process = FORK.Process(target=killed)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    cache = folder.parent / "corpus-cache"
+    assert len(list(cache.glob("*.tmp*"))) == 1
+    assert not list(cache.glob("*/facts.json"))
+    data = made(folder)
+    text = "\n".join(LINES)
+    assert whole(data.splits["train"], data) == text[: len(text) // 16 * 16]
+    assert not list(cache.glob("*.tmp*"))
+
+
+def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
+    def build(work: Path) -> dict[str, Any]:
+        time.sleep(0.3)
+        with (tmp_path / "log").open("a") as file:
+            file.write("x")
+        return {"number": 7}
+
+    def both() -> None:
+        assert built_once(tmp_path / "cache" / "key", build) == {"number": 7}
+
+    processes = [FORK.Process(target=both) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "x"
+
+
+def test_a_failed_build_is_tried_again(tmp_path: Path) -> None:
+    def fails(work: Path) -> dict[str, Any]:
+        (work / "a.bin").write_bytes(b"x")
+        raise FLDDError("no")
+
+    with pytest.raises(FLDDError, match="no"):
+        built_once(tmp_path / "c" / "key", fails)
+    assert [p.suffix for p in (tmp_path / "c").iterdir()] in ([], [".lock"])
+    assert built_once(tmp_path / "c" / "key", lambda work: {"a": 1}) == {"a": 1}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FLDDError, match=r"--data\.cache_dir"):
+        built_once(tmp_path / "file" / "key", lambda work: {})
+
+
+# ---- streaming -------------------------------------------------------------------------------
+
+
+def stream(folder: Path, **options: Any) -> TextDataModule:
+    return made(folder, streaming=True, alphabet=ALPHABET, held_out=5, **options)
+
+
+def test_streaming_gives_every_document_to_one_worker(folder: Path) -> None:
+    data = stream(folder, padded=True, length=40)
+    documents = data.corpus.splits["train"]
+    seen = []
+    for rank in range(2):
+        loader = DataLoader(_OnePass(documents, data._rows(data.tokenizer), 2, rank), batch_size=None, num_workers=2)
+        seen += [data.tokenizer.decode([i for i in item["x"].tolist() if i < len(ALPHABET)]) for item in loader]
+    assert sorted(seen) == sorted(LINES)
+
+
+class _OnePass(TextStream):
+    def __iter__(self) -> Any:
+        for rows in self.rows.of(self.shares(0)):
+            for row in rows:
+                yield {"x": torch.from_numpy(row)}
+
+
+def test_streaming_is_endless_shuffled_and_keeps_held_out_text_apart(folder: Path) -> None:
+    data = stream(folder / "train.txt.gz", padded=True, length=40)
+    assert data.num_classes == len(ALPHABET) + 1
+    held = {name: list(data.texts(name)) for name in ("val", "test")}
+    assert held == {"val": LINES[:5], "test": LINES[5:10]}
+    assert list(data.texts("train")) == LINES[10:15]  # what is counted beforehand
+    batches = list(islice(iter(data.train_dataloader()), 30))  # 120 examples of 50
+    texts = [data.tokenizer.decode([i for i in r.tolist() if i < len(ALPHABET)]) for b in batches for r in b["x"]]
+    assert sorted(texts[:50]) == sorted(LINES[10:])
+    assert sorted(texts[50:100]) == sorted(LINES[10:])
+    assert texts[:50] != texts[50:100]
+    assert texts[:50] != LINES[10:]
+
+
+def test_streaming_uses_given_splits_whole(folder: Path) -> None:
+    data = stream(folder, length=8)
+    text = "\n".join(LINES[:9])
+    assert whole(data.splits["val"], data) == text[: len(text) // 8 * 8]
+    batch = next(iter(data.train_dataloader()))["x"]
+    assert batch.shape == (4, 8)
+    assert batch.max() < len(ALPHABET)
+
+
+# ---- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 0}, "length and held_out"),
+        ({"val_fraction": 0.0}, "val_fraction"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
+        ({"tokenizer": "a", "alphabet": "ab"}, "not both"),
+        ({"streaming": True}, r"streaming needs --data\.path"),
+        ({"streaming": True, "path": "x"}, r"--data\.alphabet or --data\.tokenizer"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FLDDError, match=message):
+        TextDataModule(**options)
+
+
+def test_a_character_outside_the_alphabet_is_named(folder: Path) -> None:
+    with pytest.raises(FLDDError, match=r"the character '0' .*--data\.alphabet"):
+        _ = made(folder, alphabet="\n abcdefghijklmnopqrstuvwxyz").splits
+    data = made(folder, streaming=True, alphabet="\n abcdefghijklmnopqrstuvwxyz")
+    with pytest.raises(FLDDError, match=r"the character '0' "):
+        _ = data.splits
+
+
+def test_unknown_tokens_are_counted_aloud(folder: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"?": 0, "line": 1, "says": 2, "end": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "words.json"))
+    unknown, total = (sum(f(line) for line in LINES) for f in (lambda s: s.count("word") + 1, lambda s: len(s.split())))
+    for options in ({}, {"streaming": True, "held_out": 1_000}):
+        data = made(folder, tokenizer=str(tmp_path / "words.json"), padded=True, **options)
+        with pytest.warns(UserWarning, match=f"train: {unknown} of {total} tokens stand for text"):
+            assert data.num_classes == 5
+
+
+def test_short_and_empty_splits_are_named(folder: Path) -> None:
+    with pytest.raises(FLDDError, match=r"fewer than one block of --data\.length 5000"):
+        _ = made(folder, length=5000).splits
+    with pytest.raises(FLDDError, match=r"too few for the splits train, val and test.*smaller --data\.length"):
+        _ = made(folder / "train.txt.gz", length=600).splits
+    with gzip.open(folder / "valid.txt.gz", "wt") as file:
+        file.write("")
+    with pytest.raises(FLDDError, match=r"a split in .* is empty.*validation"):
+        _ = made(folder).splits
+    (folder / "valid.txt.gz").unlink()
+    with gzip.open(folder / "valid.txt.gz", "wt") as file:
+        file.write("\n\n\n")
+    with pytest.raises(FLDDError, match="the val split is empty"):
+        _ = made(folder, padded=True).splits
+    with pytest.raises(FLDDError, match="the val split is empty"):
+        _ = stream(folder, padded=True).splits
+
+
+def test_a_stream_too_short_for_a_row_is_named(folder: Path) -> None:
+    data = stream(folder)
+    rows = Rows(data.tokenizer, 100_000, False, "\n")
+    with pytest.raises(FLDDError, match="too few documents to fill one example"):
+        next(iter(TextStream(data.corpus.splits["train"], rows)))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_undecodable_bytes_are_named(tmp_path: Path, streaming: bool) -> None:
+    path = tmp_path / f"latin{int(streaming)}.txt"
+    path.write_bytes("\n".join(LINES).encode() + b" caf\xe9 ")
+    options: dict[str, Any] = {"streaming": True, "alphabet": ALPHABET} if streaming else {}
+    with pytest.raises(FLDDError, match=r"cannot read '.*latin.\.txt.*can't decode byte 0xe9.*UTF-8"):
+        _ = made(path, **options).splits
+
+
+def test_broken_archives_and_wrong_paths_are_named(folder: Path, tmp_path: Path) -> None:
+    path = folder / "train.txt.gz"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(FLDDError, match="cannot read"):
+        _ = made(folder).splits
+    with pytest.raises(FLDDError, match="does not exist"):
+        _ = made(tmp_path / "nowhere").splits
+    (tmp_path / "story.doc").write_text("hello")
+    with pytest.raises(FLDDError, match=r"no known kind.*\.txt"):
+        _ = made(tmp_path / "story.doc").splits
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FLDDError, match="no known kind"):
+        _ = made(tmp_path / "empty").splits
+    path.unlink()
+    with pytest.raises(FLDDError, match="no split 'train'"):
+        _ = made(folder).splits
+
+
+def test_a_missing_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "hello there"}\n{"text": null}\n')
+    with pytest.raises(FLDDError, match="document 1: column 'text' holds None"):
+        _ = made(tmp_path / "a.jsonl").splits
+
+
+def test_without_network_it_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+    start = time.monotonic()
+    for options in ({}, {"streaming": True}):
+        with pytest.raises(FLDDError, match=r"not cached.*--data\.path"):
+            read_corpus(None, "nobody/nothing", **options)  # type: ignore[arg-type]
+    assert time.monotonic() - start < 20
