@@ -84,7 +84,8 @@ class GaussianMixture(KnownSource):
 
     Means are uniform on [0.12 K, 0.88 K], standard deviations on [0.03 K, 0.08 K]; each density is
     normalised over the grid. H by enumeration. There are 2,500 cells, so that 100,000 training examples
-    alone would cost about 2,500 / 200,000 = 0.0125 nats: hence half a million.
+    alone would cost about 2,500 / 200,000 = 0.0125 nats: hence half a million; and 100,000 held-out ones
+    measure a gap to about 0.004 nats.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class GaussianMixture(KnownSource):
         components: int = 8,
         num_classes: int = 50,
         num_train: int = 500_000,
-        num_held: int = 20_000,
+        num_held: int = 100_000,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
