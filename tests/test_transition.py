@@ -34,9 +34,6 @@ problems = st.builds(
 def both(name: str, problem: Problem, seed: int) -> tuple[ReverseProcess, Transition, Transition, list[Any]]:
     """Reverse process, sparse and dense transition of a random batch, and all parameters."""
     process, reverse = make(name, problem)
-    if isinstance(process, LearnedMaskProcess):
-        # No gamma of 1e-5: where 1 - gamma is rounded, all states together do not see what moves, two do.
-        torch.nn.init.uniform_(process.schedule, -0.05, 0.05)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(problem.num_classes, (6, *problem.shape), generator=generator)
     t = torch.randint(1, problem.num_steps + 1, (6,), generator=generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..networks.base import Backbone, check_backbone
 from ..problem import Problem
@@ -15,19 +15,13 @@ from .mask import MaskProcess
 
 __all__ = ["LearnedMaskProcess"]
 
-_SHARED_RATE = 10.0  # how much faster than the network the part of the schedule that all examples share learns
-
 
 class LearnedMaskProcess(MaskProcess):
     """u_t = (1 - gamma_t) onehot(x) + gamma_t onehot(MASK), gamma monotone in t per coordinate.
 
-    gamma_t = sum_{tau <= t} softmax_tau(10 schedule + network(x)): increments over t that sum to one, so
-    that gamma_T = 1 exactly and a masked coordinate never returns. With both terms at zero, as
-    they start, the increments are all 1/T and the process is the fixed absorbing one.
-
-    ``schedule`` is a table over coordinates and steps that all examples share. Its gradient is a
-    mean over the batch and far less noisy than what is particular to one x; the factor 10 lets it
-    take steps ten times as long, where the network alone would take most of a run to leave 1/T.
+    gamma_t = sum_{tau <= t} softmax_tau(network(x)): increments over t that sum to one, so that
+    gamma_T = 1 exactly and a masked coordinate never returns. With the network's last layer at
+    zero the increments are all 1/T and the process is the fixed absorbing one.
 
     Args:
         problem: K, shape and T.
@@ -41,12 +35,10 @@ class LearnedMaskProcess(MaskProcess):
         super().__init__(problem)
         self.base = AbsorbingProcess(problem)
         self.network = check_backbone(network(problem, problem.num_classes, problem.num_steps))
-        self.schedule = nn.Parameter(torch.zeros(*problem.shape, problem.num_steps))
 
     def interior_log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         whole = SparseStates.hard(x, self.problem.num_classes)
-        own = self.network(whole, torch.zeros_like(t[:, 0]), condition).float()  # (B, *shape, T)
-        increments = (own + _SHARED_RATE * self.schedule).log_softmax(-1)
+        increments = self.network(whole, torch.zeros_like(t[:, 0]), condition).float().log_softmax(-1)
         log_masked = increments.logcumsumexp(-1)  # (B, *shape, T): log gamma_1..log gamma_T
         log_kept = increments.flip(-1).logcumsumexp(-1).flip(-1)  # log (1 - gamma_0)..log (1 - gamma_{T-1})
         index = t.reshape(*t.shape, *[1] * x.dim()).expand(*t.shape, *x.shape[1:], 1)  # (B, M, *shape, 1)
