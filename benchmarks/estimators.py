@@ -28,11 +28,11 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
 from fldd_lightning import FLDD
-from fldd_lightning.categorical import one_hot, sample_categorical, sum_dims
+from fldd_lightning.categorical import one_hot
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, StepLoss
-from fldd_lightning.forward.base import Transition
+from fldd_lightning.forward import Transition
 from fldd_lightning.networks import MLP
-from fldd_lightning.objective import cross_entropy, expected_entropy, stratified_steps
+from fldd_lightning.objective import stratified_steps
 from fldd_lightning.problem import Problem
 from fldd_lightning.reverse import ReverseProcess
 
@@ -41,8 +41,8 @@ class NoBaseline(GradientEstimator):
     """REINFORCE without any baseline."""
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        z_t = sample_categorical(step.log_u_t, generator)
-        cost = _cost(step, reverse, one_hot(z_t, reverse.num_states))
+        z_t = step.draw(generator)
+        cost = _cost(step, reverse, step.weights(z_t))
         return _score(step, z_t, cost, cost.detach())
 
 
@@ -51,12 +51,9 @@ class IdealBaseline(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         with torch.no_grad():
-            others = [
-                _cost(step, reverse, one_hot(sample_categorical(step.log_u_t, generator), reverse.num_states))
-                for _ in range(32)
-            ]
-        z_t = sample_categorical(step.log_u_t, generator)
-        cost = _cost(step, reverse, one_hot(z_t, reverse.num_states))
+            others = [_cost(step, reverse, step.weights(step.draw(generator))) for _ in range(32)]
+        z_t = step.draw(generator)
+        cost = _cost(step, reverse, step.weights(z_t))
         return _score(step, z_t, cost, cost.detach() - torch.stack(others).mean(0))
 
 
@@ -64,48 +61,45 @@ class StraightThrough(GradientEstimator):
     """Hard states forward, u_t backward (Bengio et al., 2013)."""
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        hard = one_hot(sample_categorical(step.log_u_t, generator), reverse.num_states)
-        soft = step.log_u_t.exp()
-        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - expected_entropy(step), None)
+        hard, soft = step.weights(step.draw(generator)), step.mean_weights()
+        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - step.expected_entropy(), None)
 
 
 class StraightThroughGumbel(GradientEstimator):
     """Hard states forward, a Concrete sample of temperature 1 backward (Jang et al., 2017)."""
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        uniform = torch.rand(step.log_u_t.shape, dtype=torch.float64, generator=generator)
-        soft = (step.log_u_t - (-uniform.clamp_min(1e-300).log()).log().float()).softmax(-1)
-        hard = one_hot(soft.argmax(-1), reverse.num_states)
-        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - expected_entropy(step), None)
+        soft = step.draw_relaxed(generator, 1.0)
+        hard = one_hot(soft.argmax(-1), soft.shape[-1])
+        return StepLoss(_cost(step, reverse, hard + soft - soft.detach()) - step.expected_entropy(), None)
 
 
 class DisARM(GradientEstimator):
     """Antithetic pairs for binary states (Dong et al., 2020): data or MASK under a mask-only process."""
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        log_kept = step.log_u_t.gather(-1, step.x.unsqueeze(-1)).squeeze(-1)  # (B, D)
+        log_kept = step.log_u_t[..., 0]  # (B, D); of the two states x and MASK
         # At t = T everything is masked and nothing is learned: a finite stand-in for the logit.
         logit = torch.where(log_kept > -30, log_kept - step.log_u_t[..., -1].clamp_min(-30), -30.0)
         kept, uniform = logit.detach().sigmoid(), torch.rand(logit.shape, generator=generator)
         first, second = uniform < kept, 1 - uniform < kept
         mask = torch.full_like(step.x, reverse.num_states - 1)
-        pair = [one_hot(torch.where(b, step.x, mask), reverse.num_states) for b in (first, second)]
+        pair = [step.weights(torch.where(b, step.x, mask)) for b in (first, second)]
         costs = [_cost(step, reverse, w) for w in pair]
         difference = 0.5 * (costs[0] - costs[1]).detach().unsqueeze(-1)
         sign = torch.where(first, 1.0, -1.0) * (first != second)
         score = (difference * sign * logit.detach().abs().sigmoid() * logit).sum(-1)
-        kl = 0.5 * (costs[0] + costs[1]) - expected_entropy(step)
+        kl = 0.5 * (costs[0] + costs[1]) - step.expected_entropy()
         return StepLoss(kl + score, kl.detach())
 
 
 def _cost(step: Transition, reverse: ReverseProcess, w: Tensor) -> Tensor:
-    return cross_entropy(step, reverse, w, reverse.network_log_prob(w, step.t, step.condition))
+    return step.cross_entropy(reverse, w.unsqueeze(0))[0]
 
 
 def _score(step: Transition, z_t: Tensor, cost: Tensor, advantage: Tensor) -> StepLoss:
-    log_prob = sum_dims(step.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))
-    kl = cost - expected_entropy(step)
-    return StepLoss(kl + advantage * log_prob, kl.detach())
+    kl = cost - step.expected_entropy()
+    return StepLoss(kl + advantage * step.log_prob(z_t), kl.detach())
 
 
 def at(temperature: float) -> Callable[[Problem], GradientEstimator]:

@@ -1,34 +1,39 @@
 """Process x T x seeds on binarised MNIST: NELBO and sample quality at the same number of denoiser passes.
 
+    python benchmarks/mnist.py --path FOLDER_WITH_IDX_FILES --network unet --sizes 28 --steps 3000 --samples 5000
     python benchmarks/mnist.py --path FOLDER_WITH_IDX_FILES --sizes 8 16 --seeds 0 1 2
     python benchmarks/mnist.py --report benchmarks/results/mnist.csv
 
-Sample quality is the Fréchet distance between 10,000 samples and the test images in the 64
-features of the classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is
-not FID). MLPs of width 32 x size. One thread a run.
+Every run appends its row to the CSV and its first 64 samples to the folder ``mnist_samples`` beside it; runs
+whose rows are there are not repeated, so that an interrupted command goes on where it stopped. The report is
+a table and, for each network and size, a figure of samples side by side, of whatever is there.
+
+Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
+classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is not FID), and in the
+pixels. The process ``data`` puts validation images in the place of samples: the distance of real against real.
+MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a GPU, and takes it if there is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
-import tempfile
-import time
-import warnings
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from common import append_row, machine, mean_and_range, one_thread, train_and_test
+from lightning.pytorch import seed_everything
 from torch import Tensor
 
 from fldd_lightning import ImageFLDD
+from fldd_lightning.categorical import grey_levels
 from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.data import MNISTDataModule
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -40,10 +45,23 @@ from fldd_lightning.forward import (
     ResidualUniformProcess,
     UniformProcess,
 )
-from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance
-from fldd_lightning.networks import MLP
+from fldd_lightning.metrics import ClassifierFeatures, FeatureExtractor, PixelFeatures, SampleQuality
+from fldd_lightning.networks import MLP, UNet
 
-PASSES = 4 * 128  # denoiser passes per training step
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone for images of a given size, and the denoiser passes of a training step that suit it."""
+
+    make: Callable[[int], Any]
+    passes: int
+
+
+NETWORKS = {
+    "mlp": Network(lambda size: partial(MLP, width=32 * size, embedding=4), 4 * 128),
+    "unet": Network(lambda size: partial(UNet, widths=(16, 32, 64)), 4 * 32),
+    "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
+}
 PROCESSES: dict[str, Any] = {
     "learned": LearnedMaskProcess,
     "learned general": ResidualAbsorbingProcess,
@@ -52,109 +70,172 @@ PROCESSES: dict[str, Any] = {
     "uniform": UniformProcess,
     "D3PM": D3PMProcess,
 }
-FIELDS = ("size", "process", "num_steps", "seed", "steps", "nelbo", "frechet", "shares", "seconds", "torch", "machine")
+MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in PROCESSES if process != "learned uniform"]
+KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 
-def frechet(extractor: ClassifierFeatures, samples: Tensor, real: Tensor) -> float:
-    """Fréchet distance of binary images ``(N, H, W)`` in the classifier's features."""
-    metric = FrechetDistance(64)
-    for images, is_real in ((samples, False), (real, True)):
-        for part in images.split(1000):
-            metric.update(extractor(part.unsqueeze(1).float()), real=is_real)
-    return float(metric.compute())
-
-
-def run(data_path: str, size: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
-    seed_everything(seed, verbose=False)
-    network = partial(MLP, width=32 * size, embedding=4)
+    seed_everything(key["seed"], verbose=False)
+    process, size = key["process"], key["size"]
+    passes, network = NETWORKS[key["network"]].passes, NETWORKS[key["network"]].make(size)
     is_learned = process.startswith("learned")
-    factory = partial(PROCESSES[process], network=network) if is_learned else PROCESSES[process]
-    samples = 2 if is_learned else 1
-    data = MNISTDataModule(data_path, size=size, batch_size=PASSES // samples, seed=seed)
-    estimator = RLOO if is_learned else Reinforce
-    model = ImageFLDD(2, (size, size), factory, network, estimator, num_steps=num_steps)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val/nelbo")
-        trainer = Trainer(
-            accelerator="cpu", max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
-            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best], **quiet,
-        )  # fmt: skip
-        start = time.monotonic()
-        trainer.fit(model, data)
-        seconds = time.monotonic() - start
-        tester = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
-        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
-        path = f"{folder}/classifier.pt"
-        train_classifier(MNISTDataModule(data_path, size=size), path)
-        extractor = ClassifierFeatures(path)
-    distance = frechet(extractor, model.sample(10_000, 0, batch_size=1_000), data.splits["test"].x)
-    kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
-    shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
-    values = (size, process, num_steps, seed, steps, f"{logged['test/nelbo']:.4f}", f"{distance:.4f}", shares)
-    return dict(
-        zip(
-            FIELDS, (*values, round(seconds), torch.__version__, f"{platform.machine()}, 1 thread"), strict=True
-        )
-    )  # fmt: skip
+    draws = 2 if is_learned else 1  # samples of z_t for each example
+    data = MNISTDataModule(path, size=size, batch_size=passes // draws, seed=key["seed"])
+    classifier = classifier_features(path, size, samples_path.parents[1])
+    real = data.splits["test"].x
+    row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
+    if process == "data":
+        samples = data.splits["val"].x[:num_samples]
+    else:
+        factory = partial(PROCESSES[process], network=network) if is_learned else PROCESSES[process]
+        estimator = RLOO if is_learned else Reinforce
+        model = ImageFLDD(2, (size, size), factory, network, estimator, num_steps=key["num_steps"])
+        logged, seconds = train_and_test(model, data, key["steps"])
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        samples = model.sample(num_samples, 0, batch_size=500)
+        samples_path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
+        kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, key["num_steps"] + 1)]
+        shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
+        row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
+    for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
+        values = quality(extractor, samples, real)
+        row[name] = f"{values[extractor.metric_name]:.4f}"
+        if extractor is classifier:
+            row |= {each: f"{values[f'{each}_{extractor.name}']:.4f}" for each in ("density", "coverage")}
+    return {**row, "samples": len(samples), "passes": passes, "torch": torch.__version__, "machine": machine()}
 
 
-def table(path: Path) -> str:
-    """Markdown: one row per size, process and T."""
-    groups: dict[tuple[int, str, int], list[dict[str, str]]] = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            groups[int(row["size"]), row["process"], int(row["num_steps"])].append(row)
-    lines = ["| size | process | T | seeds | test/nelbo, nats (range) | Fréchet (range) | seconds |"]
-    lines.append("| --- " * 7 + "|")
-    for (size, process, num_steps), rows in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
-        cells = []
-        for key, digits in (("nelbo", 2), ("frechet", 2)):
-            values = [float(row[key]) for row in rows]
-            cells.append(f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})")
-        seconds = mean(float(row["seconds"]) for row in rows)
-        lines.append(f"| {size} | {process} | {num_steps} | {len(rows)} | {cells[0]} | {cells[1]} | {seconds:.0f} |")
+def classifier_features(path: str, size: int, folder: Path) -> ClassifierFeatures:
+    """The classifier of a size, trained if it is not there yet."""
+    file = folder / f"mnist_classifier{size}.pt"
+    if not file.exists():
+        train_classifier(MNISTDataModule(path, size=size), str(file))
+    return ClassifierFeatures(str(file))
+
+
+@torch.no_grad()
+def quality(extractor: FeatureExtractor, samples: Tensor, real: Tensor) -> dict[str, float]:
+    """Distances between binary images ``(N, H, W)`` in the extractor's features."""
+    metric = SampleQuality(extractor, grey_levels(real[:1], 2))
+    for images, is_real in ((samples, False), (real, True)):
+        for first in range(0, len(images), 1_000):
+            metric.update(grey_levels(images[first : first + 1_000].unsqueeze(1), 2), first, is_real)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def samples_file(csv_path: Path, key: dict[str, Any]) -> Path:
+    """Where the samples of a run are kept."""
+    name = "-".join(str(key[field]).replace(" ", "_") for field in KEYS)
+    return csv_path.parent / f"{csv_path.stem}_samples" / f"{name}.npz"
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown: one row per network, size, T and process."""
+    groups: dict[tuple[Any, ...], list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        order = [*PROCESSES, "data"].index(row["process"])
+        groups[row["network"], int(row["size"]), int(row["steps"]), int(row["num_steps"]), order].append(row)
+    columns = ["network", "size", "steps", "T", "process", "seeds", "test/nelbo, nats (range)"]
+    columns += ["Fréchet, classifier (range)", "Fréchet, pixels (range)", "coverage", "seconds"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for (network, size, steps, num_steps, _), group in sorted(groups.items()):
+        cells = [network, size, steps, num_steps, group[0]["process"], len(group)]
+        for name in ("nelbo", "frechet", "frechet_pixels"):
+            values = [float(row[name]) for row in group if row[name]]
+            cells.append(mean_and_range(values) if values else "")
+        cells += [
+            f"{mean(float(row[name]) for row in group):{form}}"
+            for name, form in (("coverage", ".3f"), ("seconds", ".0f"))
+        ]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
+    """Samples side by side: a row for each process, a column for each T; of the lowest seed there is."""
+    from matplotlib.figure import Figure
+
+    chosen: dict[tuple[str, int], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: (int(row["steps"]), -int(row["seed"]))):
+        chosen[row["process"], int(row["num_steps"])] = row
+    processes = [name for name in PROCESSES if any(name == process for process, _ in chosen)]
+    budgets = sorted({num_steps for process, num_steps in chosen if process != "data"})
+    drawn = Figure(figsize=(2.3 * len(budgets) + 0.4, 2.5 * len(processes)), layout="constrained")
+    axes = drawn.subplots(len(processes), len(budgets), squeeze=False)
+    for i, process in enumerate(processes):
+        for j, num_steps in enumerate(budgets):
+            axis, row = axes[i][j], chosen.get((process, num_steps))
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if i == 0:
+                axis.set_title(f"T = {num_steps}", fontsize=11)
+            if j == 0:
+                axis.set_ylabel(process, fontsize=11)
+            if row is None:
+                continue
+            x = np.load(samples_file(csv_path, row))["x"][:36]  # (36, H, W)
+            height, width = x.shape[1:]
+            grid = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
+            grid = grid.reshape(6, 6, height + 2, width + 2).swapaxes(1, 2).reshape(6 * (height + 2), -1)
+            axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xlabel(f"{float(row['nelbo']):.1f} nats, Fréchet {float(row['frechet']):.2f}", fontsize=8)
+    drawn.savefig(path, dpi=150)
+
+
+def report(csv_path: Path) -> None:
+    """Write the table and the figures of what is in the CSV."""
+    with csv_path.open() as file:
+        rows = list(csv.DictReader(file))
+    text = table(rows)
+    csv_path.with_suffix(".md").write_text(text + "\n")
+    print(text)
+    for network, size in sorted({(row["network"], row["size"]) for row in rows}):
+        same = [row for row in rows if (row["network"], row["size"]) == (network, size) and row["process"] != "data"]
+        if same:
+            figure(same, csv_path, csv_path.with_name(f"{csv_path.stem}_{network}{size}.png"))
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", help="folder with the idx files")
+    parser.add_argument("--network", choices=NETWORKS, default="mlp")
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16])
     parser.add_argument(
         "--models",
         nargs="+",
-        default=["learned:2", "learned:4", "absorbing:4", "absorbing:16", "absorbing:64"],
-        help=f"process:T, the process being one of {', '.join(PROCESSES)}",
+        default=["data:0", *MODELS, "absorbing:16", "absorbing:64"],
+        help=f"process:T, the process being data or one of {', '.join(PROCESSES)}",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=6_000, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/mnist.csv"))
-    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
+    parser.add_argument("--report", type=Path, help="make table and figures of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
-        text = table(arguments.report)
-        arguments.report.with_suffix(".md").write_text(text + "\n")
-        print(text)
+        report(arguments.report)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    one_thread()
+    done: set[tuple[str, ...]] = set()
+    if arguments.output.exists():
+        with arguments.output.open() as file:
+            done = {tuple(row[field] for field in KEYS) for row in csv.DictReader(file)}
     for seed in arguments.seeds:
         for size in arguments.sizes:
             for name in arguments.models:
                 process, _, num_steps = name.rpartition(":")
-                row = run(arguments.path, size, process, int(num_steps), seed, arguments.steps)
-                is_new = not arguments.output.exists()
-                with arguments.output.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    if is_new:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print({key: row[key] for key in FIELDS[:9]}, flush=True)
+                key = dict(
+                    zip(KEYS, (arguments.network, size, process, int(num_steps), seed, arguments.steps), strict=True)
+                )
+                if tuple(str(value) for value in key.values()) in done:
+                    continue
+                samples_path = samples_file(arguments.output, key)
+                row = run(arguments.path, key, samples_path, arguments.samples)
+                append_row(arguments.output, row)
+                print({field: value for field, value in row.items() if field not in ("torch", "machine")}, flush=True)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def exact_step_kl(process: ForwardProcess, reverse: ReverseProcess, x: torch.Ten
     for i, x_i in enumerate(x):
         n = len(states)
         batch = x_i.expand(n, -1)
-        step = process.transition(batch, torch.full((n,), t))
+        step = process.dense_transition(batch, torch.full((n,), t))
         weight = step.log_u_t.double().exp().gather(-1, states.unsqueeze(-1)).squeeze(-1).prod(1)
         q = step.posterior.posterior(states).double()
         log_v = reverse.log_prob(states, torch.full((n,), t)).double()

@@ -50,7 +50,7 @@ if __name__ == "__main__":
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
-    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=None)
+    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
     logged = run.test(image_model(2), Stripes(), verbose=False)[0]
     torch.save(logged, Path(sys.argv[1]) / f"quality{run.global_rank}.pt")

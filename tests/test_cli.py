@@ -119,6 +119,17 @@ def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert config["model"]["init_args"]["num_steps"] == 4
 
 
+def test_own_classes_are_found_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_module.py").write_text("from fldd_lightning import ImageFLDD\n\nclass Own(ImageFLDD): ...\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(CONFIGS / "digits.yaml"), "--model", "own_module.Own", "--print_config"])
+    assert "class_path: own_module.Own" in capsys.readouterr().out
+
+
 def test_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", str(CONFIGS / "digits.yaml"), "--model.num_stepz", "4"])

@@ -147,6 +147,26 @@ def test_checkpoint_of_another_configuration(tmp_path: Path, other: dict[str, An
         trainer(tmp_path).test(build(**other), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
+class NamedPairs(Pairs):
+    def __init__(self, names: str) -> None:
+        super().__init__(batch_size=16)
+        self.vocabulary = names
+
+
+def test_vocabulary_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    model = build()
+    fit(tmp_path, model, NamedPairs("abc"), max_steps=2).save_checkpoint(path)
+    loaded = FLDD.load_from_checkpoint(path, weights_only=True)
+    assert loaded.vocabulary == ["a", "b", "c"]
+    message = "different vocabularies .*; 1 is '[bx]' and '[bx]'"
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path).test(loaded, NamedPairs("axc"))
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path).test(build(), NamedPairs("axc"), ckpt_path=str(path), weights_only=True)
+    trainer(tmp_path).test(loaded, NamedPairs("abc"), ckpt_path=str(path), weights_only=True)
+
+
 def test_warm_up_reports_no_bound_while_relaxed(tmp_path: Path) -> None:
     estimator = partial(WarmUp, first=partial(Concrete, decay_steps=10), then=RLOO, steps=100)
     run = fit(tmp_path, build(estimator=estimator), Pairs(batch_size=16), max_steps=3, limit_val_batches=0)
@@ -183,11 +203,14 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     alone = trainer(tmp_path).test(model, Pairs(batch_size=5), verbose=False)[0]
     for key, value in ranks[1]["test"].items():
         assert value == pytest.approx(alone[key], rel=1e-5), key
-    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=None)
-    alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
-    for i in range(2):
-        for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
-            assert value == pytest.approx(alone[key], rel=1e-4), key
+    (kept,) = (tmp_path / "cache").glob("frechet_pixels-*")  # the joint statistics of both
+    for cache_dir in (None, str(kept.parent)):
+        quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=cache_dir)
+        alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
+        for i in range(2):
+            for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
+                assert value == pytest.approx(alone[key], rel=1e-4), key
+    assert list(kept.parent.glob("frechet_pixels-*")) == [kept]
     assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()
     data = text_data(tmp_path)
     alone = trainer(tmp_path, callbacks=[text_quality()]).test(model_of(data), data, verbose=False)[0]

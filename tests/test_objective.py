@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, make
-from fldd_lightning.categorical import one_hot, sample_categorical
+from fldd_lightning.categorical import one_hot
 from fldd_lightning.objective import prior_term, reconstruction_term, step_kl, stratified_steps
 from fldd_lightning.problem import Problem
+from fldd_lightning.states import SparseStates
 
 
 @pytest.mark.parametrize("num_steps", [2, 3])
@@ -43,7 +44,7 @@ def test_step_kl_is_unbiased(name: str) -> None:
     n = 20_000
     for t in (1, 2, 3):
         step = process.transition(x.expand(n, -1), torch.full((n,), t))
-        z_t = sample_categorical(step.log_u_t, torch.Generator().manual_seed(t))
+        z_t = step.draw(torch.Generator().manual_seed(t))
         with torch.no_grad():
             values = step_kl(step, reverse, z_t)
         exact = float(exact_step_kl(process, reverse, x, t))
@@ -60,8 +61,8 @@ def test_absorbing_bound_equals_the_closed_form_of_masked_diffusion() -> None:
     x = all_states(3, 2)
     table = torch.randn(4, 2, 3).log_softmax(-1)  # x̂ depends on the number of masked coordinates only
 
-    def log_prob(weights: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
-        masked = weights[..., -1].sum(1).long()
+    def log_prob(state: SparseStates, t: torch.Tensor, condition: object = None) -> torch.Tensor:
+        masked = state.dense()[..., -1].sum(1).long()
         stay = ((t - 1) / t)[:, None, None]
         log_x = table[masked]
         parts = [log_x + torch.log1p(-stay), stay.log().expand(-1, 2, 1)]
@@ -78,6 +79,17 @@ def test_absorbing_bound_equals_the_closed_form_of_masked_diffusion() -> None:
             ce = -(pattern * log_x).sum(1)
             expected += p * ce / t
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_an_untrained_reverse_starts_at_the_skip(name: str) -> None:
+    process, reverse = make(name, Problem(3, (2,), 3))
+    for p in reverse.parameters():
+        torch.nn.init.zeros_(p)
+    z = torch.full((2, 2), process.num_states - 1)  # MASK, where there is one
+    t = torch.tensor([2, 3])
+    expected = process.reverse_skip(one_hot(z, process.num_states), t).log_softmax(-1)
+    torch.testing.assert_close(reverse.log_prob(z, t), expected)
 
 
 @pytest.mark.parametrize("name", PROCESSES)

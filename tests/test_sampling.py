@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -57,6 +59,14 @@ def test_categorical_frequencies(draw: str) -> None:
     assert counts[1] == counts[4] == 0
     keep = p > 0
     assert chisquare(counts[keep], (p.double() * 50_000)[keep]).pvalue > 1e-3
+
+
+def test_draws_are_the_same_in_chunks() -> None:
+    log_p = torch.randn(7, 3, 11)
+    whole = sample_categorical(log_p, torch.Generator().manual_seed(0))
+    with patch("fldd_lightning.categorical._CHUNK", 40):
+        assert torch.equal(sample_categorical(log_p, torch.Generator().manual_seed(0)), whole)
+    assert sample_categorical(log_p[0, 0], torch.Generator().manual_seed(0)).shape == ()
 
 
 def test_inverse_never_leaves_the_support() -> None:

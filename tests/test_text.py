@@ -57,7 +57,7 @@ def test_padded_lines_are_learned(corpus: Path, tmp_path: Path, process: Any) ->
     with pytest.raises(FLDDError, match="no lengths yet"):
         model.extra_terms(data.splits["val"].x)
     start = trainer(tmp_path).validate(model, data, verbose=False)[0]["val/bits_per_token"]
-    run = trainer(tmp_path, max_steps=100)
+    run = trainer(tmp_path, max_steps=200)
     run.fit(model, data)
     logged = run.validate(model, data, verbose=False)[0]
     x = data.splits["val"].x

@@ -13,6 +13,8 @@ from .errors import FLDDError
 __all__ = [
     "check_states",
     "entropy",
+    "grey_levels",
+    "gumbel_noise",
     "log_one_hot",
     "one_hot",
     "sample_categorical",
@@ -21,6 +23,9 @@ __all__ = [
     "without_state",
     "xlogy",
 ]
+
+
+_CHUNK = 2**22  # numbers of noise drawn at once: 32 MiB
 
 
 def xlogy(x: Tensor, log_y: Tensor) -> Tensor:
@@ -62,6 +67,11 @@ def log_one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.floa
     return zeros.masked_fill(~hit, float("-inf"))
 
 
+def grey_levels(states: Tensor, num_classes: int) -> Tensor:
+    """States as brightness in [0, 1]: 0..K-1 from black to white, MASK (K) in the middle."""
+    return torch.where(states == num_classes, 0.5, states.float() / (num_classes - 1))
+
+
 def without_state(log_p: Tensor, state: int) -> Tensor:
     """The distribution ``(..., S)`` given that it is not one ``state``: ``-inf`` there, the rest normalised.
 
@@ -78,6 +88,12 @@ def sum_dims(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
+def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise in float64, on the device of the generator."""
+    uniform = torch.rand(tuple(shape), dtype=torch.float64, device=generator.device, generator=generator)
+    return -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+
+
 def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw states by the Gumbel-max trick with float64 noise.
 
@@ -92,11 +108,14 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
     Returns:
         Integer states ``(...)`` on the device of ``log_p``.
     """
-    device = generator.device if generator is not None else _float64_device(log_p.device)
-    uniform = torch.rand(log_p.shape, dtype=torch.float64, device=device, generator=generator)
-    gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
-    scores = log_p.detach().to(gumbel.device, torch.float64) + gumbel
-    return scores.argmax(-1).to(log_p.device)
+    generator = generator or torch.default_generator
+    states = []
+    num_states = log_p.shape[-1]
+    for part in torch.split(log_p.detach().reshape(-1, num_states), max(1, _CHUNK // num_states)):
+        scores = gumbel_noise(part.shape, generator)
+        scores += part.to(scores.device, torch.float64)
+        states.append(scores.argmax(-1))
+    return torch.cat(states).view(log_p.shape[:-1]).to(log_p.device)
 
 
 def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from .categorical import check_states
+from .categorical import check_states, grey_levels
 from .errors import FLDDError
 from .module import FLDD
 
@@ -22,7 +22,7 @@ class ImageFLDD(FLDD):
         if len(self.problem.shape) not in (2, 3):
             raise FLDDError(f"ImageFLDD needs image shapes, not {self.problem.shape}; use FLDD.")
         pictures = x.unsqueeze(1) if len(self.problem.shape) == 2 else x  # (N, C, H, W)
-        return pictures.float() / (self.problem.num_classes - 1)
+        return grey_levels(pictures, self.problem.num_classes)
 
 
 class LabelledImageFLDD(ImageFLDD):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from .categorical import check_states, sample_from_uniform
+from .categorical import check_states, grey_levels
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
 from .factory import build, describe
@@ -35,9 +35,9 @@ class FLDD(LightningModule):
     checkpoints use averaged weights.
 
     A modality is added by subclassing; the hooks are :meth:`data`, :meth:`condition`,
-    :meth:`sample_condition`, :meth:`sample_padding`, :meth:`extra_terms`, :meth:`make_metrics`, :meth:`update_metrics`
-    and :meth:`render`. A subclass with options of its own passes the rest on to this class and
-    calls ``self.save_hyperparameters("its_option", ...)``.
+    :meth:`sample_condition`, :meth:`sample_padding`, :meth:`extra_terms`, :meth:`make_metrics`,
+    :meth:`update_metrics`, :meth:`render` and :meth:`to_text`. A subclass with options of its own passes
+    the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
 
     Args:
         num_classes: K; on the command line linked from the data.
@@ -60,9 +60,15 @@ class FLDD(LightningModule):
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
         ema_decay: Decay of the averaged weights.
 
+    Attributes:
+        vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
+            trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
+
     Raises:
         FLDDError: If the numbers or submodules do not fit together.
     """
+
+    vocabulary: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -139,16 +145,20 @@ class FLDD(LightningModule):
         """Update the metrics of :meth:`make_metrics` with a batch and its NELBO ``(B,)`` in nats."""
 
     def render(self, x: Tensor) -> Tensor:
-        """Show examples as grey pictures.
+        """Show examples, or states on the way to them, as pictures.
 
         Args:
-            x: Integers ``(N, *shape)``.
+            x: Integers ``(N, *shape)``; K is MASK, where the process has one.
 
         Returns:
             Float pictures in [0, 1], ``(N, channels, height, width)``; one row per example here.
         """
         flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
-        return flat.unsqueeze(1).float() / (self.problem.num_classes - 1)
+        return grey_levels(flat.unsqueeze(1), self.problem.num_classes)
+
+    def to_text(self, x: Tensor) -> list[str] | None:
+        """Write examples ``(N, *shape)``, or states with MASK as K, as one line each; None for no text."""
+        return None
 
     # ---- objective ------------------------------------------------------------------------
 
@@ -190,8 +200,7 @@ class FLDD(LightningModule):
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
             step = self.forward_process.transition(x, t, condition)
-            z_t = sample_from_uniform(step.log_u_t, noise[:, i])
-            columns.append(step_kl(step, self.reverse, z_t))
+            columns.append(step_kl(step, self.reverse, step.draw_from_uniform(noise[:, i])))
         return torch.stack(columns, 1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -334,9 +343,14 @@ class FLDD(LightningModule):
 
     # ---- checkpoints ----------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self._take_vocabulary(getattr(data, "vocabulary", None))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fldd_problem"] = self._identity()
         checkpoint["fldd_class"] = describe(type(self))["class_path"]
+        checkpoint["fldd_vocabulary"] = self.vocabulary
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
@@ -349,6 +363,7 @@ class FLDD(LightningModule):
                 "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config it "
                 "was trained with, or leave the config out: the checkpoint holds its own."
             )
+        self._take_vocabulary(checkpoint.get("fldd_vocabulary"))
 
     # ---- internals ------------------------------------------------------------------------
 
@@ -371,6 +386,20 @@ class FLDD(LightningModule):
             "forward_process": type(self.forward_process).__name__,
             "denoiser": type(self.reverse.network).__name__,
         }
+
+    def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:
+        """Remember what the integers stand for, or refuse a second meaning, naming what differs."""
+        if vocabulary is None:
+            return
+        vocabulary = [str(name) for name in vocabulary]
+        if self.vocabulary is not None and self.vocabulary != vocabulary:
+            pairs = enumerate(zip(self.vocabulary, vocabulary))
+            first = next((f"; {i} is '{a}' and '{b}'" for i, (a, b) in pairs if a != b), "")
+            raise FLDDError(
+                f"data and checkpoint have different vocabularies ({len(vocabulary)} and {len(self.vocabulary)} "
+                f"entries{first}). Use the data the model was trained with, or a file of the same tokens."
+            )
+        self.vocabulary = vocabulary
 
     def _checked(self, batch: Any) -> Tensor:
         x = self.data(batch)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .categorical import entropy, one_hot, sum_dims, xlogy
-from .forward.base import ForwardProcess, Transition
+from .categorical import entropy, sum_dims, xlogy
+from .forward.base import ForwardProcess
 from .reverse import ReverseProcess
+from .transition import Transition
 
 __all__ = [
-    "cross_entropy",
-    "expected_entropy",
     "prior_term",
     "reconstruction_term",
     "step_kl",
@@ -47,35 +46,6 @@ def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> 
     return t[torch.randperm(batch, device=device, generator=generator)]
 
 
-def cross_entropy(step: Transition, reverse: ReverseProcess, w: Tensor, log_v: Tensor) -> Tensor:
-    """-sum_i sum_j q(z_s^i = j|z_t^i, x) log p(z_s^i = j|z_t): the part of the KL that needs z_t.
-
-    It is linear in each coordinate's own weights but for the network's dependence on them. Under
-    a mask-only process only masked coordinates count: the others carry over at no cost. So does PAD.
-
-    Args:
-        step: The forward transition.
-        reverse: The reverse process.
-        w: z_t as weights ``(B, *shape, S)``, one-hot or relaxed.
-        log_v: ``reverse.network_log_prob`` at ``w``.
-
-    Returns:
-        Nats per example, ``(B,)``.
-    """
-    if reverse.pad is not None:
-        log_v = log_v.masked_fill((step.x == reverse.pad).unsqueeze(-1), 0.0)  # finite, so that gradients are too
-    if not reverse.mask_only:
-        return sum_dims(-xlogy(step.posterior.relaxed_posterior(w), log_v).sum(-1))
-    mask = torch.full_like(step.x, reverse.num_states - 1)
-    masked_cost = -xlogy(step.posterior.posterior(mask), log_v).sum(-1)  # (B, *shape)
-    return sum_dims(w[..., -1] * masked_cost)
-
-
-def expected_entropy(step: Transition) -> Tensor:
-    """E_{z_t} of the entropy of q(z_s|z_t, x), exactly, in nats per example ``(B,)``."""
-    return sum_dims(step.posterior.expected_entropy(step.log_u_t))
-
-
 def step_kl(step: Transition, reverse: ReverseProcess, z_t: Tensor) -> Tensor:
     """An unbiased estimate of E_{z_t} KL(q(z_s|z_t, x) || p(z_s|z_t)) from one draw of z_t (eq. 5).
 
@@ -85,14 +55,12 @@ def step_kl(step: Transition, reverse: ReverseProcess, z_t: Tensor) -> Tensor:
     Args:
         step: The forward transition.
         reverse: The reverse process.
-        z_t: Integer states ``(B, *shape)``, drawn from ``step.log_u_t``.
+        z_t: Integer states ``(B, *shape)``, drawn from the step.
 
     Returns:
         Nats per example, ``(B,)``; summed over coordinates.
     """
-    w = one_hot(z_t, reverse.num_states)
-    log_v = reverse.network_log_prob(w, step.t, step.condition)
-    return cross_entropy(step, reverse, w, log_v) - expected_entropy(step)
+    return step.cross_entropy(reverse, step.weights(z_t).unsqueeze(0))[0] - step.expected_entropy()
 
 
 def prior_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:

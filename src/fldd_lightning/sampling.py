@@ -65,7 +65,7 @@ def ancestral_sample(
     states = [z]
     for step in range(problem.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)
-        z = sample_categorical(reverse.log_prob(z, t, condition), generator)
+        z = reverse.draw(z, t, generator, condition)
         if trajectory:
             states.append(z)
         on_step()

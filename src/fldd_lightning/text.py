@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from .errors import FLDDError
 from .metrics import TokenBound
 from .module import FLDD
 
-__all__ = ["TextFLDD", "write_texts"]
+__all__ = ["TextFLDD"]
 
 
 class TextFLDD(FLDD):
@@ -48,6 +46,7 @@ class TextFLDD(FLDD):
 
     def setup(self, stage: str) -> None:
         """Takes the tokenizer from the data module and, unless a checkpoint has them, the lengths."""
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, TextDataModule):
             return
@@ -98,6 +97,12 @@ class TextFLDD(FLDD):
         return texts
 
     # ---- hooks ----------------------------------------------------------------------------
+
+    def to_text(self, x: Tensor) -> list[str] | None:
+        r""":meth:`texts` with line breaks as ``\n`` and backslashes doubled; None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return [text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for text in self.texts(x)]
 
     def sample_padding(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         if not self.problem.padded:
@@ -150,10 +155,3 @@ class TextFLDD(FLDD):
                 f"{other.describe()}. Use the corpus, --data.alphabet or --data.tokenizer of the training."
             )
         return other
-
-
-def write_texts(texts: Sequence[str], path: Path) -> None:
-    r"""Write texts to a file, one a line; line breaks within them as ``\n``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for text in texts]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from conftest import Stripes, image_model
 from fldd_lightning import FLDDError, LabelledImageFLDD
 from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.callbacks import statistics as statistics_module
+from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.cli.main import main
-from fldd_lightning.data import DigitsDataModule
+from fldd_lightning.data import DigitsDataModule, ImageDataModule
 from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance, PixelFeatures
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -74,8 +76,11 @@ def test_further_budgets_and_intervals(tmp_path: Path) -> None:
     saver.fit(wrong, Stripes(size=5))
     saver.save_checkpoint(tmp_path / "wrong.ckpt")
     fid = callback(tmp_path, models=[str(tmp_path / "wrong.ckpt")])
-    with pytest.raises(FLDDError, match="other samples"):
+    with pytest.raises(FLDDError, match="other examples"):
         trainer(tmp_path, fid).test(image_model(2), Stripes(), verbose=False)
+    fid = callback(tmp_path, models=[str(tmp_path / "other.ckpt")])
+    with pytest.raises(FLDDError, match=r"the models have \[3, 3\] steps"):
+        trainer(tmp_path, fid).test(image_model(3), Stripes(), verbose=False)
 
 
 def test_statistics_are_computed_once_and_found_by_content(tmp_path: Path) -> None:
@@ -85,14 +90,12 @@ def test_statistics_are_computed_once_and_found_by_content(tmp_path: Path) -> No
         logged = trainer(tmp_path, fid).test(image_model(2), data, verbose=False)[0]
         return extractor.seen, logged["test/frechet_pixels_T2"]
 
-    original = statistics_module.load_statistics
-    assert original is not None
     first, value = seen(Stripes())
     files = list((tmp_path / "cache").iterdir())
     assert len(files) == 1
-    assert seen(Stripes()) == (first, pytest.approx(value, rel=1e-6))  # below the limit, coverage needs them anyway
+    assert seen(Stripes()) == (first - 40, pytest.approx(value, rel=1e-6))  # no real image again
     assert list((tmp_path / "cache").iterdir()) == files
-    seen(Stripes(seed=5))
+    assert seen(Stripes(seed=5))[0] == first
     assert len(list((tmp_path / "cache").iterdir())) == 2
     files[0].write_bytes(files[0].read_bytes()[:100])
     with pytest.warns(UserWarning, match="cannot be used"):
@@ -101,6 +104,41 @@ def test_statistics_are_computed_once_and_found_by_content(tmp_path: Path) -> No
     torch.save({**statistics, "real_features_num_samples": torch.tensor(7)}, files[0])
     with pytest.warns(UserWarning, match="of other images"):
         seen(Stripes())
+    torch.save({"anything": 1}, files[0])
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert seen(Stripes())[1] == pytest.approx(value, rel=1e-6)
+
+
+def test_statistics_know_everything_the_features_depend_on(tmp_path: Path) -> None:
+    x = torch.zeros(5, 4, 4, dtype=torch.uint8)
+    x[0] = 1
+    other = PixelFeatures()
+    other.register_buffer("weights", torch.ones(1))
+    paths = [
+        statistics_module.statistics_path(tmp_path, *key)
+        for key in (
+            (x, "ImageFLDD 2", PixelFeatures()),
+            (x, "ImageFLDD 3", PixelFeatures()),  # the same integers are darker with more levels
+            (x[:4], "ImageFLDD 2", PixelFeatures()),
+            (x.flip(0), "ImageFLDD 2", PixelFeatures()),
+            (x.flatten(1), "ImageFLDD 2", PixelFeatures()),
+            (x, "ImageFLDD 2", other),
+        )
+    ]
+    assert len(set(paths)) == len(paths)
+    assert paths[0] == statistics_module.statistics_path(tmp_path, x.long(), "ImageFLDD 2", PixelFeatures())
+
+
+def test_one_callback_with_other_data(tmp_path: Path) -> None:
+    """The real images of one call are not those of the next."""
+    fid = callback(tmp_path, cache_dir=str(tmp_path / "a"))
+    model = image_model(2)
+    values = []
+    for reused in (fid, callback(tmp_path, cache_dir=str(tmp_path / "b"))):
+        if reused is fid:
+            trainer(tmp_path, reused).test(model, Stripes(), verbose=False)
+        values.append(trainer(tmp_path, reused).test(model, Stripes(seed=5), verbose=False)[0])
+    assert values[0] == values[1]
 
 
 def test_a_killed_run_leaves_no_broken_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +150,19 @@ def test_a_killed_run_leaves_no_broken_statistics(tmp_path: Path, monkeypatch: p
         patch.setattr(statistics_module.torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             statistics_module.save_statistics(tmp_path / "cache" / "a.pt", {})
+    assert list((tmp_path / "cache").iterdir()) == []
+
+    class Killed(PixelFeatures):
+        """Ends the program at the second batch of real images."""
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            if len(pictures) == 15:
+                raise KeyboardInterrupt
+            return super().forward(pictures)
+
+    run = trainer(tmp_path, callback(tmp_path, extractor=Killed()))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
+        run.test(image_model(2), Stripes(), verbose=False)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -141,6 +192,16 @@ def test_classifier_features_from_the_command_line(tmp_path: Path, capsys: pytes
     with pytest.raises(FLDDError, match="was trained on pictures"):
         trainer(tmp_path, callback(tmp_path, extractor=features)).test(image_model(2), Stripes(), verbose=False)
     assert features.fingerprint() != PixelFeatures().fingerprint()
+
+
+def test_the_classifier_sees_what_the_split_draws(tmp_path: Path) -> None:
+    """A stochastic split holds brightness, and its examples are binary."""
+    for i in range(40):
+        path = tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), (60, 195)[i % 2]).save(path)
+    data = ImageDataModule(str(tmp_path / "images"), levels=2, stochastic=True, num_val=10)
+    assert train_classifier(data, str(tmp_path / "c.pt"), epochs=30) > 0.9
 
 
 def test_labelled_models_are_sampled_with_their_labels(tmp_path: Path) -> None:

@@ -219,6 +219,18 @@ def test_further_budgets_have_bounds_of_their_own(corpus: Path, tmp_path: Path) 
         trainer(tmp_path, callback(models=[str(tmp_path / "other.ckpt")])).test(model_of(foreign), foreign)
 
 
+def test_one_callback_with_other_data(corpus: Path, tmp_path: Path) -> None:
+    """The judge, the real texts and the bounds of one call are not those of the next."""
+    first = data_of(corpus)
+    (tmp_path / "other.txt").write_text("\n".join([*WORDS[::2]] * 30))
+    other = data_of(tmp_path / "other.txt", alphabet=" abcdef")
+    model = model_of(first)
+    reused = callback()
+    trainer(tmp_path, reused).test(model, first, verbose=False)
+    values = [trainer(tmp_path, each).test(model, other, verbose=False)[0] for each in (reused, callback())]
+    assert values[0] == values[1]
+
+
 def test_causal_lm_and_mauve(corpus: Path, tmp_path: Path, lm: Path) -> None:
     data = data_of(corpus)
     judge = CausalLMJudge(str(lm))
@@ -245,7 +257,7 @@ def test_wrong_modules_and_data_are_named(tmp_path: Path, corpus: Path) -> None:
 
     with pytest.raises(FLDDError, match="PerplexityCallback needs a TextFLDD, not a ImageFLDD"):
         trainer(tmp_path, callback()).test(image_model(2), Stripes(), verbose=False)
-    with pytest.raises(FLDDError, match="the Texts callback shows TextFLDD"):
+    with pytest.raises(FLDDError, match="ImageFLDD writes no text"):
         trainer(tmp_path, Texts()).fit(image_model(2), Stripes())
     with pytest.raises(FLDDError, match="num_samples"):
         callback(num_samples=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fldd_lightning import FLDDError, Problem
-from fldd_lightning.data import ArrayDataModule, DigitsDataModule
+from fldd_lightning.data import ArrayDataModule, DigitsDataModule, split_rows
 from fldd_lightning.data.base import _ShareSampler
 
 
@@ -67,8 +67,11 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(FLDDError, match="fraction"):
-        ArrayDataModule("x.npy", val_fraction=0.9, test_fraction=0.2)
+    for fractions in ((0.9, 0.2), (0.0, 0.2)):
+        with pytest.raises(FLDDError, match="fraction"):
+            split_rows(torch.zeros(9, 2), *fractions, seed=0)
+    with pytest.raises(FLDDError, match="at least 3"):
+        split_rows(torch.zeros(2, 2), 0.1, 0.1, seed=0)
     with pytest.raises(FLDDError, match="batch_size"):
         DigitsDataModule(batch_size=0)
     for kwargs in ({"num_classes": 1}, {"shape": ()}, {"num_steps": 0}, {"num_labels": -1}):

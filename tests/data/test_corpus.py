@@ -328,7 +328,7 @@ def test_short_and_empty_splits_are_named(folder: Path) -> None:
         _ = made(folder / "train.txt.gz", length=600).splits
     with gzip.open(folder / "valid.txt.gz", "wt") as file:
         file.write("")
-    with pytest.raises(FLDDError, match=r"a split in .* is empty.*validation"):
+    with pytest.raises(FLDDError, match=r"a split in .* is empty.*val"):
         _ = made(folder).splits
     (folder / "valid.txt.gz").unlink()
     with gzip.open(folder / "valid.txt.gz", "wt") as file:

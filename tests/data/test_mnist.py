@@ -35,6 +35,8 @@ def test_pools_and_splits(folder: Path) -> None:
     pooled = MNISTDataModule(str(folder), size=8, num_val=10).splits["test"].x
     padded = np.pad(raw.astype(float), ((0, 0), (2, 2), (2, 2)))
     assert np.array_equal(pooled.numpy(), padded.reshape(7, 8, 4, 8, 4).mean((2, 4)).round() > 127.5)
+    one_file = MNISTDataModule(str(folder / "train-labels-idx1-ubyte.gz"), num_val=10)
+    assert torch.equal(one_file.splits["val"].x, full.splits["val"].x)
     labels = full.splits["test"].labels
     assert labels is not None
     assert labels.dtype == torch.long

@@ -35,11 +35,21 @@ def test_marginals_are_distributions(name: str) -> None:
 
 
 @every_process
+def test_kept_is_the_marginal_at_the_data(name: str) -> None:
+    for padded in (False, True):
+        process, _ = make(name, Problem(3, (2,), 4, padded=padded))
+        x, t = all_states(3, 2), torch.arange(5).expand(9, -1)
+        index = x[:, None, :, None].expand(-1, 5, -1, 1)
+        expected = process.log_marginals(x, t).exp().gather(-1, index).squeeze(-1)
+        torch.testing.assert_close(process.kept(x, t), expected)
+
+
+@every_process
 def test_posterior_is_consistent_with_the_marginals(name: str) -> None:
     process, _ = make(name, Problem(3, (2,), 4))
     x = all_states(3, 2)
     for t in range(1, 5):
-        step = process.transition(x, torch.full((len(x),), t))
+        step = process.dense_transition(x, torch.full((len(x),), t))
         mixed = torch.zeros_like(step.log_u_s)
         entropy = torch.zeros(x.shape)
         for k in range(process.num_states):

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import randomise
 from fldd_lightning import FLDDError
@@ -31,6 +32,12 @@ CASES = [
     *((name, TEXT) for name in (*SEQUENCES, "mlp")),
 ]
 BACKBONES.update(SEQUENCES)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """All networks share ``Backbone.__call__``, which is compiled so many times and no more."""
+    torch.compiler.reset()
 
 
 def states(shape: tuple[int, ...], batch: int = 3, num: int = 4) -> torch.Tensor:
@@ -61,11 +68,19 @@ def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ..
 
 @pytest.mark.parametrize(("name", "shape"), [("unet", GREY), ("dit", GREY), ("transformer", TEXT), ("tied", TEXT)])
 def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
-    network = BACKBONES[name](Problem(3, shape, 5), 4, 4)
+    """Values and gradients of the compiled network, hard states and relaxed ones."""
+    network = BACKBONES[name](Problem(3, shape, 5, num_labels=2), 4, 4)
     randomise(network, 0.2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    state, t = states(shape), torch.tensor([1, 2, 5])
-    assert torch.allclose(compiled(state, t), network(state, t), atol=1e-4)
+    t, label = torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
+    hard = states(shape)
+    relaxed = (0.5 * hard + 0.125).requires_grad_()
+    for state, wanted in ((hard, [*network.parameters()]), (relaxed, [*network.parameters(), relaxed])):
+        out, expected = compiled(state, t, label), network(state, t, label)
+        assert torch.allclose(out, expected, atol=1e-4)
+        found, true = (torch.autograd.grad(each.square().mean(), wanted) for each in (out, expected))
+        for a, b in zip(found, true, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_unet_takes_odd_sizes() -> None:
@@ -73,11 +88,24 @@ def test_unet_takes_odd_sizes() -> None:
     assert network(states((7, 5), num=2), torch.tensor([1, 2, 3])).shape == (3, 7, 5, 3)
 
 
-def test_stated_sizes() -> None:
-    problem = Problem(2, (28, 28), 4)
-    for made, stated in ((UNet(problem, 3, 3), 1.6e6), (DiT(problem, 3, 3), 2.8e6)):
-        parameters = sum(p.numel() for p in made.parameters())
-        assert abs(parameters / stated - 1) < 0.05, (type(made).__name__, parameters)
+def test_stated_sizes_and_costs_of_image_networks() -> None:
+    """Parameters in millions and GFLOP an image, as the docstrings and docs/images.md say."""
+    binary, colour = Problem(2, (28, 28), 4), Problem(32, (3, 32, 32), 4)
+    for network, states_in, millions, cost in (
+        (UNet(binary, 3, 2, widths=(16, 32, 64)), 3, 0.41, 0.080),
+        (UNet(binary, 3, 2), 3, 1.6, 0.32),
+        (UNet(colour, 33, 32, widths=(64, 128, 256)), 33, 6.4, 1.8),
+        (DiT(binary, 3, 2), 3, 2.8, 0.18),
+        (DiT(colour, 33, 32), 33, 3.4, 0.31),
+    ):
+        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+        state = torch.zeros(1, *network.problem.shape, states_in)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(state, torch.ones(1, dtype=torch.long))
+        assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.03)
+
+
+def test_stated_sizes_of_transformers() -> None:
     for size, states_, tied, stated in (
         ((128, 4, 4), 28, False, 1.23e6),
         ((256, 6, 4), 28, False, 6.0e6),

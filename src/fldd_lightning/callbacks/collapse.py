@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..forward import ForwardProcess
+from ..forward import ForwardProcess, MaskProcess
 from ..module import FLDD
 
 __all__ = ["CollapseMonitor"]
@@ -166,5 +166,9 @@ def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float
         return None
     x = module.data(batch).long()
     t = torch.arange(1, module.problem.num_steps, device=x.device).expand(len(x), -1)
-    learned = process.interior_log_marginals(x, t, module.condition(batch)).exp()
-    return float(0.5 * (learned - base.interior_log_marginals(x, t).exp()).abs().sum(-1).mean())
+    if isinstance(process, MaskProcess) and isinstance(base, MaskProcess):  # two states say it all
+        learned, fixed = process.interior_log_kept_masked, base.interior_log_kept_masked
+    else:
+        learned, fixed = process.interior_log_marginals, base.interior_log_marginals
+    difference = learned(x, t, module.condition(batch)).exp() - fixed(x, t).exp()
+    return float(0.5 * difference.abs().sum(-1).mean())

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..data import CharacterTokenizer, TextDataModule
 from ..errors import FLDDError
 from ..metrics import GeneratedText, Judge, NGramJudge
 from ..text import TextFLDD
-from .quality import SampleQuality
+from .samples import SampleCallback
 
 __all__ = ["PerplexityCallback"]
 
 
-class PerplexityCallback(SampleQuality[TextFLDD]):
+class PerplexityCallback(SampleCallback[TextFLDD]):
     """Bounds and generative perplexity with every step budget there is a model for.
 
     Logs, in validation and in testing, with ``_T{t}`` after each name:
@@ -65,6 +65,9 @@ class PerplexityCallback(SampleQuality[TextFLDD]):
         self.mauve = mauve
         if mauve:
             _import_mauve()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         self._is_prepared = False
         self._real: dict[str, tuple[dict[str, Tensor], Tensor | None]] = {}
         self._bounds: dict[tuple[str, int], dict[str, Tensor]] = {}

@@ -1,7 +1,9 @@
-"""Pictures at the end of ``fit``: samples, reverse trajectories, the learned marginals."""
+"""Pictures of a run: samples over training, reverse trajectories, what the forward process hides when."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +16,43 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..module import FLDD
+from .budgets import load_budgets
 
 __all__ = ["Pictures", "save_grid", "save_trajectory"]
 
+_MASK = (0.42, 0.55, 0.75)  # a colour no grey level has
+_MOST_COLUMNS = 9
+
 
 class Pictures(Callback):
-    """Writes ``samples.png``, ``trajectory.png``, ``marginals.png`` and ``schedule.png`` into the run's folder.
+    """Writes pictures into the run's folder and to every logger that takes images (TensorBoard, W&B).
 
-    ``marginals.png`` shows, for a few validation examples and every t, the probability under
-    q(z_t|x) that a coordinate still is its data value: what is destroyed when. ``schedule.png``
-    shows its mean over a validation batch, and the share of the T steps that a coordinate is kept
-    for: bright ones are revealed first. A grid of samples with the same seed is written at every
-    validation, ``samples_step{n}.png``, so that training can be watched. The pictures go to every
-    logger that takes images, too.
+    - ``samples_step{n}.png``: at every validation, samples of the averaged weights, always with the same seed.
+    - ``samples.png``: the same at the end, and ``samples_T{t}.png`` of the models of other budgets.
+    - ``trajectory.png``: states z_T..z_0 of a few samples; MASK is blue.
+    - ``marginals.png``: for a few validation examples and every t, the probability q(z_t = x|x) that a
+      coordinate still is its data value, and the step of sampling that reveals it, 1 being the first.
+      That step is T - sum_{t=1}^{T-1} q(z_t = x|x), exact in the mean where coordinates are only masked.
+    - ``schedule.png``: the same in the mean over a validation batch: which coordinates are revealed first.
 
     Args:
-        num_samples: Samples in the grid.
+        num_samples: Samples in a grid.
         num_rows: Trajectories and examples shown.
         seed: Seed of the samples.
+        models: Checkpoints of further step budgets, such as those trained with another T.
+
+    Raises:
+        FLDDError: If a number is not positive or the module is no :class:`FLDD`.
     """
 
-    def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0) -> None:
-        self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
+    def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0, models: Sequence[str] = ()) -> None:
+        if min(num_samples, num_rows) < 1:
+            raise FLDDError("num_samples and num_rows must be at least 1.")
+        self.num_samples, self.num_rows, self.seed, self.models = num_samples, num_rows, seed, models
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Samples with averaged weights, over training."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
         is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not is_fit or getattr(trainer, "fast_dev_run", False):
             return
@@ -47,8 +60,7 @@ class Pictures(Callback):
         if isinstance(pl_module, ImageFLDD) and trainer.is_global_zero:
             path = folder / f"samples_step{trainer.global_step}.png"
             save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), path)
-            for logger in trainer.loggers:
-                _log_picture(logger, "samples", path, trainer.global_step)
+            _log_picture(trainer, "samples", path)
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,36 +72,39 @@ class Pictures(Callback):
         if not isinstance(pl_module, FLDD):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
         save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
+        written = ["samples", "trajectory"]
+        for other in load_budgets(self.models, pl_module, FLDD):
+            written.append(f"samples_T{other.problem.num_steps}")
+            save_grid(other, other.sample(self.num_samples, self.seed), folder / f"{written[-1]}.png")
         states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
         save_trajectory(pl_module, states, folder / "trajectory.png")
         loaders: Any = trainer.val_dataloaders
         if loaders is not None:
-            self._save_marginals(pl_module, next(iter(loaders)), folder)
-        for logger in trainer.loggers:
-            for name in ("samples", "trajectory", "marginals", "schedule"):
-                if (folder / f"{name}.png").exists():
-                    _log_picture(logger, name, folder / f"{name}.png", trainer.global_step)
+            self._save_schedule(pl_module, next(iter(loaders)), folder)
+            written += ["marginals", "schedule"]
+        for name in written:
+            _log_picture(trainer, name, folder / f"{name}.png")
 
-    def _save_marginals(self, module: FLDD, batch: Any, folder: Path) -> None:
-        if isinstance(batch, dict):
-            batch = {key: value.to(module.device) for key, value in batch.items()}
-        else:
-            batch = batch.to(module.device)
+    def _save_schedule(self, module: FLDD, batch: Any, folder: Path) -> None:
+        """``marginals.png`` and ``schedule.png`` of a validation batch."""
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
         x = module.data(batch).long()
         num_steps = module.problem.num_steps
-        t = torch.arange(num_steps + 1, device=x.device).expand(len(x), -1)
-        log_u = module.forward_process.log_marginals(x, t, module.condition(batch))  # (N, T+1, *shape, S)
-        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
-        kept = log_u.gather(-1, index).squeeze(-1).exp().cpu()  # (N, T+1, *shape)
-        titles = [f"q(z_{i} = x|x)" for i in range(num_steps + 1)]
-        columns = [_as_picture(kept[:, i]) for i in range(num_steps + 1)]
+        t = torch.arange(1, num_steps + 1, device=x.device).expand(len(x), -1)
+        kept = module.forward_process.kept(x, t, module.condition(batch)).cpu()  # (N, T, *shape)
+        revealed = _as_picture(num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
+        # in the order of sampling, as the trajectories are
+        columns = {i: _as_picture(kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
         rows = slice(self.num_rows)
-        panels = [module.render(x.cpu())[rows], *(column[rows] for column in columns)]
-        _save_panels(panels, ["x", *titles], folder / "marginals.png")
-        means = [column.mean(0, keepdim=True) for column in columns]
-        kept_for = torch.stack(means[1:]).sum(0) / max(num_steps - 1, 1)  # z_T is noise whatever x is
-        titles = [title.replace("|x", "") for title in titles]
-        _save_panels([*means, kept_for], [*titles, "revealed early"], folder / "schedule.png")
+        panels = [_Panels("$x$", module.render(x[rows].cpu()))]
+        panels += [_Panels(f"$q(z_{{{i}}} = x\\,|\\,x)$", each[rows], (0, 1)) for i, each in columns.items()]
+        panels.append(_Panels("revealed in step", revealed[rows], (1, max(2, num_steps)), "viridis_r"))
+        _save_panels(panels, folder / "marginals.png")
+        means = [_Panels(f"$q(z_{{{i}}} = x)$", each.mean(0, True), (0, 1)) for i, each in columns.items()]
+        mean = revealed.mean((0, 1), keepdim=True)  # (1, 1, H, W)
+        limits = (float(mean.min()), max(float(mean.max()), float(mean.min()) + 0.1))
+        means.append(_Panels("revealed in step", mean, limits, "viridis_r"))
+        _save_panels(means, folder / "schedule.png")
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -105,20 +120,32 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
 
     pictures = module.render(x)
     nrow = max(1, int(len(pictures) ** 0.5))
-    scale = max(1, 256 // (nrow * max(pictures.shape[-2:])) + 1)
+    scale = max(1, 480 // (nrow * max(pictures.shape[-2:])))
     pictures = pictures.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     save_image(pictures, path, nrow=nrow, pad_value=0.5)
 
 
 def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
-    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample; MASK is grey."""
+    """Write states z_T..z_0 ``(T + 1, N, *shape)`` as PNG, one row per sample.
+
+    MASK is blue where pictures have a pixel for every coordinate, else as ``module.render`` shows it.
+    """
     num_steps, num_classes = len(states) - 1, module.problem.num_classes
     panels = []
-    for z in states:
-        masked = _as_picture((z == num_classes).float())
-        shown = module.render(z.clamp_max(num_classes - 1))
-        panels.append(torch.where(masked > 0, 0.5, shown))
-    _save_panels(panels, [f"z_{num_steps - i}" for i in range(num_steps + 1)], path)
+    for i in _shown(num_steps):
+        z = states[num_steps - i]
+        shown = module.render(z).expand(-1, 3, -1, -1)
+        is_mask = _as_picture((z == num_classes).float()).amax(1, keepdim=True)
+        if is_mask.shape[-2:] == shown.shape[-2:]:
+            shown = torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)
+        panels.append(_Panels(f"$z_{{{i}}}$", shown))
+    _save_panels(panels, path)
+
+
+def _shown(num_steps: int) -> list[int]:
+    """T..0, or as many of them as fit beside one another."""
+    most = min(num_steps + 1, _MOST_COLUMNS)
+    return [round(float(i)) for i in torch.linspace(num_steps, 0, most)]
 
 
 def _as_picture(values: Tensor) -> Tensor:
@@ -128,30 +155,64 @@ def _as_picture(values: Tensor) -> Tensor:
     return values.unsqueeze(1) if values.dim() == 3 else values
 
 
-def _save_panels(columns: list[Tensor], titles: list[str], path: Path) -> None:
-    """A table of pictures: one column per title, one row per example."""
+@dataclass(frozen=True)
+class _Panels:
+    """One column of pictures.
+
+    Attributes:
+        title: Above it.
+        pictures: ``(N, C, H, W)``.
+        limits: Of the values, if the pictures are heat maps, which are means over C and have a colour bar.
+        colours: Of heat maps.
+    """
+
+    title: str
+    pictures: Tensor
+    limits: tuple[float, float] | None = None
+    colours: str = "viridis"
+
+
+def _save_panels(columns: list[_Panels], path: Path) -> None:
+    """A table of pictures: one column for each of the panels, one row per example."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = len(columns[0])
-    figure = Figure(figsize=(1.2 * len(columns), 1.2 * rows), layout="constrained")
+    rows, _, height, width = columns[0].pictures.shape
+    is_flat = height == 1  # examples without rows and columns: bars
+    bars = 0.8 * any(column.limits is not None for column in columns)
+    size = (1.2 * len(columns) + bars, (0.45 if is_flat else 1.2 * height / width) * rows + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, len(columns), squeeze=False)
-    for j, (column, title) in enumerate(zip(columns, titles, strict=True)):
-        axes[0][j].set_title(title, fontsize=7)
+    for j, column in enumerate(columns):
+        axes[0][j].set_title(column.title, fontsize=8)
+        low, high = column.limits or (0, 1)
         for i in range(rows):
-            picture = column[i].permute(1, 2, 0)
-            shown = picture if picture.shape[-1] == 3 else picture.mean(-1)
-            axes[i][j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-            axes[i][j].set_axis_off()
-    figure.savefig(path, dpi=120)
+            picture = column.pictures[i].permute(1, 2, 0)  # (H, W, C)
+            shown = picture if picture.shape[-1] == 3 and column.limits is None else picture.mean(-1)
+            drawn = axes[i][j].imshow(
+                shown.numpy(), cmap=column.colours if column.limits else "gray", vmin=low, vmax=high,
+                aspect="auto" if len(picture) == 1 else "equal", interpolation="nearest",
+            )  # fmt: skip
+            axes[i][j].set(xticks=[], yticks=[])
+            axes[i][j].spines[:].set(color="0.6", linewidth=0.5)
+        is_last = j + 1 == len(columns) or columns[j + 1].limits != column.limits
+        if column.limits is not None and is_last:  # one bar for neighbours of one scale
+            bar = figure.colorbar(drawn, ax=axes[:, j], fraction=0.08, pad=0.04, aspect=12 if rows == 1 else 30)
+            bar.ax.tick_params(labelsize=6, length=2, width=0.5)
+            bar.outline.set(linewidth=0.5)
+    figure.savefig(path, dpi=150)
 
 
-def _log_picture(logger: Any, name: str, path: Path, step: int) -> None:
+def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
+    """Hand a picture to every logger that takes images."""
     import numpy as np
     from PIL import Image
 
-    if hasattr(logger, "log_image"):
-        logger.log_image(name, [str(path)], step)
-    elif hasattr(logger.experiment, "add_image"):
-        logger.experiment.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+    loggers: list[Any] = trainer.loggers
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(name, [str(path)], trainer.global_step)
+        elif hasattr(logger.experiment, "add_image"):
+            picture = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")

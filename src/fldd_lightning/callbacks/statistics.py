@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,44 +18,46 @@ from ..metrics import FeatureExtractor
 __all__ = ["load_statistics", "save_statistics", "statistics_path"]
 
 
-def statistics_path(folder: Path | None, x: Tensor, rendering: str, extractor: FeatureExtractor) -> Path | None:
+def statistics_path(folder: Path, x: Tensor, rendering: str, extractor: FeatureExtractor) -> Path:
     """Where the statistics of a split are kept.
 
     The name is a hash of every pixel, the way they are rendered and the extractor's weights:
     statistics of another data set, split, preprocessing or extractor are never taken by mistake.
 
     Args:
-        folder: Of all statistics, or None.
+        folder: Of all statistics.
         x: Images ``(N, *shape)``.
-        rendering: Names how integers become pictures.
+        rendering: Names how integers become pictures, K included.
         extractor: Of the features.
     """
-    if folder is None:
-        return None
     digest = hashlib.sha256(f"{rendering} {tuple(x.shape)} {extractor.fingerprint()}".encode())
     digest.update(x.cpu().contiguous().numpy().astype("int64").tobytes())
     return folder / f"{extractor.metric_name}-{digest.hexdigest()[:24]}.pt"
 
 
-def load_statistics(path: Path | None, num_features: int, num_real: int) -> dict[str, Tensor] | None:
-    """Read statistics, or return None (and warn, if the file is broken) when they must be computed."""
-    if path is None or not path.is_file():
-        return None
+def load_statistics(path: Path, take: Callable[[dict[str, Tensor], int], None], num_real: int) -> bool:
+    """Read statistics and hand them over; warn if that cannot be done.
+
+    Args:
+        path: Where they may be kept.
+        take: Takes statistics of so many images, or raises if they are not what it needs.
+        num_real: Images they must be of.
+
+    Returns:
+        Whether they were taken; if not, they must be computed.
+    """
+    if not path.is_file():
+        return False
     try:
-        statistics: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        fits = statistics["real_features_sum"].shape == (num_features,)
-        if not fits or int(statistics["real_features_num_samples"]) != num_real:
-            raise ValueError("it is of other images or features")
+        take(torch.load(path, map_location="cpu", weights_only=True), num_real)
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
         rank_zero_warn(f"the statistics in '{path}' cannot be used ({error}); they are computed anew.")
-        return None
-    return statistics
+        return False
+    return True
 
 
-def save_statistics(path: Path | None, statistics: dict[str, Tensor]) -> None:
+def save_statistics(path: Path, statistics: dict[str, Tensor]) -> None:
     """Write statistics under another name and rename: a run that is killed leaves no broken file."""
-    if path is None:
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from ..errors import FLDDError
-from ..text import TextFLDD, write_texts
+from ..module import FLDD
 
-__all__ = ["Texts"]
+__all__ = ["Texts", "trajectory_lines", "write_lines"]
 
 
 class Texts(Callback):
     """Writes ``texts/samples_step{n}.txt`` at every validation of ``fit``, one sample a line, and tells every logger.
 
-    At the end ``texts/trajectory.txt`` shows a few samples as they come about, z_T to z_0, MASK as ``·``.
+    At the end ``texts/trajectory.txt`` shows a few samples as they come about, z_T to z_0. For models that
+    write text, which is what :meth:`fldd_lightning.FLDD.to_text` gives.
 
     Args:
         num_samples: Samples at every validation.
@@ -35,21 +38,32 @@ class Texts(Callback):
         """Samples with averaged weights."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
             return
-        folder, module = _folder(trainer), _text_module(pl_module)
+        folder, module = _folder(trainer), _fldd(pl_module)
         if trainer.is_global_zero:
-            texts = module.texts(module.sample(self.num_samples, self.seed))
-            write_texts(texts, folder / f"samples_step{trainer.global_step}.txt")
+            lines = _lines(module, module.sample(self.num_samples, self.seed))
+            write_lines(lines, folder / f"samples_step{trainer.global_step}.txt")
             for logger in trainer.loggers:
-                _log_text(logger, "\n\n".join(texts), trainer.global_step)
+                _log_text(logger, "\n\n".join(lines), trainer.global_step)
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if getattr(trainer, "fast_dev_run", False):
             return
-        folder, module = _folder(trainer), _text_module(pl_module)
+        folder, module = _folder(trainer), _fldd(pl_module)
         if trainer.is_global_zero:
-            states = module.sample(self.num_rows, self.seed, trajectory=True)  # (T + 1, N, length)
-            write_texts([text for row in states.unbind(1) for text in module.texts(row)], folder / "trajectory.txt")
+            states = module.sample(self.num_rows, self.seed, trajectory=True)
+            write_lines(trajectory_lines(module, states), folder / "trajectory.txt")
+
+
+def write_lines(lines: Sequence[str], path: Path) -> None:
+    """Write what ``to_text`` gives to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def trajectory_lines(module: FLDD, states: Tensor) -> list[str]:
+    """States z_T..z_0 ``(T + 1, N, *shape)`` as text, sample after sample."""
+    return [line for row in states.unbind(1) for line in _lines(module, row)]
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -57,10 +71,19 @@ def _folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir) / "texts"
 
 
-def _text_module(module: LightningModule) -> TextFLDD:
-    if not isinstance(module, TextFLDD):
-        raise FLDDError("the Texts callback shows TextFLDD modules only; remove it from the callbacks.")
+def _fldd(module: LightningModule) -> FLDD:
+    if not isinstance(module, FLDD):
+        raise FLDDError("the Texts callback shows FLDD modules only; remove it from the callbacks.")
     return module
+
+
+def _lines(module: FLDD, x: Tensor) -> list[str]:
+    lines = module.to_text(x)
+    if lines is None:
+        raise FLDDError(
+            f"{type(module).__name__} writes no text, as it has no to_text or no tokenizer; remove the Texts callback."
+        )
+    return lines
 
 
 def _log_text(logger: Any, text: str, step: int) -> None:

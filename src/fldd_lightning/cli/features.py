@@ -11,7 +11,9 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
+from ..categorical import grey_levels
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..metrics.features import Classifier
@@ -42,19 +44,25 @@ def train_classifier(data: DiscreteDataModule, output: str, epochs: int = 3, see
         raise FLDDError(f"a classifier needs images, not examples of shape {data.shape}.")
 
     def pictures(x: torch.Tensor) -> torch.Tensor:
-        return (x.unsqueeze(1) if x.dim() == 3 else x).float() / (data.num_classes - 1)  # (N, C, H, W)
+        return grey_levels(x.unsqueeze(1) if x.dim() == 3 else x, data.num_classes)  # (N, C, H, W)
 
     torch.manual_seed(seed)
     num_labels = int(train.labels.max()) + 1
-    shape = pictures(train.x[:1]).shape[1:]
+    shape = pictures(test.x[:1]).shape[1:]
     network = Classifier(shape[0], num_labels)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-3, epochs=epochs, steps_per_epoch=-(-len(train) // 128)
+    )
     for _ in range(epochs):
-        for index in torch.split(torch.randperm(len(train.x)), 256):
-            loss = F.cross_entropy(network(pictures(train.x[index])), train.labels[index])
+        for index in torch.split(torch.randperm(len(train)), 128):
+            # through the split, which may binarise and mirror anew
+            batch = default_collate(train.__getitems__(index.tolist()))
+            loss = F.cross_entropy(network(pictures(batch["x"])), batch["label"])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+            schedule.step()
     with torch.no_grad():
         predicted = torch.cat([network(pictures(part)).argmax(-1) for part in torch.split(test.x, 1000)])
     accuracy = float((predicted == test.labels).float().mean())

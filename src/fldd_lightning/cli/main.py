@@ -22,7 +22,8 @@ subcommands:
                                       fldd-lightning features --data MNISTDataModule --data.path DIR --output c.pt
   tokenizer train a BPE tokenizer:    fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
-A checkpoint holds its own configuration; options given beside it go first.
+A checkpoint holds its own configuration; options given beside it go first. Classes of your own are
+found from the folder you are in, as class_path: my_file.MyClass.
 'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand.
 Set FLDD_TRACEBACK=1 to see where in the code an error was raised.
 """
@@ -52,6 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     from ..errors import FLDDError
 
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
     try:
         if args[0] == "sample":
             from .sample import sample_command

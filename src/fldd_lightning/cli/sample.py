@@ -1,4 +1,4 @@
-"""``sample``: a checkpoint in, integers and a picture or texts out."""
+"""``sample``: a checkpoint in, integers, a picture and, of models that write it, text out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
+from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..errors import FLDDError
-from ..image import ImageFLDD
-from ..text import TextFLDD, write_texts
 
 __all__ = ["sample_command"]
 
@@ -32,14 +31,15 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint.
-        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape);
-            OUTPUT.png is a grid if the model is one of images, OUTPUT.txt has a line for each if of text.
+        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), OUTPUT.png a
+            grid of pictures and, if the model writes text, OUTPUT.txt one line per sample.
         num_samples: How many.
         num_steps: If given, must be the T of the training.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.
-        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape).
+        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
+            the first 8 samples.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
@@ -47,23 +47,20 @@ def sample(
     states = model.sample(num_samples, seed, num_steps, True, batch_size, progress=True)
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_name(path.name + ".npy")]
+    written = [path.with_name(path.name + ending) for ending in (".npy", ".png")]
     np.save(written[0], states[-1].numpy())
+    save_grid(model, states[-1], written[1])
     if trajectory:
-        written.append(path.with_name(path.name + "_trajectory.npy"))
-        np.save(written[-1], states.numpy())
-    if isinstance(model, ImageFLDD):
-        written.append(path.with_name(path.name + ".png"))
-        save_grid(model, states[-1], written[-1])
-        if trajectory:
-            written.append(path.with_name(path.name + "_trajectory.png"))
-            save_trajectory(model, states[:, :8], written[-1])
-    if isinstance(model, TextFLDD) and model.tokenizer is not None:
+        written += [path.with_name(path.name + f"_trajectory{ending}") for ending in (".npy", ".png")]
+        np.save(written[-2], states.numpy())
+        save_trajectory(model, states[:, :8], written[-1])
+    lines = model.to_text(states[-1])
+    if lines is not None:
         written.append(path.with_name(path.name + ".txt"))
-        write_texts(model.texts(states[-1]), written[-1])
+        write_lines(lines, written[-1])
         if trajectory:
             written.append(path.with_name(path.name + "_trajectory.txt"))
-            write_texts([text for row in states[:, :8].unbind(1) for text in model.texts(row)], written[-1])
+            write_lines(trajectory_lines(model, states[:, :8]), written[-1])
     print("wrote " + ", ".join(str(p) for p in written))
 
 

@@ -1,7 +1,7 @@
 """DataModules; every one states its number of classes and its shape."""
 
 from .array import ArrayDataModule
-from .base import DiscreteDataModule, Split
+from .base import DiscreteDataModule, Split, split_rows
 from .digits import DigitsDataModule
 from .image import ImageDataModule
 from .known import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
@@ -28,4 +28,5 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "XORBlocks",
+    "split_rows",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..categorical import check_states
 from ..errors import FLDDError
-from .base import DiscreteDataModule, Split
+from .base import DiscreteDataModule, Split, split_rows
 
 __all__ = ["ArrayDataModule"]
 
@@ -47,8 +47,6 @@ class ArrayDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-            raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
         self.save_hyperparameters(logger=False)
         self.path, self._given_classes = path, num_classes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -66,12 +64,7 @@ class ArrayDataModule(DiscreteDataModule):
             x = x[:, None]
         upper = self._given_classes or max(2, int(x.max()) + 1 if not x.is_floating_point() else 2)
         check_states(x, upper, x.shape[1:], self.path)
-        x = x.long()
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
-        num_val = max(1, round(len(x) * self.val_fraction))
-        num_test = max(1, round(len(x) * self.test_fraction))
-        val, test, train = order[:num_val], order[num_val : num_val + num_test], order[num_val + num_test :]
-        return {"train": Split(x[train]), "val": Split(x[val]), "test": Split(x[test])}
+        return split_rows(x.long(), self.val_fraction, self.test_fraction, self.seed)
 
 
 def _read(path: Path) -> Tensor:

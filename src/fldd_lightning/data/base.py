@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from ..errors import FLDDError
 
-__all__ = ["DiscreteDataModule", "Split"]
+__all__ = ["DiscreteDataModule", "Split", "split_rows"]
 
 
 class Split(Dataset[dict[str, Tensor]]):
@@ -35,6 +35,23 @@ class Split(Dataset[dict[str, Tensor]]):
         return [self[i] for i in indices]
 
 
+def split_rows(x: Tensor, val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
+    """Split examples ``(N, *shape)`` at random; at least one for validation and one for testing.
+
+    Raises:
+        FLDDError: If the shares or the number of examples do not give three splits.
+    """
+    if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
+        raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
+    if len(x) < 3:
+        raise FLDDError(f"{len(x)} examples cannot be split in three: give at least 3.")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    num_val = max(1, round(len(x) * val_fraction))
+    num_test = max(1, round(len(x) * test_fraction))
+    val, test, train = order[:num_val], order[num_val : num_val + num_test], order[num_val + num_test :]
+    return {"train": Split(x[train]), "val": Split(x[val]), "test": Split(x[test])}
+
+
 class DiscreteDataModule(LightningDataModule):
     """Base class of data sources held in memory.
 
@@ -46,7 +63,13 @@ class DiscreteDataModule(LightningDataModule):
         batch_size: Examples per batch and process.
         num_workers: Worker processes of the loaders.
         seed: Seed of the splits and of the training order.
+
+    Attributes:
+        vocabulary: What the K integers stand for, if they have names; set by :meth:`load`. Models take it
+            over and keep it in their checkpoints.
     """
+
+    vocabulary: Sequence[str] | None = None
 
     def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..network import answers
 __all__ = ["TABLES", "download", "load_hub", "load_local", "offline_hub", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+_SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def load_local(
@@ -22,11 +24,12 @@ def load_local(
     """Read a file or a folder of files.
 
     Args:
-        path: A file, which is the split ``train``, or a folder, where names of files and folders
-            tell the splits.
+        path: A file, which is all ``train``, or a folder. The files of a folder are of the split that
+            their name or folder speaks of, or of ``train``; those named ``metadata`` are left out.
         kinds: Loader of the ``datasets`` library for each ending; files may be gzipped beside it.
         folder_kind: Loader for a folder without such files. For ``imagefolder``, folders named
-            ``train``, ``test`` and ``validation`` are the splits and those below them are the labels.
+            ``train``, ``test`` and ``validation`` are the splits and those below them are the labels;
+            a ``metadata.csv`` or ``metadata.jsonl`` beside the images gives further columns.
         streaming: Read the files as they are needed, not now.
 
     Returns:
@@ -39,7 +42,8 @@ def load_local(
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _ending(p) in kinds)
+    listed = (p for p in path.rglob("*") if _ending(p) in kinds and p.stem != "metadata")
+    files = [path] if path.is_file() else sorted(listed)
     kind = _ending(files[0]) if files else None
     if kind not in kinds and (files or folder_kind is None):
         raise FLDDError(f"'{path}' is of no known kind; known are {', '.join(sorted(kinds))} and folders of them.")
@@ -50,8 +54,7 @@ def load_local(
             by_split: dict[str, list[str]] = {}
             for file in files:
                 if _ending(file) == kind:
-                    split = "train" if file == path else _split_of(file.relative_to(path))
-                    by_split.setdefault(split, []).append(str(file))
+                    by_split.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
             return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         if "corresponds to no data" in str(error):
@@ -114,8 +117,7 @@ def split_names(tables: Any) -> dict[str, Any]:
     Raises:
         FLDDError: If there is no ``train``.
     """
-    names = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
-    found = {names[key]: tables[key] for key in tables if key in names}
+    found = {split: tables[key] for split, called in _SPLITS.items() for key in reversed(called) if key in tables}
     if "train" not in found:
         raise FLDDError(f"the data set has no split 'train', only {', '.join(tables)}.")
     return found
@@ -126,13 +128,13 @@ def _ending(file: Path) -> str:
     return (file.with_suffix("") if file.suffix == ".gz" else file).suffix
 
 
-def _split_of(file: Path) -> str:
-    """The split that a path within the data's folder names."""
-    for split in ("train", "test"):
-        if split in file.stem or split in file.parent.name:
+def _split_of(name: Path) -> str:
+    """The split a file's name or folder speaks of, as whole words: ``data/train-00000-of-00001.parquet``."""
+    words = re.split(r"[^a-z]+", str(name).lower())
+    for split, called in _SPLITS.items():
+        if any(word in called for word in words):
             return split
-    is_validation = any("val" in part or "dev" in part for part in (file.stem, file.parent.name))
-    return "validation" if is_validation else "train"
+    return "train"
 
 
 @contextmanager

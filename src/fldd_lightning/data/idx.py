@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..errors import FLDDError
 
-__all__ = ["has_idx", "read_idx", "read_idx_images"]
+__all__ = ["idx_folder", "read_idx", "read_idx_images"]
 
 
-def has_idx(folder: Path) -> bool:
-    """Whether a folder holds files named like MNIST's."""
-    return folder.is_dir() and any(folder.glob("*-images-idx3-ubyte*"))
+def idx_folder(path: Path) -> Path | None:
+    """The folder of files named like MNIST's, given it or one of them; None if it is not one."""
+    folder = path.parent if path.is_file() and "-ubyte" in path.name else path
+    return folder if folder.is_dir() and any(folder.glob("*-images-idx3-ubyte*")) else None
 
 
 def read_idx_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:

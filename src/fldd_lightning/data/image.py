@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split
 from .hub import load_hub, load_local, split_names
-from .idx import has_idx, read_idx_images
+from .idx import idx_folder, read_idx_images
 
 __all__ = ["ImageDataModule", "ImageSplit"]
 
@@ -27,11 +27,11 @@ class ImageDataModule(DiscreteDataModule):
 
     Args:
         path: A folder of images (``imagefolder``), a parquet file, a folder of them, or a folder
-            with MNIST's idx files. Overrides ``name``.
+            with MNIST's idx files (or one of these). Overrides ``name``.
         name: A data set of the Hugging Face hub.
         subset: One of its configurations.
-        image_column: Column with the images; by default the only one that holds images.
-        label_column: Column with class labels; used if it exists.
+        image_column: Column with the images or their encoded bytes; by default the only one declared as images.
+        label_column: Column with class labels 0, 1, ...; used if it exists. None does without labels.
         size: Height and width. Where it divides both sides, pixels are averaged; other sizes are
             resized with antialiasing. None keeps the images as they are.
         padding: Pixels of black added on each side before that.
@@ -40,7 +40,8 @@ class ImageDataModule(DiscreteDataModule):
         threshold: For ``levels=2``, the brightness in (0, 1) above which a pixel is 1.
         stochastic: For ``levels=2``: a pixel is 1 with probability equal to its brightness, drawn
             anew whenever it is read in training and once, by ``seed``, for the other splits.
-        flip: Mirror training images at random.
+        flip: Mirror training images at random. Like the draws of ``stochastic``, mirroring follows
+            torch's global generator, so that a resumed run sees the same images, but not the same draws.
         num_val: Training images held out where there is no validation split.
         batch_size: Images per batch and process.
         num_workers: Worker processes of the loaders.
@@ -57,7 +58,7 @@ class ImageDataModule(DiscreteDataModule):
         name: str | None = None,
         subset: str | None = None,
         image_column: str | None = None,
-        label_column: str = "label",
+        label_column: str | None = "label",
         size: int | None = None,
         padding: int = 0,
         grey: bool = False,
@@ -82,7 +83,7 @@ class ImageDataModule(DiscreteDataModule):
         if (size is not None and size < 1) or padding < 0:
             raise FLDDError("size must be at least 1 and padding at least 0.")
         self.save_hyperparameters(logger=False)
-        self.path, self.name, self.subset = None if path is None else Path(path), name, subset
+        self.path, self.name, self.subset = None if path is None else Path(path).expanduser(), name, subset
         self.image_column, self.label_column = image_column, label_column
         self.size, self.padding, self.grey, self.levels = size, padding, grey, levels
         self.threshold, self.stochastic, self.flip, self.num_val = threshold, stochastic, flip, num_val
@@ -113,8 +114,9 @@ class ImageDataModule(DiscreteDataModule):
 
     def _parts(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         """The splits there are, each images ``(N, [3,] H, W)`` as bytes at their final size, and labels."""
-        if self.path is not None and has_idx(self.path):
-            raw: dict[str, Any] = {n: read_idx_images(self.path, p) for n, p in (("train", "train"), ("test", "t10k"))}
+        idx = None if self.path is None else idx_folder(self.path)
+        if idx is not None:
+            raw = {name: read_idx_images(idx, part) for name, part in (("train", "train"), ("test", "t10k"))}
             return {name: (self._resized(images), labels) for name, (images, labels) in raw.items()}
         table = (
             load_local(self.path, folder_kind="imagefolder")
@@ -145,8 +147,19 @@ class ImageDataModule(DiscreteDataModule):
             images.append(image)
         if not images:
             raise FLDDError(f"the {split} split is empty: give more data.")
-        has_labels = self.label_column in table.features
-        return torch.stack(images), torch.tensor(table[self.label_column]) if has_labels else None
+        return torch.stack(images), self._labels(table, split)
+
+    def _labels(self, table: Any, split: str) -> Tensor | None:
+        if self.label_column not in table.features:
+            return None
+        labels = list(table[self.label_column])
+        wrong = [label for label in labels if not isinstance(label, int) or label < 0]
+        if wrong:
+            raise FLDDError(
+                f"the {split} split has the label {wrong[0]!r} in column '{self.label_column}', but labels must be "
+                "integers from 0 on. Set --data.label_column to another column, or to null to do without labels."
+            )
+        return torch.tensor(labels)
 
     def _resized(self, images: Tensor) -> Tensor:
         """Bytes ``(N, C, H, W)`` to bytes ``(N, H, W)`` or ``(N, 3, H, W)`` at the final size."""
@@ -211,18 +224,23 @@ def binarise(images: Tensor, generator: torch.Generator | None = None) -> Tensor
     return (torch.rand(images.shape, generator=generator) * 255 < images).byte()
 
 
-def _decode_image(item: dict[str, Any], what: str, grey: bool) -> Tensor:
-    """An undecoded image of a table as bytes ``(C, H, W)`` with 1 or 3 channels."""
+def _decode_image(item: Any, what: str, grey: bool) -> Tensor:
+    """An undecoded image of a table as bytes ``(C, H, W)`` with 1 or 3 channels, the way its camera held it."""
     from io import BytesIO
 
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    source = BytesIO(item["bytes"]) if item.get("bytes") is not None else item.get("path")
+    encoded, path = (item or {}).get("bytes"), (item or {}).get("path")
+    source = path if encoded is None else BytesIO(encoded)
+    if source is None:
+        raise FLDDError(f"{what} is missing. Remove its row or give it an image.")
     try:
-        with Image.open(source) as image:  # type: ignore[arg-type]
-            is_grey = grey or image.mode in ("1", "L", "LA", "I", "I;16")
-            array = np.asarray(image.convert("L" if is_grey else "RGB"))
-    except (OSError, ValueError, SyntaxError, AttributeError) as error:
-        where = f" ('{item['path']}')" if item.get("path") else ""
+        with Image.open(source) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            array = np.asarray(image.convert("L" if grey or image.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        where = "" if path is None else f" ('{path}')"
         raise FLDDError(f"{what}{where} cannot be read: {error}. Remove or replace it.") from error
     return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)

@@ -77,6 +77,9 @@ class CIFAR10DataModule(ImageDataModule):
         batch_size: Images per batch and process.
         num_workers: Worker processes of the loaders.
         seed: Seed of the split and of the training order.
+
+    Raises:
+        FLDDError: As :class:`ImageDataModule`.
     """
 
     def __init__(
@@ -92,7 +95,6 @@ class CIFAR10DataModule(ImageDataModule):
         super().__init__(
             path,
             "uoft-cs/cifar10",
-            image_column="img",
             levels=levels,
             flip=flip,
             num_val=num_val,

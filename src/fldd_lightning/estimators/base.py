@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..forward.base import Transition
 from ..problem import Problem
 from ..reverse import ReverseProcess
+from ..transition import Transition
 
 __all__ = ["GradientEstimator", "StepLoss"]
 

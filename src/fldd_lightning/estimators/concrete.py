@@ -7,10 +7,9 @@ from collections.abc import Callable
 import torch
 
 from ..errors import FLDDError
-from ..forward.base import Transition
-from ..objective import cross_entropy, expected_entropy
 from ..problem import Problem
 from ..reverse import ReverseProcess
+from ..transition import Transition
 from .base import GradientEstimator, StepLoss
 
 __all__ = ["Concrete", "WarmUp"]
@@ -47,13 +46,9 @@ class Concrete(GradientEstimator):
         return float(self.start * (self.end / self.start) ** progress)
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        shape, device = step.log_u_t.shape, generator.device
-        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
-        gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
-        scores = step.log_u_t + gumbel.to(step.log_u_t)
-        w = (scores / self.temperature(global_step)).softmax(-1)  # (B, *shape, S)
-        log_v = reverse.network_log_prob(w, step.t, step.condition)
-        return StepLoss(cross_entropy(step, reverse, w, log_v) - expected_entropy(step), None)
+        w = step.draw_relaxed(generator, self.temperature(global_step))
+        cost = step.cross_entropy(reverse, w.unsqueeze(0))[0]
+        return StepLoss(cost - step.expected_entropy(), None)
 
 
 class WarmUp(GradientEstimator):

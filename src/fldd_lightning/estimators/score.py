@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..categorical import one_hot, sample_categorical, sum_dims
 from ..errors import FLDDError
-from ..forward.base import Transition
-from ..objective import cross_entropy, expected_entropy
 from ..problem import Problem
 from ..reverse import ReverseProcess
+from ..transition import Transition
 from .base import GradientEstimator, StepLoss
 
 __all__ = ["RLOO", "Reinforce"]
@@ -32,12 +30,12 @@ class Reinforce(GradientEstimator):
         self.register_buffer("baseline", torch.full((problem.num_steps + 1,), float("nan")))
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        z_t = sample_categorical(step.log_u_t, generator)  # (B, *shape)
-        cost = _costs(step, reverse, [one_hot(z_t, reverse.num_states)])[0]
+        z_t = step.draw(generator)  # (B, *shape)
+        cost = step.cross_entropy(reverse, step.weights(z_t).unsqueeze(0))[0]
         baseline = self.baseline[step.t]
         advantage = cost.detach() - torch.where(baseline.isnan(), cost.detach(), baseline)
-        entropy = expected_entropy(step)
-        surrogate = cost - entropy + advantage * _log_prob(step, z_t)
+        entropy = step.expected_entropy()
+        surrogate = cost - entropy + advantage * step.log_prob(z_t)
         self._update(step.t, cost.detach())
         return StepLoss(surrogate, (cost - entropy).detach())
 
@@ -70,7 +68,7 @@ class RLOO(GradientEstimator):
     Which is better depends on how linear the denoiser is (parities: not at all), so both are
     fitted: for every t by least squares on past costs, within [0, 1]. Only past batches enter them,
     which keeps the estimate unbiased. The extra cost is one backward pass of the denoiser to its
-    inputs.
+    inputs; there is none with ``first_order=0``.
 
     Args:
         problem: K, shape and T.
@@ -119,18 +117,17 @@ class RLOO(GradientEstimator):
         return torch.where(others > 0, rho, 1.0)[t], alpha[t]
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
-        learns = step.log_u_t.requires_grad
-        z = [sample_categorical(step.log_u_t, generator) for _ in range(self.samples)]
-        w = [one_hot(z_a, reverse.num_states).requires_grad_(learns) for z_a in z]
-        costs = torch.stack(_costs(step, reverse, w))  # (n, B)
-        entropy = expected_entropy(step)
-        kl = costs.mean(0) - entropy
-        if not learns:
+        z = [step.draw(generator) for _ in range(self.samples)]
+        w = torch.stack([step.weights(z_a) for z_a in z])  # (n, B, *shape, m)
+        has_slopes = step.learns and self.first_order != 0
+        w.requires_grad_(has_slopes)
+        costs = step.cross_entropy(reverse, w)  # (n, B)
+        kl = costs.mean(0) - step.expected_entropy()
+        if not step.learns:
             return StepLoss(kl, kl.detach())
 
-        slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)
-        g = torch.stack(slopes).flatten(2)  # (n, B, D * S)
-        weights = torch.stack(w).detach().flatten(2)
+        slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)[0] if has_slopes else torch.zeros_like(w)
+        g, weights = slopes.flatten(2), w.detach().flatten(2)  # (n, B, D * m)
         with torch.autocast(g.device.type, enabled=False):  # products of differences need all digits
             change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
         change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
@@ -141,11 +138,11 @@ class RLOO(GradientEstimator):
         others = (cost.sum(0) - cost) / (self.samples - 1)  # (n, B)
         rho, alpha = self.coefficients(step.t)
         advantage = cost - rho * others - alpha * mean_change
-        control = alpha * (g.mean(0) * step.log_u_t.exp().flatten(1)).sum(-1)
+        control = alpha * (g.mean(0) * step.mean_weights().flatten(1)).sum(-1)
         if self.first_order is None:
             products = (others**2, others * mean_change, mean_change**2, cost * others, cost * mean_change)
             self._fit(step.t, costs.detach().mean(0), [product.mean(0) for product in products])
-        log_prob = torch.stack([_log_prob(step, z_a) for z_a in z])
+        log_prob = torch.stack([step.log_prob(z_a) for z_a in z])
         score = (advantage * log_prob).mean(0)
         return StepLoss(kl + score + control, kl.detach())
 
@@ -164,16 +161,3 @@ class RLOO(GradientEstimator):
         for i, values in enumerate(products):
             self.moments[i] = torch.where(known, moved(self.moments[i], values), self.moments[i])
         self.mean.copy_(moved(self.mean, cost))
-
-
-def _costs(step: Transition, reverse: ReverseProcess, w: list[Tensor]) -> list[Tensor]:
-    """Cross-entropies ``(B,)`` at each of n states, in one pass of the denoiser."""
-    n = len(w)
-    condition = None if step.condition is None else step.condition.repeat(n)
-    log_v = reverse.network_log_prob(torch.cat(w), step.t.repeat(n), condition)
-    return [cross_entropy(step, reverse, w_a, log_v_a) for w_a, log_v_a in zip(w, log_v.chunk(n), strict=True)]
-
-
-def _log_prob(step: Transition, z_t: Tensor) -> Tensor:
-    """Log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
-    return sum_dims(step.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))

@@ -1,7 +1,9 @@
 """Forward (noising) processes q(z_t|x): the base class, the fixed ones and the learned ones."""
 
-from .base import ForwardProcess, Posterior, Transition
+from ..transition import Posterior, SparseTransition, Transition
+from .base import ForwardProcess
 from .fixed import AbsorbingProcess, D3PMProcess, UniformProcess
+from .mask import MaskProcess
 from .masking import LearnedMaskProcess
 from .residual import ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess
 
@@ -10,10 +12,12 @@ __all__ = [
     "D3PMProcess",
     "ForwardProcess",
     "LearnedMaskProcess",
+    "MaskProcess",
     "Posterior",
     "ResidualAbsorbingProcess",
     "ResidualProcess",
     "ResidualUniformProcess",
+    "SparseTransition",
     "Transition",
     "UniformProcess",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,42 +12,9 @@ from ..categorical import check_states, log_one_hot, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..problem import Problem
+from ..transition import Posterior, Transition
 
-__all__ = ["ForwardProcess", "Posterior", "Transition"]
-
-
-class Posterior(Protocol):
-    """q(z_s|z_t, x), factorised over coordinates: what the reverse process has to match."""
-
-    def posterior(self, z_t: Tensor) -> Tensor:
-        """Probabilities ``(B, *shape, S)`` of z_s for integer states ``(B, *shape)``."""
-
-    def relaxed_posterior(self, w: Tensor) -> Tensor:
-        """The same for weights over states ``(B, *shape, S)``; linear in ``w``."""
-
-    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
-        """E_{z_t} of its entropy per coordinate, ``(B, *shape)`` in nats."""
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One step s = t-1 of the forward process for a batch.
-
-    Attributes:
-        x: Data ``(B, *shape)``.
-        t: Step per example, ``(B,)``, in 1..T.
-        log_u_s: log q(z_s|x), ``(B, *shape, S)``.
-        log_u_t: log q(z_t|x), ``(B, *shape, S)``.
-        posterior: q(z_s|z_t, x).
-        condition: Labels ``(B,)`` or None.
-    """
-
-    x: Tensor
-    t: Tensor
-    log_u_s: Tensor
-    log_u_t: Tensor
-    posterior: Posterior
-    condition: Tensor | None = None
+__all__ = ["ForwardProcess"]
 
 
 class ForwardProcess(nn.Module, ABC):
@@ -135,14 +101,9 @@ class ForwardProcess(nn.Module, ABC):
         """
         problem = self.problem
         check_states(x, problem.num_classes, problem.shape)
-        num_steps = problem.num_steps
-        column = t.reshape(*t.shape, *[1] * (x.dim()))  # (B, M, 1.., 1)
         at_data = log_one_hot(x, self.num_states).unsqueeze(1)  # (B, 1, *shape, S)
         log_prior = self.log_prior().to(at_data)
-        log_u = torch.where(column == 0, at_data, log_prior)  # (B, M, *shape, S)
-        if num_steps > 1:
-            interior = self.interior_log_marginals(x, t.clamp(1, num_steps - 1), condition)
-            log_u = torch.where((column > 0) & (column < num_steps), interior, log_u)
+        log_u = self._between(x, t, at_data, log_prior, self.interior_log_marginals, condition)
         if problem.pad is not None:
             is_pad = (x == problem.pad).unsqueeze(1).unsqueeze(-1)  # (B, 1, *shape, 1)
             log_u = torch.where(is_pad, at_data, without_state(log_u, problem.pad))
@@ -152,6 +113,30 @@ class ForwardProcess(nn.Module, ABC):
         """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11)."""
         return MaximumCoupling.of(log_u_s, log_u_t)
 
+    def kept(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Probability that z_t still is x, ``(B, M, *shape)``, for steps ``(B, M)`` in 0..T."""
+        log_u = self.log_marginals(x, t, condition)
+        index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
+        return log_u.gather(-1, index).squeeze(-1).exp()
+
+    def _between(
+        self,
+        x: Tensor,
+        t: Tensor,
+        at_data: Tensor,
+        log_prior: Tensor,
+        interior: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        condition: Tensor | None,
+    ) -> Tensor:
+        """``at_data`` at t = 0, ``log_prior`` at T, ``interior`` between, for steps ``(B, M)``."""
+        num_steps = self.problem.num_steps
+        column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
+        log_u = torch.where(column == 0, at_data, log_prior)
+        if num_steps > 1:
+            between = interior(x, t.clamp(1, num_steps - 1), condition)
+            log_u = torch.where((column > 0) & (column < num_steps), between, log_u)
+        return log_u
+
     def transition(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Transition:
         """All there is to know about the step from t to t-1.
 
@@ -160,6 +145,10 @@ class ForwardProcess(nn.Module, ABC):
             t: Steps ``(B,)``, in 1..T.
             condition: Labels ``(B,)`` or None.
         """
+        return self.dense_transition(x, t, condition)
+
+    def dense_transition(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Transition:
+        """The same with a number for every state, which :meth:`transition` may do without."""
         log_u = self.log_marginals(x, torch.stack([t - 1, t], 1), condition)
         log_u_s, log_u_t = log_u.unbind(1)
         return Transition(x, t, log_u_s, log_u_t, self.couple(x, t, log_u_s, log_u_t), condition)

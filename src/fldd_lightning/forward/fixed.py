@@ -13,45 +13,34 @@ from torch import Tensor
 
 from ..categorical import entropy, one_hot, without_state, xlogy
 from ..problem import Problem
-from .base import ForwardProcess, Posterior
+from ..transition import Posterior
+from .base import ForwardProcess
+from .mask import MaskProcess
 
 __all__ = ["AbsorbingProcess", "D3PMProcess", "UniformProcess"]
 
 _SKIP_FLOOR = 1e-2  # probability the reverse skip spreads over all states, so that its logits are finite
 
 
-class AbsorbingProcess(ForwardProcess):
+class AbsorbingProcess(MaskProcess):
     """Masked diffusion: a coordinate turns to MASK and stays there (Austin et al., 2021).
 
     u_t = alpha_t onehot(x) + (1 - alpha_t) onehot(MASK). With the maximum coupling its posterior
     is exactly masked diffusion's: a masked coordinate stays masked with probability s/t.
     """
 
-    mask_only = True
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem, problem.num_classes + 1)
-
-    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def interior_log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         alpha = _alpha(t, self.problem.num_steps, x.dim())  # (B, M, 1.., 1)
-        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) * self._mask(x.device)).log()
-
-    def log_prior(self) -> Tensor:
-        return self._mask().log()
+        return torch.cat([alpha, 1 - alpha], -1).log()
 
     def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
         num_classes, num_states = self.problem.num_classes, self.num_states
         stay = ((t - 1) / t).reshape(-1, *[1] * (state.dim() - 1)).to(state)  # (B, 1.., 1)
-        mask = self._mask(state.device).to(state)
+        mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
         masked = _floored(stay * mask + (1 - stay) * (1 - mask) / num_classes, num_states).log()
         kept, other = _kept_logits(torch.ones_like(stay), num_states)
         is_masked = state[..., -1:]
         return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
-
-    def _mask(self, device: torch.device | None = None) -> Tensor:
-        mask = torch.zeros(self.num_states, device=device)
-        mask[-1] = 1.0
-        return mask
 
 
 class UniformProcess(ForwardProcess):

@@ -8,10 +8,10 @@ from math import log
 import torch
 from torch import Tensor
 
-from ..categorical import one_hot
 from ..errors import FLDDError
 from ..networks.base import Backbone, check_backbone
 from ..problem import Problem
+from ..states import SparseStates
 from .base import ForwardProcess
 from .fixed import AbsorbingProcess, UniformProcess
 
@@ -59,7 +59,7 @@ class ResidualProcess(ForwardProcess):
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         steps = t.shape[1]
-        repeated = one_hot(x, self.problem.num_classes).repeat_interleave(steps, 0)  # (B*M, *shape, K)
+        repeated = SparseStates.hard(x.repeat_interleave(steps, 0), self.problem.num_classes)
         if condition is not None:
             condition = condition.repeat_interleave(steps, 0)
         residual = self.network(repeated, t.flatten(), condition).float()  # (B*M, *shape, S)

@@ -5,6 +5,7 @@ from .coverage import Coverage
 from .features import ClassifierFeatures, FeatureExtractor, InceptionFeatures, PixelFeatures
 from .frechet import FrechetDistance
 from .judges import CausalLMJudge, Judge, Judgement, NGramJudge
+from .quality import SampleQuality
 from .text import GeneratedText, TokenBound
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "NELBOMetric",
     "NGramJudge",
     "PixelFeatures",
+    "SampleQuality",
     "TokenBound",
 ]

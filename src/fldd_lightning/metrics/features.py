@@ -114,16 +114,17 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, num_labels: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(channels, 32, 3, padding=1), nn.Conv2d(32, 64, 3, 2, 1)
-        self.conv3 = nn.Conv2d(64, 64, 3, 2, 1)
+        first = nn.Conv2d(channels, 32, 3, padding=1)
+        self.convs = nn.ModuleList([first, nn.Conv2d(32, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, 2, 1)])
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in (32, 64, 64))
         self.hidden, self.out = nn.Linear(64 * 16, 64), nn.Linear(64, num_labels)
 
     def features(self, pictures: Tensor) -> Tensor:
         """``(N, 64)`` from pictures ``(N, C, H, W)`` of any size."""
-        for conv in (self.conv1, self.conv2, self.conv3):
-            pictures = F.relu(conv(pictures))
+        for conv, norm in zip(self.convs, self.norms):
+            pictures = F.silu(norm(conv(pictures)))
         pooled = F.adaptive_avg_pool2d(pictures, 4)  # (N, 64, 4, 4)
-        return F.relu(self.hidden(pooled.flatten(1)))
+        return F.silu(self.hidden(pooled.flatten(1)))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits ``(N, num_labels)``."""

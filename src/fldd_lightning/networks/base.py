@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
+from ..states import SparseStates, State
 
-__all__ = ["Backbone", "check_backbone", "zero_last_layer"]
+__all__ = ["Backbone", "check_backbone", "check_labels", "embed_states", "zero_last_layer"]
 
 
 class Backbone(nn.Module, ABC):
@@ -17,19 +20,28 @@ class Backbone(nn.Module, ABC):
 
     A subclass takes ``(problem, num_inputs, num_outputs)`` first, then its own options, and
     should start its last layer at zero (see :func:`zero_last_layer`).
+
+    Attributes:
+        takes_sparse: Whether :meth:`forward` takes :class:`~fldd_lightning.states.SparseStates`, as
+            :func:`embed_states` does; to other networks they come as weights over all states.
     """
 
-    def __call__(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Typed view of ``nn.Module.__call__``."""
+    takes_sparse: bool = False
+
+    def __call__(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``forward``, with states in the form the network takes."""
+        if isinstance(state, SparseStates) and not self.takes_sparse:
+            state = state.dense()
         logits: Tensor = super().__call__(state, t, condition)
         return logits
 
     @abstractmethod
-    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: Any, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map states to logits.
 
         Args:
-            state: Weights over input states ``(B, *shape, num_inputs)``, one-hot or relaxed.
+            state: Weights over input states ``(B, *shape, num_inputs)``, one-hot or relaxed; or
+                SparseStates, where ``takes_sparse`` is set.
             t: Steps ``(B,)``, integers in 0..T.
             condition: Labels ``(B,)`` in 0..num_labels-1, or None.
 
@@ -46,6 +58,22 @@ def check_backbone(network: nn.Module) -> Backbone:
             "(problem, num_inputs, num_outputs) as its first arguments."
         )
     return network
+
+
+def embed_states(table: Tensor, state: State) -> Tensor:
+    """Mean embedding of states: a look-up of a few rows where they are sparse, a product where they are not.
+
+    Args:
+        table: One row a state, ``(num_inputs, features)``.
+        state: ``(B, *shape, num_inputs)``, or SparseStates.
+
+    Returns:
+        ``(B, *shape, features)``.
+    """
+    if not isinstance(state, SparseStates):
+        return state @ table
+    rows = F.embedding(state.index, table)  # (B, *shape, m, features)
+    return (rows * state.weight.unsqueeze(-1)).sum(-2)
 
 
 def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:

@@ -49,7 +49,7 @@ class ConvNet(Backbone):
         check_labels(self.problem, condition)
         index = t if condition is None else t * self.problem.num_labels + condition
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
-        hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w")) + self.position
+        hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w").contiguous()) + self.position
         for block in self.blocks:
             hidden = block(hidden, index)
         mixed = self.last(F.gelu(self.norm(hidden)))  # (B, C * outputs, H, W)

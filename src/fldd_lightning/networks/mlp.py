@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..problem import Problem
-from .base import Backbone, check_labels, zero_last_layer
+from ..states import State
+from .base import Backbone, check_labels, embed_states, zero_last_layer
 
 __all__ = ["MLP"]
 
@@ -29,6 +30,8 @@ class MLP(Backbone):
         embedding: Features per coordinate.
         dropout: Dropout probability inside the residual layers.
     """
+
+    takes_sparse = True
 
     def __init__(
         self,
@@ -53,17 +56,18 @@ class MLP(Backbone):
         zero_last_layer(self.mix_out)
         self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, embedding, num_outputs))
 
-    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
         check_labels(self.problem, condition)
         index = t if condition is None else t * self.problem.num_labels + condition
-        tokens = self.embed(state.flatten(1, -2))  # (B, D, E)
+        embedded = embed_states(self.embed.weight.T, state)  # (B, *shape, E)
+        tokens = embedded.flatten(1, -2)  # (B, D, E)
         hidden = self.mix_in(rearrange(tokens, "b d e -> b (d e)"))  # (B, width)
         for layer in self.layers:
             hidden = layer(hidden, index)
         mixed = self.mix_out(F.gelu(self.norm(hidden) + self.last_time(index)))  # (B, D * outputs)
         own = torch.bmm(tokens, self.skip[t].to(tokens.dtype))  # (B, D, outputs)
         logits: Tensor = rearrange(mixed, "b (d o) -> b d o", d=tokens.shape[1]) + own
-        return logits.reshape(*state.shape[:-1], -1)
+        return logits.reshape(*embedded.shape[:-1], -1)
 
 
 class _ResidualLayer(nn.Module):

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, check_labels, zero_last_layer
+from ..states import State
+from .base import Backbone, check_labels, embed_states, zero_last_layer
 from .block import AdaLNBlock, AdaLNOutput, RotaryPositions
 
 __all__ = ["Transformer"]
@@ -18,8 +19,8 @@ class Transformer(Backbone):
     """Bidirectional transformer with rotary positions and adaLN-zero conditioning on the step.
 
     The layout of masked diffusion's denoisers (Lou et al., 2024; Sahoo et al., 2024): a small embedding
-    of the step modulates every block. States enter as weights times the embedding matrix, so hard
-    and relaxed ones take the same path. Attention is PyTorch's own.
+    of the step modulates every block. States enter as weights times the embedding matrix, or as a
+    weighted look-up of a few of its rows. Attention is PyTorch's own.
 
     | parameters | width | depth | heads | num_inputs = num_outputs |
     | --- | --- | --- | --- | --- |
@@ -44,6 +45,8 @@ class Transformer(Backbone):
         FLDDError: If the shape is not that of a sequence, ``heads`` does not fit, or there are too few
             outputs to tie them to the inputs.
     """
+
+    takes_sparse = True
 
     def __init__(
         self,
@@ -79,10 +82,10 @@ class Transformer(Backbone):
         self.tied = tied
         self.further = nn.Parameter(0.02 * torch.randn(num_outputs - num_inputs, width)) if tied else None
 
-    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
         check_labels(self.problem, condition)
         time = F.silu(self.time(t if condition is None else t * self.problem.num_labels + condition))
-        hidden = self.embed(state)  # (B, L, width)
+        hidden = embed_states(self.embed.weight.T, state)  # (B, L, width)
         for block in self.blocks:
             hidden = block(hidden, time, self.rotary)
         out: Tensor = self.last(self.norm(hidden, time))

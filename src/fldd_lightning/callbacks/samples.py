@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..errors import FLDDError
 from ..module import FLDD
+from .budgets import load_budgets
 
-__all__ = ["SampleQuality"]
+__all__ = ["SampleCallback"]
 
 M = TypeVar("M", bound=FLDD)
 
 
-class SampleQuality(Callback, Generic[M]):
+class SampleCallback(Callback, Generic[M]):
     """Samples with every step budget there is a model for, at validations and in testing.
 
     A subclass gives :meth:`evaluate` and names the modules it works on. Samples are drawn in batches
@@ -50,6 +51,9 @@ class SampleQuality(Callback, Generic[M]):
             raise FLDDError("num_samples and batch_size must be at least 1, every_n_validations 0 or more.")
         self.num_samples, self.models, self.every_n_validations = num_samples, models, every_n_validations
         self.batch_size, self.seed = batch_size, seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts anew with every call of the trainer, as it may be with other data."""
         self._validations = 0
         self._others: list[M] | None = None
 
@@ -82,17 +86,8 @@ class SampleQuality(Callback, Generic[M]):
     def budgets(self, module: M) -> list[M]:
         """The module itself and the models of further budgets, which are loaded once, on its device."""
         if self._others is None:
-            from ..checkpoint import load_model
-
-            self._others = []
-            for path in self.models:
-                model = load_model(path)
-                there, own = model.problem, module.problem
-                same = (there.num_classes, there.shape, there.padded) == (own.num_classes, own.shape, own.padded)
-                if not isinstance(model, self.module_class) or not same:
-                    raise FLDDError(f"'{path}' makes other samples than this model: {there} there, {own} here.")
-                self._others.append(model)
-        return [module, *(model.to(module.device) for model in self._others)]
+            self._others = load_budgets(self.models, module, self.module_class)
+        return [module, *self._others]
 
     def report(self, trainer: Trainer, model: FLDD, values: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Print numbers and append them, with all that must be said beside them, to ``sample_quality.jsonl``.

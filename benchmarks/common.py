@@ -1,0 +1,72 @@
+"""What the benchmarks share: training and testing one model, appending rows to a CSV, tables of means and ranges."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fldd_lightning import FLDD
+from fldd_lightning.data import DiscreteDataModule
+
+__all__ = ["append_row", "machine", "mean_and_range", "one_thread", "train_and_test"]
+
+
+def one_thread() -> None:
+    """What every run of a benchmark starts with."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+
+
+def machine() -> str:
+    """Where a row was measured."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, 1 thread"
+
+
+def train_and_test(model: FLDD, data: DiscreteDataModule, steps: int) -> tuple[dict[str, float], float]:
+    """Train, then test the checkpoint of the lowest ``val/nelbo`` out of four validations.
+
+    Returns:
+        What testing logged, and the seconds of training. The model ends with the tested weights.
+    """
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val/nelbo")
+        trainer = Trainer(
+            max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
+            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best], **quiet,
+        )  # fmt: skip
+        start = time.monotonic()
+        trainer.fit(model, data)
+        seconds = time.monotonic() - start
+        tester = Trainer(enable_checkpointing=False, **quiet)
+        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
+    return dict(logged), seconds
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Append a row to a CSV, whose first line names the columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
+    """``mean (lowest to highest)``; one value by itself."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

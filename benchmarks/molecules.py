@@ -1,0 +1,109 @@
+"""Process x T x seeds on QM9's SMILES: bits and quality of samples at the same number of denoiser passes.
+
+    python benchmarks/molecules.py --path train_smile.txt --models "learned:10" "absorbing:10"
+    python benchmarks/molecules.py --report benchmarks/results/molecules.csv
+
+The model is that of ``examples/molecules``; FCD is against 10,000 training molecules. One thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import append_row, machine, mean_and_range, one_thread, train_and_test
+from lightning.pytorch import seed_everything
+
+from fldd_lightning.estimators import RLOO, Reinforce
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    D3PMProcess,
+    LearnedMaskProcess,
+    ResidualAbsorbingProcess,
+    UniformProcess,
+)
+from fldd_lightning.networks import MLP
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from examples.molecules.smiles import MoleculeFLDD, SmilesDataModule
+
+PASSES = 4 * 64  # denoiser passes per training step
+NETWORK = partial(MLP, width=512)
+LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
+# process, estimator, draws of z_t for each molecule
+PROCESSES: dict[str, tuple[Any, Any, int]] = {
+    "learned": (LEARNED_MASK, RLOO, 2),
+    "learned, 4 draws": (LEARNED_MASK, partial(RLOO, samples=4), 4),
+    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), RLOO, 2),
+    "absorbing": (AbsorbingProcess, Reinforce, 1),
+    "uniform": (UniformProcess, Reinforce, 1),
+    "D3PM": (D3PMProcess, Reinforce, 1),
+}
+MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
+
+
+def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    seed_everything(seed, verbose=False)
+    factory, estimator, draws = PROCESSES[process]
+    data = SmilesDataModule(path, batch_size=PASSES // draws, seed=seed)
+    model = MoleculeFLDD(data.num_classes, data.shape, factory, NETWORK, estimator, num_steps, num_samples=samples)
+    logged, seconds = train_and_test(model, data, steps)
+    measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
+    row = {"process": process, "num_steps": num_steps, "seed": seed, "steps": steps, "samples": samples, **measured}
+    return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+
+
+def table(path: Path) -> str:
+    """Markdown: one row per process and T."""
+    groups: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            groups[int(row["num_steps"]), row["process"]].append(row)
+    lines = ["| T | process | seeds | NELBO, nats | bits per token | valid, % | unique, % | novel, % | FCD | samples |"]
+    lines.append("| --- " * 10 + "|")
+    for (num_steps, process), rows in sorted(groups.items()):
+        cells = []
+        for name in MEASURES:
+            scale, digits = (100, 1) if name in ("valid", "unique", "novel") else (1, 3 if name == "bpd" else 2)
+            values = [scale * float(row[name]) for row in rows if row[name]]
+            cells.append(mean_and_range(values, digits) if values else "")
+        lines.append(f"| {num_steps} | {process} | {len(rows)} | {' | '.join(cells)} | {rows[0]['samples']} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", help="file with one SMILES a line")
+    choices = ", ".join(PROCESSES)
+    parser.add_argument("--models", nargs="+", default=["learned:10", "absorbing:10"], help=f"{choices}; and :T")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=1_000)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/molecules.csv"))
+    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        text = table(arguments.report)
+        arguments.report.with_suffix(".md").write_text(text + "\n")
+        print(text)
+        return
+    one_thread()
+    for seed in arguments.seeds:
+        for name in arguments.models:
+            process, _, num_steps = name.rpartition(":")
+            row = run(arguments.path, process, int(num_steps), seed, arguments.steps, arguments.samples)
+            append_row(arguments.output, row)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+
+from conftest import Stripes, image_model, randomise, small_mlp
+from fldd_lightning import FLDDError, ImageFLDD
+from fldd_lightning.callbacks import Pictures
+from fldd_lightning.callbacks import pictures as pictures_module
+from fldd_lightning.estimators import Reinforce
+from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess
+
+
+def fit(folder: Path, model: Any, callback: Pictures, **options: Any) -> None:
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **options}
+    Trainer(
+        accelerator="cpu", default_root_dir=str(folder), callbacks=[callback], enable_checkpointing=False, **settings
+    ).fit(model, Stripes())
+
+
+class Seeing(Logger):
+    """Remembers the names and steps of pictures."""
+
+    name = version = "seeing"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int]] = []
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class TakesFiles(Seeing):
+    """Has W&B's method."""
+
+    def log_image(self, key: str, images: list[Any], step: int) -> None:
+        assert Path(images[0]).is_file()
+        self.seen.append((key, step))
+
+
+class TakesArrays(Seeing):
+    """Has TensorBoard's method on its experiment."""
+
+    @property
+    def experiment(self) -> Any:
+        return self
+
+    def add_image(self, tag: str, img_tensor: Any, global_step: int, dataformats: str) -> None:
+        assert dataformats == "HWC"
+        assert img_tensor.shape[-1] == 3
+        self.seen.append((tag, global_step))
+
+
+def test_over_training_with_averaged_weights_and_other_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, torch.Tensor] = {}
+    save_grid = pictures_module.save_grid
+
+    def remember(module: Any, x: torch.Tensor, path: Path) -> None:
+        shown[path.stem] = torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+        save_grid(module, x, path)
+
+    monkeypatch.setattr(pictures_module, "save_grid", remember)
+    other = image_model(3)
+    saver = Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_progress_bar=False, accelerator="cpu",
+                    default_root_dir=str(tmp_path))  # fmt: skip
+    saver.fit(other, Stripes())
+    saver.save_checkpoint(tmp_path / "other.ckpt")
+    model = image_model(2)
+    loggers = [TakesFiles(), TakesArrays()]
+    callback = Pictures(9, 2, models=[str(tmp_path / "other.ckpt")])
+    fit(tmp_path, model, callback, max_epochs=3, logger=loggers)
+    folder = tmp_path / "pictures"
+    names = ["marginals", "samples", "samples_T3", "samples_step12", "samples_step4", "samples_step8", "schedule"]
+    assert sorted(path.stem for path in folder.iterdir()) == [*names, "trajectory"]
+    # the last validation and the end of the run show the same weights: the averaged ones
+    assert torch.equal(shown["samples_step12"], shown["samples"])
+    assert not torch.equal(shown["samples_step4"], shown["samples"])
+    for logger in loggers:
+        assert [step for name, step in logger.seen if name == "samples"] == [4, 8, 12, 12]
+        assert {"trajectory", "marginals", "schedule", "samples_T3"} <= {name for name, _ in logger.seen}
+    inspect.signature(WandbLogger.log_image).bind(None, "samples", ["path"], 4)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_schedule_is_the_step_that_reveals(learned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, dict[str, torch.Tensor]] = {}
+
+    def keep(columns: list[Any], path: Path) -> None:
+        drawn[path.stem] = {column.title: column.pictures for column in columns}
+
+    monkeypatch.setattr(pictures_module, "_save_panels", keep)
+    process = partial(LearnedMaskProcess, network=small_mlp) if learned else AbsorbingProcess
+    model = ImageFLDD(2, (4, 4), process, small_mlp, Reinforce, num_steps=4)
+    randomise(model.forward_process)
+    batch = {"x": Stripes().splits["val"].x}
+    with torch.no_grad():
+        Pictures(num_rows=3)._save_schedule(model, batch, tmp_path)
+    revealed = drawn["marginals"]["revealed in step"]
+    assert revealed.shape == (3, 1, 4, 4)
+    if learned:  # hidden at tau with the probability of its increment, so revealed by step T - tau + 1 of sampling
+        x = batch["x"]
+        one_hot = torch.nn.functional.one_hot(x, 2).float()
+        increments = model.forward_process.network(one_hot, torch.zeros(len(x), dtype=torch.long)).softmax(-1)
+        expected = (increments * torch.arange(4, 0, -1)).sum(-1)  # (N, 4, 4)
+        assert expected.std() > 0.1
+    else:
+        expected = torch.full((40, 4, 4), 2.5)
+    torch.testing.assert_close(revealed[:, 0], expected[:3])
+    torch.testing.assert_close(drawn["schedule"]["revealed in step"][0, 0], expected.mean(0))
+    assert list(drawn["schedule"]) == [f"$q(z_{{{t}}} = x)$" for t in (3, 2, 1)] + ["revealed in step"]
+
+
+def test_mask_is_a_colour_and_long_trajectories_are_thinned(tmp_path: Path) -> None:
+    model = ImageFLDD(3, (4, 4), AbsorbingProcess, small_mlp, Reinforce, num_steps=40)
+    states = model.sample(2, trajectory=True)
+    assert bool((states[0] == 3).all())
+    pictures_module.save_trajectory(model, states, tmp_path / "long.png")
+    image = Image.open(tmp_path / "long.png").convert("RGB")
+    assert image.width < 2000
+    colours = {colour for _, colour in image.getcolors(100_000)}
+    assert tuple(round(255 * value) for value in pictures_module._MASK) in colours
+    assert pictures_module._shown(40) == [40, 35, 30, 25, 20, 15, 10, 5, 0]
+    assert pictures_module._shown(2) == [2, 1, 0]
+
+
+def test_wrong_numbers() -> None:
+    with pytest.raises(FLDDError, match="num_rows must be"):
+        Pictures(num_rows=0)

@@ -1,0 +1,144 @@
+"""The walk-through ``docs/new-modality.md``: its code is the example's, and runs from data to judged samples."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fcd import get_predictions, load_ref_model
+from PIL import Image
+
+from fldd_lightning import FLDDError
+from fldd_lightning.checkpoint import load_model
+from fldd_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "molecules"
+SMILES = ["C", "CC", "CCO", "C[NH3+]", "ClC1CC1Br", "c1cc[nH]c1", "CC(=O)O", "N#CC", "OC1CC1", "CCN", "CCF", "C=C"]
+QUICK = [
+    *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false", "--model.num_samples", "30", "--data.held_out", "0.2"),
+    *("--data.batch_size", "4"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where the example is run; the command line finds its classes there
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
+
+
+def write(path: Path, lines: list[str]) -> str:
+    path.write_text("smiles\n" + "".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``fit`` on a dozen molecules, by the documented command."""
+    folder = tmp_path_factory.mktemp("molecules")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        args = ["fit", "--config", "examples/molecules/qm9.yaml", "--data.path", write(folder / "a.txt", SMILES)]
+        args += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(folder)]
+        assert main([*args, *QUICK]) == 0
+    return folder
+
+
+def checkpoint(folder: Path) -> str:
+    return str(next(folder.rglob("final.ckpt")))
+
+
+def test_the_walk_through_is_the_example() -> None:
+    text = (ROOT / "docs" / "new-modality.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example = (EXAMPLE / "smiles.py").read_text()
+    assert re.sub(r"\n+", "\n", "".join(code)) == re.sub(r"\n+", "\n", example)  # but for blank lines
+    assert re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) == [(EXAMPLE / "qm9.yaml").read_text()]
+    assert len(example.splitlines()) < 150
+
+
+def test_fit_logs_the_bound_and_the_quality(run: Path) -> None:
+    header = next(run.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
+    assert {"val/nelbo", "val/valid", "val/unique", "val/novel"} <= set(header)
+    for name in ("samples", "trajectory", "marginals"):
+        assert Image.open(next(run.rglob(f"{name}.png"))).size[0] > 90
+
+
+def test_checkpoint_is_tested_and_sampled_by_itself(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["test", "--ckpt_path", checkpoint(run), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    assert main(args) == 0
+    assert "test/valid" in capsys.readouterr().out
+    args = ["sample", "--ckpt_path", checkpoint(run), "--num_samples", "5", "--output", str(tmp_path / "s")]
+    assert main([*args, "--trajectory", "true"]) == 0
+    model = load_model(checkpoint(run))
+    assert model.num_samples == 30
+    assert [line.rstrip("\n") for line in (tmp_path / "s.txt").open()] == model.to_text(
+        torch.from_numpy(np.load(tmp_path / "s.npy"))
+    )
+    assert "?" in model.to_text(torch.from_numpy(np.load(tmp_path / "s_trajectory.npy"))[0])[0]
+    for name in ("s.png", "s_trajectory.png"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_other_tokens_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = [line.replace("F", "I") for line in SMILES]  # as many tokens, as long
+    for lines, message in ((other, "different vocabularies"), ([*SMILES, "S" * 20], "num_classes")):
+        args = ["test", "--ckpt_path", checkpoint(run), "--data.path", write(tmp_path / "b.txt", lines)]
+        assert main([*args, "--trainer.logger", "false", "--trainer.accelerator", "cpu"]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_smiles_become_tokens_and_come_back(tmp_path: Path) -> None:
+    from examples.molecules.smiles import SmilesDataModule, to_smiles
+
+    data = SmilesDataModule(write(tmp_path / "a.txt", [*SMILES, "CC"]), held_out=0.1)
+    texts = [s for split in data.splits.values() for s in to_smiles(split.x, list(data.vocabulary or []))]
+    assert sorted(texts) == sorted(SMILES)  # "CC" once
+    assert {" ", "Cl", "Br", "[nH]", "[NH3+]"} <= set(data.vocabulary or [])
+    assert data.num_classes == len(data.vocabulary or [])
+    for content, message in ((b"", "0 examples"), ("CÖ".encode(), "cannot read"), (None, "cannot read")):
+        if content is not None:
+            (tmp_path / "bad.txt").write_bytes(content)
+        path = tmp_path / ("bad.txt" if content is not None else "no.txt")
+        with pytest.raises(FLDDError, match=message):
+            _ = SmilesDataModule(str(path)).splits
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """|mean difference|² + tr(A + B - 2 (AB)^1/2)."""
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real.clip(0)).sum()
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b) - 2 * root)
+
+
+def test_quality_of_hand_written_samples() -> None:
+    from examples.molecules.smiles import MoleculeQuality, canonical
+
+    vocabulary = [" ", "C", "O", "(", "F"]
+
+    def tokens(*lines: str) -> torch.Tensor:
+        return torch.tensor([[vocabulary.index(c) for c in line.ljust(4)] for line in lines])
+
+    assert canonical("OCC") == canonical("CCO")
+    assert [canonical(s) for s in ("", "C C", "C(", "F(C)(C)C")] == [None] * 4
+    metric = MoleculeQuality(tokens("CCO", "CC", "CF"), vocabulary)
+    # valid: OCC twice, CCF, CCCC; not valid: empty, PAD inside, open bracket, a divalent F
+    for part in (tokens("OCC", "OCC", "CCF", "CCCC"), tokens("", "C C", "C(", "CFC")):
+        metric.update(part)
+    for _ in range(2):  # computing again, after a reset, does not count the training molecules twice
+        values = {name: float(value) for name, value in metric.compute().items()}
+        assert (values["valid"], values["unique"], values["novel"]) == pytest.approx((4 / 8, 3 / 4, 2 / 3))
+        real, made = (get_predictions(load_ref_model(), s, n_jobs=0) for s in (["CCO", "CC", "CF"], SAMPLED))
+        assert values["fcd"] == pytest.approx(frechet(real.astype(float), made.astype(float)), rel=1e-3)
+        metric.reset()
+        metric.update(tokens("OCC", "OCC", "CCF", "CCCC", "", "C C", "C(", "CFC"))
+
+
+SAMPLED = ["CCO", "CCO", "CCF", "CCCC"]

@@ -1,0 +1,64 @@
+"""log_softmax_at against log_softmax: values, gradients, precisions, chunks."""
+
+from __future__ import annotations
+
+import math
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fldd_lightning.softmax import log_softmax_at
+
+
+def dense(logits: torch.Tensor, index: torch.Tensor, offset: torch.Tensor, excluded: int | None) -> torch.Tensor:
+    """The definition, with every tensor in full."""
+    logits = torch.cat([logits[..., :-1], logits[..., -1:] + offset.unsqueeze(-1)], -1)
+    if excluded is not None:
+        logits = logits.masked_fill(torch.arange(logits.shape[-1]) == excluded, -math.inf)
+    return logits.log_softmax(-1).gather(-1, index)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    num_states=st.integers(3, 9),
+    m=st.integers(1, 3),
+    chunk=st.integers(1, 80),
+    excluded=st.sampled_from([None, 1]),
+    scale=st.sampled_from([1.0, 50.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_dense_one(
+    rows: int, num_states: int, m: int, chunk: int, excluded: int | None, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    leaf = scale * torch.randn(rows, 2, num_states, generator=generator, dtype=torch.float64)
+    index = torch.randint(num_states, (rows, 2, m), generator=generator)
+    offset = torch.randn(rows, 2, generator=generator, dtype=torch.float64)
+    offset[0] = -math.inf  # the last step: MASK is impossible
+    upstream = torch.randn(rows, 2, m, generator=generator, dtype=torch.float64)
+    results = []
+    for function in (log_softmax_at, dense):
+        logits = leaf.clone().requires_grad_()
+        with patch("fldd_lightning.softmax._CHUNK", chunk):
+            out = function(logits, index, offset, excluded)
+            live = out > -math.inf
+            (gradient,) = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), logits)
+        results.append((out.detach(), gradient))
+    torch.testing.assert_close(*(out for out, _ in results))
+    torch.testing.assert_close(*(gradient for _, gradient in results))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(4, 5000)).to(dtype).requires_grad_()
+    index, offset = torch.tensor([[0, 4999]] * 4), torch.zeros(4)
+    out = log_softmax_at(logits, index, offset)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, dense(logits.detach().float(), index, offset, None), atol=1e-5, rtol=1e-5)
+    out.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == dtype
