@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from fldd_lightning.cli import main
+from fldd_lightning.cli.train import packaged_config, with_save_dir
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = [
@@ -94,16 +95,39 @@ def test_sample_writes_integers_and_a_grid(trained: Path, tmp_path: Path) -> Non
 
 
 def test_array_run(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).integers(0, 5, (40, 3, 2))
+    """Four dimensions an example, and a logger that is given no folder."""
+    x = np.random.default_rng(0).integers(0, 5, (40, 3, 2, 1, 2))
     np.save(tmp_path / "my.npy", x)
     args = ["fit", "--config", str(CONFIGS / "array.yaml"), "--data.path", str(tmp_path / "my.npy")]
     args += ["--model.num_steps", "2", "--seed_everything", "3", "--trainer.logger", "CSVLogger"]
-    args += ["--trainer.logger.save_dir", str(tmp_path)]
+    args += ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*args, *QUICK, "--trainer.val_check_interval", "1", "--data.batch_size", "8"]) == 0
     saved = torch.load(checkpoint(tmp_path), weights_only=True)["fldd_problem"]
-    assert (saved["num_classes"], saved["shape"], saved["num_steps"]) == (5, [3, 2], 2)
+    assert (saved["num_classes"], saved["shape"], saved["num_steps"]) == (5, [3, 2, 1, 2], 2)
     assert main(["sample", "--ckpt_path", checkpoint(tmp_path), "--output", str(tmp_path / "s")]) == 0
-    assert np.load(tmp_path / "s.npy").shape == (64, 3, 2)
+    assert np.load(tmp_path / "s.npy").shape == (64, 3, 2, 1, 2)
+
+
+@pytest.mark.parametrize("option", ["", "--config="])
+def test_configs_are_found_from_any_folder(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = packaged_config(f"{option}configs/digits.yaml")
+    assert found.startswith(option)
+    assert Path(found.removeprefix(option)).read_text() == (CONFIGS / "digits.yaml").read_text()
+    assert packaged_config(f"{option}configs/nothing.yaml") == f"{option}configs/nothing.yaml"
+
+
+def test_loggers_that_demand_a_folder_get_the_root() -> None:
+    given = ["fit", "--trainer.logger", "CSVLogger", "--trainer.max_steps", "3"]
+    added = ["--trainer.logger.init_args.save_dir", "."]
+    assert with_save_dir(given) == [*given[:3], *added, *given[3:]]
+    assert with_save_dir(["fit", "--trainer.logger=x.TensorBoardLogger"])[2:] == added
+    for kept in ([*given, "--trainer.logger.save_dir", "here"], ["fit", "--trainer.logger", "false"]):
+        assert with_save_dir(kept) == kept
+
+
+def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no subcommand 'nonsense'" in error_of(["nonsense"], capsys)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

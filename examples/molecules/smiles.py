@@ -53,7 +53,7 @@ class SmilesDataModule(DiscreteDataModule):
 
     def load(self) -> dict[str, Split]:
         try:
-            lines = self.path.read_text(encoding="ascii").split()
+            lines = [line.split()[0] for line in self.path.read_text(encoding="ascii").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise FLDDError(f"cannot read '{self.path}': {error}. Give a file with one SMILES a line.") from error
         rows = [TOKEN.findall(line) for line in dict.fromkeys(lines) if line != "smiles"]  # each one once

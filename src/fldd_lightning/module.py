@@ -357,11 +357,13 @@ class FLDD(LightningModule):
         saved, own = checkpoint.get("fldd_problem"), self._identity()
         if saved is None:
             raise FLDDError("this checkpoint was not written by fldd-lightning; it has no 'fldd_problem'.")
-        differences = [f"{key}: {saved.get(key)} there, {own[key]} here" for key in own if saved.get(key) != own[key]]
+        differences = [
+            f"{key}: {saved.get(key)} there, {own[key]} here" for key in own if saved.get(key, False) != own[key]
+        ]
         if differences:
             raise FLDDError(
                 "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config it "
-                "was trained with, or leave the config out: the checkpoint holds its own."
+                "and the data it was trained with; without --config and options for the data it uses its own."
             )
         self._take_vocabulary(checkpoint.get("fldd_vocabulary"))
 
@@ -383,6 +385,7 @@ class FLDD(LightningModule):
             "shape": list(self.problem.shape),
             "num_steps": self.problem.num_steps,
             "num_labels": self.problem.num_labels,
+            "padded": self.problem.padded,
             "forward_process": type(self.forward_process).__name__,
             "denoiser": type(self.reverse.network).__name__,
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["log_softmax_at", "offset_chunks"]
 
@@ -46,6 +47,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         logits, index, last_offset, norms = ctx.saved_tensors
         grad = torch.empty_like(logits)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 
+from conftest import Stripes, image_model
+from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.callbacks.collapse import GradientSNR
 
 
@@ -40,3 +47,25 @@ def test_gradient_snr_needs_gradients() -> None:
     value = snr.compute()
     assert value is not None
     assert value > 1e4  # no noise at all
+
+
+def test_reading_the_data_leaves_the_training_epoch_alone(tmp_path: Path) -> None:
+    """With worker processes the loader has one iterator, which a second reader would start anew."""
+    batches = []
+
+    class Order(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            batches.append((trainer.current_epoch, batch_idx))
+
+    data = Stripes()
+    data.num_workers = 1
+    run = Trainer(
+        accelerator="cpu", max_epochs=2, val_check_interval=2, default_root_dir=str(tmp_path), logger=False,
+        callbacks=[CollapseMonitor(), Order()], enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    run.fit(image_model(2), data)
+    assert batches == [(epoch, i) for epoch in (0, 1) for i in range(4)]
+    x = data.splits["train"].x.flatten(1).double()
+    p = torch.stack([x.mean(0), 1 - x.mean(0)])
+    assert float(run.callback_metrics["collapse/marginal_entropy"]) == pytest.approx(-float(torch.xlogy(p, p).sum()))

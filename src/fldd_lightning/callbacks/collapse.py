@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..forward import ForwardProcess, MaskProcess
 from ..module import FLDD
@@ -146,8 +147,7 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
     num_classes = module.problem.num_classes
     counts = torch.zeros(module.problem.num_dims, num_classes, dtype=torch.float64)
     seen = 0
-    loader: Any = trainer.train_dataloader
-    for batch in loader:
+    for batch in _apart_from_training(trainer.train_dataloader):
         x = module.data(batch).flatten(1).long().cpu()  # (B, D)
         counts.scatter_add_(1, x.T, torch.ones_like(x.T, dtype=torch.float64))
         seen += len(x)
@@ -157,6 +157,19 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
         counts[:, module.problem.pad] = 0
     live = counts.sum(1)  # (D,)
     return float((torch.xlogy(live, live).sum() - torch.xlogy(counts, counts).sum()) / seen)
+
+
+def _apart_from_training(loader: Any) -> Iterable[Any]:
+    """The same examples from a loader of its own: iterating over the trainer's would start its workers' epoch anew."""
+    if not isinstance(loader, DataLoader):
+        return loader  # type: ignore[no-any-return]
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        shuffle=not isinstance(loader.dataset, IterableDataset),
+        collate_fn=loader.collate_fn,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:

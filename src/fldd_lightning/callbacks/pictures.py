@@ -152,7 +152,7 @@ def _as_picture(values: Tensor) -> Tensor:
     """``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``FLDD.render`` does."""
     if values.dim() == 2:
         return values[:, None, None]
-    return values.unsqueeze(1) if values.dim() == 3 else values
+    return values if values.dim() == 4 else values.flatten(2).unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def main(args: Sequence[str] | None = None) -> int:
             from .tokenizer import tokenizer_command
 
             tokenizer_command(args[1:])
+        elif args[0] not in ("fit", "validate", "test", "predict"):
+            raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
         else:
             from .train import run_trainer
 

@@ -34,11 +34,10 @@ class FLDDCLI(LightningCLI):
         self.config = parser.parse_args(cast(list[str], args))
 
     def after_fit(self) -> None:
-        """Ends with a validation of the averaged weights and ``final.ckpt``, wherever ``fit`` stopped.
+        """Ends with ``final.ckpt`` and a validation of the averaged weights, wherever ``fit`` stopped.
 
         ``final.ckpt`` holds averaged weights alone: go on training from ``last.ckpt``.
         """
-        self.trainer.validate(self.model, datamodule=self.datamodule)
         checkpoints = self.trainer.checkpoint_callback
         if (
             isinstance(checkpoints, ModelCheckpoint)
@@ -46,6 +45,7 @@ class FLDDCLI(LightningCLI):
             and not getattr(self.trainer, "fast_dev_run", False)
         ):
             self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt")
+        self.trainer.validate(self.model, datamodule=self.datamodule)  # last: no mistake in it can lose the run
 
     def _parse_ckpt_path(self) -> None:
         """Left out: :func:`run_trainer` reads the checkpoint's config first, so that options given win."""
@@ -61,7 +61,7 @@ def run_trainer(args: Sequence[str]) -> None:
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
-    args = [packaged_config(arg) for arg in args]
+    args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
     with tempfile.TemporaryDirectory() as folder:
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
@@ -105,11 +105,28 @@ def _mistake_in(error: BaseException | None) -> FLDDError | None:
 
 def packaged_config(arg: str) -> str:
     """``configs/NAME.yaml`` as the package carries it, where the working folder has no such file."""
-    path = Path(arg)
+    option, equals, name = arg.rpartition("=")
+    path = Path(name)
     if path.parent.name != "configs" or path.suffix != ".yaml" or path.exists():
         return arg
-    packaged = Path(__file__).parents[1] / "configs" / path.name
-    return str(packaged) if packaged.exists() else arg
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parents[1] / "configs"):  # of a wheel; of an editable install
+        if (folder / path.name).exists():
+            return f"{option}{equals}{folder / path.name}"
+    return arg
+
+
+def with_save_dir(args: list[str]) -> list[str]:
+    """Gives a logger that demands a ``save_dir`` the trainer's root, where none was given."""
+    value = _option(args, "--trainer.logger")
+    if value is None or value.rpartition(".")[2] not in ("CSVLogger", "TensorBoardLogger"):
+        return args
+    if any(arg.startswith("--trainer.logger.") and "save_dir" in arg for arg in args):
+        return args
+    i = next(i for i, arg in enumerate(args) if arg.split("=")[0] == "--trainer.logger")
+    after = i + (1 if "=" in args[i] else 2)
+    root = _option(args, "--trainer.default_root_dir") or "."
+    return [*args[:after], "--trainer.logger.init_args.save_dir", root, *args[after:]]
 
 
 def _option(args: Sequence[str], name: str) -> str | None:
