@@ -241,19 +241,26 @@ def stream(folder: Path, **options: Any) -> TextDataModule:
     return made(folder, streaming=True, alphabet=ALPHABET, held_out=5, **options)
 
 
-def test_streaming_gives_every_document_to_one_worker(folder: Path) -> None:
-    data = stream(folder, padded=True, length=40)
-    documents = data.corpus.splits["train"]
-    seen = []
+def test_streaming_gives_every_document_to_one_worker_and_none_held_out(tmp_path: Path) -> None:
+    """Of four files, two processes and two workers; the documents held out are all of the first file."""
+    home = tmp_path / "corpus"
+    home.mkdir()
+    for i in range(4):
+        (home / f"train-{i}.txt").write_text("\n".join(LINES[15 * i : 15 * i + 15]))
+    data = stream(home, padded=True, length=40)
+    assert [text for name in ("val", "test") for text in data.texts(name)] == LINES[:10]
+    documents = data._streams()["train"]
+    seen: list[list[str]] = []
     for rank in range(2):
         loader = DataLoader(_OnePass(documents, data._rows(data.tokenizer), 2, rank), batch_size=None, num_workers=2)
-        seen += [data.tokenizer.decode([i for i in item["x"].tolist() if i < len(ALPHABET)]) for item in loader]
-    assert sorted(seen) == sorted(LINES)
+        seen.append([data.tokenizer.decode([i for i in item["x"].tolist() if i < len(ALPHABET)]) for item in loader])
+    assert sorted(seen[0] + seen[1]) == sorted(LINES[10:])
+    assert [len(part) for part in seen] == [26, 24]  # 13, 13, 12 and 12 documents
 
 
 class _OnePass(TextStream):
     def __iter__(self) -> Any:
-        for rows in self.rows.of(self.shares(0)):
+        for rows in self.rows.of(self.share(0)):
             for row in rows:
                 yield {"x": torch.from_numpy(row)}
 
