@@ -144,6 +144,22 @@ def test_blocks_in_bfloat16_and_texts(corpus: Path, tmp_path: Path) -> None:
     assert "·" not in states[2]
 
 
+def test_texts_are_of_the_averaged_weights(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[torch.Tensor] = []
+    to_text = TextFLDD.to_text
+
+    def remember(module: TextFLDD, x: torch.Tensor) -> list[str] | None:
+        shown.append(torch.cat([p.detach().flatten().clone() for p in module.parameters()]))
+        return to_text(module, x)
+
+    monkeypatch.setattr(TextFLDD, "to_text", remember)
+    data = data_of(corpus)
+    trainer(tmp_path, Texts(num_rows=1), val_check_interval=2, enable_checkpointing=False).fit(model_of(data), data)
+    assert len(shown) == 3  # two validations and the end of the run, which has the averaged weights
+    assert torch.equal(shown[1], shown[2])
+    assert not torch.equal(shown[0], shown[2])
+
+
 def test_checkpoints_know_their_tokenizer_and_lengths(corpus: Path, tmp_path: Path) -> None:
     data = data_of(corpus)
     model = model_of(data)

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from conftest import image_model
 from fldd_lightning import FLDDError
 from fldd_lightning.callbacks import PerplexityCallback, Texts
-from fldd_lightning.data import TextDataModule
+from fldd_lightning.data import CharacterTokenizer, TextDataModule
 from fldd_lightning.metrics import CausalLMJudge, GeneratedText, Judgement, NGramJudge
 from test_text import WORDS, data_of, model_of, trainer
 
@@ -114,6 +115,14 @@ def test_judges_of_another_vocabulary_are_refused(lm: Path, tmp_path: Path, corp
     judge.tokenizer.backend_tokenizer.pre_tokenizer = _by_character()
     with pytest.raises(FLDDError, match=r"of another vocabulary: 100 % of the tokens"):
         trainer(tmp_path, callback(judge=judge)).test(model_of(data), data, verbose=False)
+
+
+def test_samples_unknown_to_the_judge_are_told_and_end_no_run(corpus: Path, tmp_path: Path, lm: Path) -> None:
+    """An untrained model of bytes writes characters that no training text holds."""
+    data = data_of(corpus, tokenizer=str(lm))
+    with pytest.warns(UserWarning, match=r"\d\d % of the tokens of samples with T = 2 are unknown to the judge"):
+        logged = trainer(tmp_path, callback()).test(model_of(data), data, verbose=False)[0]
+    assert logged["test/gen_ppl_5gram_data"] < logged["test/gen_ppl_5gram_T2"]
 
 
 def _by_character() -> Any:
@@ -215,7 +224,7 @@ def test_further_budgets_have_bounds_of_their_own(corpus: Path, tmp_path: Path) 
     assert lines[0]["val/bits_per_token_T2"] != lines[2]["val/bits_per_token_T2"]  # this one trains
     (tmp_path / "g.txt").write_text("\n".join(["gag", "a", "bad", "feed", "cafe"] * 30))
     foreign = data_of(tmp_path / "g.txt")
-    with pytest.raises(FLDDError, match="has another tokenizer"):
+    with pytest.raises(FLDDError, match=r"other\.ckpt' has no tokenizer or another"):
         trainer(tmp_path, callback(models=[str(tmp_path / "other.ckpt")])).test(model_of(foreign), foreign)
 
 
@@ -262,6 +271,14 @@ def test_wrong_modules_and_data_are_named(tmp_path: Path, corpus: Path) -> None:
     with pytest.raises(FLDDError, match="num_samples"):
         callback(num_samples=0)
     model = model_of(data_of(corpus, padded=False))
+
+    class Exchanges(Callback):
+        def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.tokenizer = CharacterTokenizer("fedcba ")
+
+    data = data_of(corpus)
+    with pytest.raises(FLDDError, match="this model has no tokenizer or another than the data"):
+        trainer(tmp_path, Exchanges(), callback()).test(model_of(data), data, verbose=False)
 
     class Other(Stripes):
         def load(self) -> Any:

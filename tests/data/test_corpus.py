@@ -110,6 +110,16 @@ def test_tables(tmp_path: Path, kind: str) -> None:
         _ = made(path, column="id").splits
 
 
+def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"text": LINES})
+    datasets.DatasetDict({"train": table, "test": table.select(range(9))}).save_to_disk(str(tmp_path / "saved"))
+    data = made(tmp_path / "saved", padded=True, length=40)
+    assert list(data.texts("test")) == LINES[:9]
+    assert sorted([*data.texts("train"), *data.texts("val")]) == sorted(LINES)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.text("abc", max_size=9), min_size=1, max_size=12).filter(lambda texts: any(texts)),
@@ -234,6 +244,21 @@ def test_a_failed_build_is_tried_again(tmp_path: Path) -> None:
         built_once(tmp_path / "file" / "key", lambda work: {})
 
 
+def test_a_build_that_cannot_read_is_not_said_to_write(tmp_path: Path) -> None:
+    def rows() -> Any:
+        yield torch.zeros(2, 3, dtype=torch.long).numpy()
+        raise OSError("disk gone")
+
+    def build(work: Path) -> dict[str, Any]:
+        return tokens.write_rows(work / "a.bin", rows(), 2)
+
+    with pytest.raises(FLDDError, match=r"cannot read the data: disk gone"):
+        built_once(tmp_path / "key", build)
+    with pytest.raises(FLDDError, match=r"cannot write to .*--data\.cache_dir"):
+        built_once(tmp_path / "key", lambda work: tokens.write_rows(work / "none" / "a.bin", rows(), 2))
+    assert [path.suffix for path in tmp_path.iterdir()] in ([], [".lock"])
+
+
 # ---- streaming -------------------------------------------------------------------------------
 
 
@@ -241,19 +266,26 @@ def stream(folder: Path, **options: Any) -> TextDataModule:
     return made(folder, streaming=True, alphabet=ALPHABET, held_out=5, **options)
 
 
-def test_streaming_gives_every_document_to_one_worker(folder: Path) -> None:
-    data = stream(folder, padded=True, length=40)
-    documents = data.corpus.splits["train"]
-    seen = []
+def test_streaming_gives_every_document_to_one_worker_and_none_held_out(tmp_path: Path) -> None:
+    """Of four files, two processes and two workers; the documents held out are all of the first file."""
+    home = tmp_path / "corpus"
+    home.mkdir()
+    for i in range(4):
+        (home / f"train-{i}.txt").write_text("\n".join(LINES[15 * i : 15 * i + 15]))
+    data = stream(home, padded=True, length=40)
+    assert [text for name in ("val", "test") for text in data.texts(name)] == LINES[:10]
+    documents = data._streams()["train"]
+    seen: list[list[str]] = []
     for rank in range(2):
         loader = DataLoader(_OnePass(documents, data._rows(data.tokenizer), 2, rank), batch_size=None, num_workers=2)
-        seen += [data.tokenizer.decode([i for i in item["x"].tolist() if i < len(ALPHABET)]) for item in loader]
-    assert sorted(seen) == sorted(LINES)
+        seen.append([data.tokenizer.decode([i for i in item["x"].tolist() if i < len(ALPHABET)]) for item in loader])
+    assert sorted(seen[0] + seen[1]) == sorted(LINES[10:])
+    assert [len(part) for part in seen] == [26, 24]  # 13, 13, 12 and 12 documents
 
 
 class _OnePass(TextStream):
     def __iter__(self) -> Any:
-        for rows in self.rows.of(self.shares(0)):
+        for rows in self.rows.of(self.share(0)):
             for row in rows:
                 yield {"x": torch.from_numpy(row)}
 
@@ -368,6 +400,10 @@ def test_broken_archives_and_wrong_paths_are_named(folder: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FLDDError, match="no known kind"):
         _ = made(tmp_path / "empty").splits
+    (folder / "more.csv").write_text("text\nhello\n")
+    with pytest.raises(FLDDError, match=r"files of several kinds, \.csv, \.txt: set --data\.path"):
+        _ = made(folder).splits
+    (folder / "more.csv").unlink()
     path.unlink()
     with pytest.raises(FLDDError, match="no split 'train'"):
         _ = made(folder).splits

@@ -102,3 +102,15 @@ def test_a_tokenizer_without_the_characters_is_refused() -> None:
     assert made.encode(["abba"])[0].tolist() == [0, 1, 1, 0]
     with pytest.raises(FLDDError, match="no token for anything in 'xyz'"):
         made.encode(["xyz"])
+
+
+def test_numbers_left_out_and_the_unknown_token_of_unigrams() -> None:
+    from tokenizers import Tokenizer, models
+
+    gaps = HuggingFaceTokenizer(Tokenizer(models.WordLevel({"a": 0, "?": 7}, unk_token="?")).to_str())
+    assert (gaps.vocab_size, gaps.unknown) == (8, 7)
+    assert gaps.decode([0, 3, 0]) == "a a"  # nothing is written for numbers without a token
+    unigram = models.Unigram([("a", -1.0), ("?", -9.0), ("b", -1.0)], unk_id=1, byte_fallback=False)
+    made = HuggingFaceTokenizer(Tokenizer(unigram).to_str())
+    assert (made.vocab_size, made.unknown) == (3, 1)
+    assert made.encode(["axb"])[0].tolist() == [0, 1, 2]

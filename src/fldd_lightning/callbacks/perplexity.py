@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..data import CharacterTokenizer, TextDataModule
@@ -45,7 +46,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
 
     Raises:
         FLDDError: If the numbers are out of range, the module or data is of another kind, or more than a
-            tenth of the samples' tokens are unknown to the judge.
+            tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning only, as
+            an untrained model may well write what no text holds.
     """
 
     module_class = TextFLDD
@@ -84,14 +86,26 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         if stage not in self._real:
             x = data.splits[stage].x
             parts = [x[first : first + size] for _, first, size in self.shares(trainer, min(len(x), self.num_samples))]
-            values, features = self._judged(module, parts)
+            values, features, unknown = self._judged(module, parts)
+            if unknown > 0.1:
+                raise FLDDError(
+                    f"the judge ({self.judge.describe()}) is of another vocabulary: {100 * unknown:.0f} % of the "
+                    "tokens of real texts are unknown to it. Use one of the same language and characters, or "
+                    "NGramJudge."
+                )
             self._real[stage] = ({f"{stage}/{key}_data": value for key, value in values.items()}, features)
         real, real_features = self._real[stage]
         for i, model in enumerate(self.budgets(module)):
             if model.tokenizer is None or model.tokenizer.fingerprint != data.tokenizer.fingerprint:
-                raise FLDDError(f"'{self.models[i - 1]}' has another tokenizer than the data: compare models of one.")
+                which = "this model" if i == 0 else f"'{self.models[i - 1]}'"
+                raise FLDDError(f"{which} has no tokenizer or another than the data: compare models of one.")
             values = self._bound(trainer, model, i, stage)
-            judged, features = self._judged(model, [samples for _, samples in self.samples(trainer, model)])
+            judged, features, unknown = self._judged(model, [samples for _, samples in self.samples(trainer, model)])
+            if unknown > 0.1:
+                rank_zero_warn(
+                    f"{100 * unknown:.0f} % of the tokens of samples with T = {model.problem.num_steps} are unknown to "
+                    f"the judge ({self.judge.describe()}), whose numbers say little until they are few."
+                )
             values |= judged
             if features is not None and real_features is not None:
                 values["mauve"] = _mauve(real_features, features, self.seed)
@@ -102,8 +116,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             facts = {"judge": self.judge.describe(), "num_real": min(len(data.splits[stage]), self.num_samples)}
             self.report(trainer, model, named, facts)
 
-    def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """All that is said of samples or real examples, given in batches ``(B, length)`` of this process."""
+    def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:
+        """Numbers, features and the share of unknown tokens, of batches ``(B, length)`` of this process."""
         metric = GeneratedText(self.judge.name, model.problem.pad).to(model.device)
         empty = torch.zeros(0, model.problem.num_dims, dtype=torch.long)  # a process may get no batch
         for x in [empty, *parts]:
@@ -111,14 +125,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             features = self.judge.features(texts) if self.mauve else torch.zeros(len(x), 0)
             metric.update(x.to(model.device), self.judge(texts), features.to(model.device))
         values = metric.compute()
-        unknown = float(values.pop("unknown"))
-        if unknown > 0.1:
-            raise FLDDError(
-                f"the judge ({self.judge.describe()}) is of another vocabulary: {100 * unknown:.0f} % of the "
-                "tokens of these texts are unknown to it. Use one of the same language and characters, or NGramJudge."
-            )
-        features = values.pop("features")
-        return values, features if self.mauve else None
+        features, unknown = values.pop("features"), float(values.pop("unknown"))
+        return values, features if self.mauve else None, unknown
 
     def _bound(self, trainer: Trainer, model: TextFLDD, number: int, stage: str) -> dict[str, Tensor]:
         """The bound of the module at hand, or of another model, which does not train: once."""

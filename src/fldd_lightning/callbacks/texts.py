@@ -34,8 +34,8 @@ class Texts(Callback):
         self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Samples with averaged weights."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
             return
         folder, module = _folder(trainer), _fldd(pl_module)

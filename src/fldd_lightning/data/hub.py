@@ -15,6 +15,7 @@ from ..network import answers
 __all__ = ["TABLES", "download", "load_hub", "load_local", "offline_hub", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+_ABOUT = ("metadata", "dataset_dict", "dataset_info", "state")  # of images, and of what save_to_disk writes
 _SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -25,7 +26,8 @@ def load_local(
 
     Args:
         path: A file, which is all ``train``, or a folder. The files of a folder are of the split that
-            their name or folder speaks of, or of ``train``; those named ``metadata`` are left out.
+            their name or folder speaks of, or of ``train``, and of one kind; those that
+            describe others, such as ``metadata.csv``, are left out.
         kinds: Loader of the ``datasets`` library for each ending; files may be gzipped beside it.
         folder_kind: Loader for a folder without such files. For ``imagefolder``, folders named
             ``train``, ``test`` and ``validation`` are the splits and those below them are the labels;
@@ -36,25 +38,29 @@ def load_local(
         A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
 
     Raises:
-        FLDDError: If there is nothing to read or it cannot be read.
+        FLDDError: If there is nothing to read, files are of several kinds, or they cannot be read.
     """
     import datasets
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    listed = (p for p in path.rglob("*") if _ending(p) in kinds and p.stem != "metadata")
+    listed = (p for p in path.rglob("*") if _ending(p) in kinds and p.stem not in _ABOUT)
     files = [path] if path.is_file() else sorted(listed)
     kind = _ending(files[0]) if files else None
     if kind not in kinds and (files or folder_kind is None):
         raise FLDDError(f"'{path}' is of no known kind; known are {', '.join(sorted(kinds))} and folders of them.")
+    endings = sorted({_ending(file) for file in files})
+    if len({kinds[ending] for ending in endings}) > 1:
+        raise FLDDError(
+            f"'{path}' holds files of several kinds, {', '.join(endings)}: set --data.path to one of a kind."
+        )
     try:
         with _quiet():
             if kind is None:
                 return datasets.load_dataset(str(folder_kind), data_dir=str(path))
             by_split: dict[str, list[str]] = {}
             for file in files:
-                if _ending(file) == kind:
-                    by_split.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
+                by_split.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
             return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         if "corresponds to no data" in str(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -36,21 +37,23 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
         self.documents, self.rows = documents, rows
         self.world, self.rank, self.seed, self.buffer = world, rank, seed, buffer
 
-    def shares(self, number: int) -> Documents:
-        """The documents of this process and worker in one pass; those of all make up the corpus, each once."""
-        from datasets.distributed import split_dataset_by_node
+    def share(self, number: int) -> Iterator[str]:
+        """The documents of this process and worker in one pass; those of all make up the corpus, each once.
 
+        All read all documents and keep every so many-th. Files are not dealt out: the library would deal out what
+        ``skip`` leaves out with them, so that documents held out of the first file would come back.
+        """
         worker = get_worker_info()
         workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
         shuffled = self.documents.table.shuffle(seed=self.seed + number, buffer_size=self.buffer)
-        table = split_dataset_by_node(shuffled, self.rank * workers + own, self.world * workers)
-        return Documents(table, self.documents.column, self.documents.what)
+        documents = Documents(shuffled, self.documents.column, self.documents.what)
+        return islice(documents, self.rank * workers + own, None, self.world * workers)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         number = 0
         while True:
             is_empty = True
-            for rows in self.rows.of(self.shares(number)):
+            for rows in self.rows.of(self.share(number)):
                 for row in rows:
                     is_empty = False
                     yield {"x": torch.from_numpy(row)}

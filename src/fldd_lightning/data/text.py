@@ -179,7 +179,7 @@ class TextDataModule(DiscreteDataModule):
             "separator": self.separator,
             "shares": self.shares,
             "seed": self.seed,
-            "format": 1,
+            "format": 2,
         }
         key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:24]
         folder = (self.cache_dir or self._temporary_folder()) / f"text-{key}"

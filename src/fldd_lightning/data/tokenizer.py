@@ -26,7 +26,7 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of tokens."""
+        """One more than the largest token."""
 
     @property
     def unknown(self) -> int | None:
@@ -146,6 +146,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.library.no_padding()
         self.library.no_truncation()
         self.definition = definition
+        self._vocab_size = max(self.library.get_vocab().values(), default=-1) + 1  # numbers may be left out
+        name = getattr(self.library.model, "unk_token", None)
+        # Unigram models know theirs by number, which the library does not hand out
+        number = json.loads(definition)["model"].get("unk_id")
+        self._unknown: int | None = number if name is None else self.library.token_to_id(name)
 
     @classmethod
     def load(cls, source: str) -> HuggingFaceTokenizer:
@@ -175,12 +180,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return int(self.library.get_vocab_size())
+        return self._vocab_size
 
     @property
     def unknown(self) -> int | None:
-        name = getattr(self.library.model, "unk_token", None)
-        return None if name is None else self.library.token_to_id(name)
+        return self._unknown
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         parts = [list(_pieces(text)) for text in texts]

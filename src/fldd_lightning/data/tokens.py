@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,19 @@ def write_rows(path: Path, rows: Iterable[np.ndarray], num_classes: int) -> dict
 
     Returns:
         What :func:`read_rows` must know of it.
+
+    Raises:
+        FLDDError: If it cannot be written; what ``rows`` raises is passed on.
     """
     dtype = next(name for limit, name in _DTYPES if num_classes <= limit)
     number, length = 0, 0
-    with path.open("wb") as file:
+    with _writing(path.parent):
+        file = path.open("wb")
+    with file:
         for part in rows:
             number, length = number + len(part), part.shape[1]
-            part.astype(dtype).tofile(file)
+            with _writing(path.parent):
+                part.astype(dtype).tofile(file)
     return {"file": path.name, "rows": number, "length": length, "dtype": dtype}
 
 
@@ -148,13 +155,13 @@ def built_once(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[st
         build: Writes files into the folder it is given, and returns facts about them.
 
     Raises:
-        FLDDError: If nothing can be written there.
+        FLDDError: If nothing can be written there, or ``build`` cannot read what it needs.
     """
     from filelock import FileLock
 
     facts = folder / "facts.json"
     if not facts.is_file():
-        try:
+        with _writing(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.with_suffix(".lock"))
             with lock:
@@ -164,11 +171,25 @@ def built_once(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[st
                         shutil.rmtree(left, ignore_errors=True)
                     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=folder.parent))
                     try:
-                        (work / "facts.json").write_text(json.dumps(build(work)), encoding="utf-8")
+                        (work / "facts.json").write_text(json.dumps(_built(build, work)), encoding="utf-8")
                         work.rename(folder)
                     finally:
                         shutil.rmtree(work, ignore_errors=True)
-        except OSError as error:
-            raise FLDDError(f"cannot write to '{folder.parent}': {error}. Set --data.cache_dir.") from error
     loaded: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
     return loaded
+
+
+def _built(build: Callable[[Path], dict[str, Any]], work: Path) -> dict[str, Any]:
+    """The facts of ``build``, whose own writing is named as such: what else fails is reading."""
+    try:
+        return build(work)
+    except OSError as error:
+        raise FLDDError(f"cannot read the data: {error}.") from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FLDDError(f"cannot write to '{folder}': {error}. Set --data.cache_dir.") from error
