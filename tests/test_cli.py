@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -124,6 +125,16 @@ def test_loggers_that_demand_a_folder_get_the_root() -> None:
     assert with_save_dir(["fit", "--trainer.logger=x.TensorBoardLogger"])[2:] == added
     for kept in ([*given, "--trainer.logger.save_dir", "here"], ["fit", "--trainer.logger", "false"]):
         assert with_save_dir(kept) == kept
+
+
+def test_sample_quality_names_the_step_of_the_checkpoint(trained: Path, tmp_path: Path) -> None:
+    args = ["test", "--ckpt_path", checkpoint(trained), "--trainer.default_root_dir", str(tmp_path)]
+    args += ["--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    args += ["--trainer.callbacks+=fldd_lightning.callbacks.FIDCallback", "--trainer.callbacks.num_samples", "70"]
+    args += ["--trainer.callbacks.extractor", "fldd_lightning.metrics.PixelFeatures"]
+    assert main(args) == 0
+    facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
+    assert (facts["global_step"], facts["num_steps"], facts["num_samples"]) == (6, 4, 70)
 
 
 def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,7 @@ class FLDD(LightningModule):
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
         self.forward_interval, self.free_bits = forward_interval, free_bits
         self.clip_forward, self.clip_reverse = AdaptiveClip(clip_ratio), AdaptiveClip(clip_ratio)
+        self.trained_steps = 0  # of the checkpoint that was loaded
         self.bounds = nn.ModuleDict()
         self.extra_metrics = nn.ModuleDict()
 
@@ -366,6 +367,7 @@ class FLDD(LightningModule):
                 "and the data it was trained with; without --config and options for the data it uses its own."
             )
         self._take_vocabulary(checkpoint.get("fldd_vocabulary"))
+        self.trained_steps = int(checkpoint.get("global_step", 0))
 
     # ---- internals ------------------------------------------------------------------------
 

@@ -102,12 +102,13 @@ class SampleCallback(Callback, Generic[M]):
         if not trainer.is_global_zero:
             return
         numbers = {name: float(value) for name, value in values.items()}
+        in_training = trainer.global_step if model is trainer.lightning_module else 0
         facts = {
             **facts,
             "num_samples": self.num_samples,
             "num_steps": model.problem.num_steps,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "global_step": trainer.global_step,
+            "global_step": max(in_training, model.trained_steps),
         }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         rank_zero_info(f"{shown} ({', '.join(f'{key} {value}' for key, value in facts.items())})")
