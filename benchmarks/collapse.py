@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from codes import ClusterCode, RankCode, WalkCode
+from common import append_row, write_report
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -82,12 +83,13 @@ class Recipe:
 ABSORBING = partial(ResidualAbsorbingProcess, network=MLP)
 UNIFORM = partial(ResidualUniformProcess, network=MLP)
 MASK = partial(LearnedMaskProcess, network=MLP)
+RLOO4 = partial(RLOO, samples=4)
 RECIPES = {
     "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
     "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
     # the default: one factor at a time is changed in the rows below it
     "default": Recipe(MASK, RLOO, 2),
-    "rloo4": Recipe(MASK, partial(RLOO, samples=4), 4),
+    "rloo4": Recipe(MASK, RLOO4, 4),
     "rloo8": Recipe(MASK, partial(RLOO, samples=8), 8),
     "reinforce": Recipe(MASK, Reinforce, 1),
     "concrete": Recipe(MASK, Concrete, 1),
@@ -100,24 +102,18 @@ RECIPES = {
     "general": Recipe(ABSORBING, RLOO, 2),
     "uniform": Recipe(UNIFORM, RLOO, 2),
     # tokens may move too, four samples: the default of an earlier version, and rows one factor away from it
-    "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),
+    "general_rloo4": Recipe(ABSORBING, RLOO4, 4),
     "general_plain_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4, first_order=0.0), 4),
     "general_first_order1": Recipe(ABSORBING, partial(RLOO, samples=4, first_order=1.0), 4),
     "general_rloo8": Recipe(ABSORBING, partial(RLOO, samples=8), 8),
     "general_reinforce": Recipe(ABSORBING, Reinforce, 1),
     "general_concrete": Recipe(ABSORBING, Concrete, 1),
-    "general_no_freeze": Recipe(ABSORBING, partial(RLOO, samples=4), 4, (("freeze_steps", 0),)),
-    "general_slow_forward": Recipe(
-        ABSORBING, partial(RLOO, samples=4), 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))
-    ),
-    "uniform_rloo4": Recipe(UNIFORM, partial(RLOO, samples=4), 4),
+    "general_no_freeze": Recipe(ABSORBING, RLOO4, 4, (("freeze_steps", 0),)),
+    "general_slow_forward": Recipe(ABSORBING, RLOO4, 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
+    "uniform_rloo4": Recipe(UNIFORM, RLOO4, 4),
     "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000), 1),
     "oracle": Recipe(AbsorbingProcess, Reinforce, 1),  # its process is the problem's own; see CODES
 }
-FIELDS = (
-    *("problem", "recipe", "num_steps", "seed", "steps", "nelbo", "entropy", "marginal_entropy", "gap"),
-    *("energy_distance", "shares", "seconds", "torch", "machine"),
-)
 
 
 def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
@@ -241,27 +237,19 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the table and figure of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
-        text = table(arguments.report)
-        arguments.report.with_suffix(".md").write_text(text + "\n")
+        write_report(arguments.report, table(arguments.report))
         figure(arguments.report, arguments.report.with_suffix(".png"))
-        print(text)
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for problem in arguments.problems:
         small = CASES[problem].make(num_train=1, num_held=1).length <= 16
         for seed in arguments.seeds or range(10 if small else 3):
             for steps in arguments.num_steps or [CASES[problem].num_steps]:
                 for recipe in arguments.recipes:
                     row = run(problem, recipe, steps, seed, arguments.steps)
-                    is_new = not arguments.output.exists()
-                    with arguments.output.open("a", newline="") as file:
-                        writer = csv.DictWriter(file, FIELDS)
-                        if is_new:
-                            writer.writeheader()
-                        writer.writerow(row)
+                    append_row(arguments.output, row)
                     print(
                         {key: row[key] for key in ("problem", "recipe", "seed", "gap", "shares", "seconds")}, flush=True
                     )

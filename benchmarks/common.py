@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fldd_lightning import FLDD
 from fldd_lightning.data import DiscreteDataModule
 
-__all__ = ["append_row", "machine", "mean_and_range", "one_thread", "train_and_test"]
+__all__ = ["append_row", "machine", "mean_and_range", "one_thread", "train_and_test", "write_report"]
 
 
 def one_thread() -> None:
@@ -63,6 +63,12 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def write_report(path: Path, table: str) -> None:
+    """Print the table of a CSV and write it beside it."""
+    path.with_suffix(".md").write_text(table + "\n")
+    print(table)
 
 
 def mean_and_range(values: Sequence[float], digits: int = 2) -> str:

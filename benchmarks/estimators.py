@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from collapse import ABSORBING, CASES, MASK, PASSES
+from common import append_row, write_report
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
@@ -217,23 +218,15 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
-        text = table(arguments.report)
-        arguments.report.with_suffix(".md").write_text(text + "\n")
-        print(text)
+        write_report(arguments.report, table(arguments.report))
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for problem in arguments.problems:
         for process in arguments.processes:
-            rows = compare(problem, process, arguments.steps, arguments.updates)
-            is_new = not arguments.output.exists()
-            with arguments.output.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if is_new:
-                    writer.writeheader()
-                writer.writerows(rows)
+            for row in compare(problem, process, arguments.steps, arguments.updates):
+                append_row(arguments.output, row)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import append_row, machine, mean_and_range, one_thread, train_and_test
+from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
@@ -188,9 +188,7 @@ def report(csv_path: Path) -> None:
     """Write the table and the figures of what is in the CSV."""
     with csv_path.open() as file:
         rows = list(csv.DictReader(file))
-    text = table(rows)
-    csv_path.with_suffix(".md").write_text(text + "\n")
-    print(text)
+    write_report(csv_path, table(rows))
     for network, size in sorted({(row["network"], row["size"]) for row in rows}):
         same = [row for row in rows if (row["network"], row["size"]) == (network, size) and row["process"] != "data"]
         if same:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import append_row, machine, mean_and_range, one_thread, train_and_test
+from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
 from lightning.pytorch import seed_everything
 
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -92,9 +92,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
-        text = table(arguments.report)
-        arguments.report.with_suffix(".md").write_text(text + "\n")
-        print(text)
+        write_report(arguments.report, table(arguments.report))
         return
     one_thread()
     for seed in arguments.seeds:

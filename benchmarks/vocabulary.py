@@ -28,7 +28,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import append_row, machine, one_thread
+from common import append_row, machine, one_thread, write_report
 
 from fldd_lightning import Problem
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -140,9 +140,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
-        text = table(arguments.report)
-        arguments.report.with_suffix(".md").write_text(text + "\n")
-        print(text)
+        write_report(arguments.report, table(arguments.report))
         return
     device, repeats = arguments.device, arguments.repeats
     where = torch.cuda.get_device_name() if device == "cuda" else machine()
