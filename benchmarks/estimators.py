@@ -165,7 +165,7 @@ def compare(problem: str, process_name: str, steps: int, updates: int) -> list[d
     """All estimators on one problem; rows of the table."""
     case = CASES[problem]
     seed_everything(0, verbose=False)
-    data = case.make(batch_size=PASSES // 4, seed=0)
+    data = case.make(batch_size=PASSES // 2, seed=0)  # the default draws two samples an example
     process = {"residual": ABSORBING, "mask": MASK}[process_name]
     model = FLDD(data.num_classes, data.shape, process, MLP, RLOO, num_steps=case.num_steps)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
