@@ -98,24 +98,20 @@ class MaximumCoupling:
         rest = (w * -torch.expm1(self.log_stay)).sum(-1, keepdim=True)  # (*batch, 1)
         return w * self.log_stay.exp() + rest * self.move
 
-    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
-        """E_{z_t ~ u_t} of the entropy of q(z_s|z_t, x), in closed form.
+    def entropy(self) -> Tensor:
+        """Entropy of q(z_s|z_t = k, x) for every state k, in closed form.
 
         A state k that does not keep all its mass receives none (m^k = 0), so the entropy given
-        z_t = k is h(stay_k) + (1 - stay_k) H(m), with h the binary entropy. No sample is needed.
-
-        Args:
-            log_u_t: log q(z_t|x), ``(*batch, S)``.
+        z_t = k is h(stay_k) + (1 - stay_k) H(m), with h the binary entropy.
 
         Returns:
-            Entropy in nats per coordinate, ``(*batch)``.
+            Nats, ``(*batch, S)``.
         """
         stay = self.log_stay.exp()
         leave = -torch.expm1(self.log_stay)
         binary = -xlogy(stay, self.log_stay) - xlogy(leave, _safe_log(leave))
         move_entropy = -xlogy(self.move, _safe_log(self.move)).sum(-1, keepdim=True)  # (*batch, 1)
-        u_t = log_u_t.to(stay.dtype).exp()
-        return (u_t * (binary + leave * move_entropy)).sum(-1)
+        return binary + leave * move_entropy
 
 
 def _safe_log(p: Tensor) -> Tensor:

@@ -49,9 +49,6 @@ def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> 
 def step_kl(step: Transition, reverse: ReverseProcess, z_t: Tensor) -> Tensor:
     """An unbiased estimate of E_{z_t} KL(q(z_s|z_t, x) || p(z_s|z_t)) from one draw of z_t (eq. 5).
 
-    The cross-entropy is taken at ``z_t``, the entropy in expectation, which lowers the variance.
-    A single value may therefore be negative.
-
     Args:
         step: The forward transition.
         reverse: The reverse process.
@@ -60,7 +57,7 @@ def step_kl(step: Transition, reverse: ReverseProcess, z_t: Tensor) -> Tensor:
     Returns:
         Nats per example, ``(B,)``; summed over coordinates.
     """
-    return step.cross_entropy(reverse, step.weights(z_t).unsqueeze(0))[0] - step.expected_entropy()
+    return step.kl(reverse, step.weights(z_t).unsqueeze(0))[0]
 
 
 def prior_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -26,8 +26,8 @@ class Posterior(Protocol):
     def relaxed_posterior(self, w: Tensor) -> Tensor:
         """The same for weights over states ``(B, *shape, S)``; linear in ``w``."""
 
-    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
-        """E_{z_t} of its entropy per coordinate, ``(B, *shape)`` in nats."""
+    def entropy(self) -> Tensor:
+        """Its entropy per coordinate in nats for every state z_t could be in, ``(B, *shape, S)``."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Transition:
     """One step s = t-1 of the forward process for a batch.
 
     Estimators see z_t as integers and as *weights*, ``(B, *shape, m)``: here over all states, m = S. The
-    cross-entropy is linear in each coordinate's own weights but for the network's dependence on them.
+    KL is linear in each coordinate's own weights but for the network's dependence on them.
 
     Attributes:
         x: Data ``(B, *shape)``.
@@ -83,11 +83,12 @@ class Transition:
         """Log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
         return sum_dims(self.log_u_t.gather(-1, self._places(z_t).unsqueeze(-1)).squeeze(-1))
 
-    def cross_entropy(self, reverse: ReverseProcess, w: Tensor) -> Tensor:
-        """-sum_i sum_j q(z_s^i = j|z_t^i, x) log p(z_s^i = j|z_t): the part of the KL that needs z_t.
+    def kl(self, reverse: ReverseProcess, w: Tensor) -> Tensor:
+        """KL(q(z_s|z_t, x) || p(z_s|z_t)) at draws of z_t; their mean is the step's term of the bound (eq. 5).
 
         Under a mask-only process only masked coordinates count: the others carry over at no cost. So
-        does PAD.
+        does PAD. At relaxed weights it is the cross-entropy of the relaxed posterior minus the entropy
+        in the mean over weights, which is no KL.
 
         Args:
             reverse: The reverse process; its network runs once, on all n B states.
@@ -99,16 +100,14 @@ class Transition:
         log_v = self._reverse_log_prob(reverse, w)  # (n, B, *shape, m)
         if reverse.pad is not None:  # finite there, so that gradients are too
             log_v = log_v.masked_fill((self.x == reverse.pad).unsqueeze(-1), 0.0)
+        entropy = self.posterior.entropy()  # (B, *shape, m)
         if reverse.mask_only:
             mask = torch.full_like(self.x, w.shape[-1] - 1)  # the last place is MASK
-            cost = -w[..., -1] * xlogy(self.posterior.posterior(mask), log_v).sum(-1)  # (n, B, *shape)
+            cross_entropy = -xlogy(self.posterior.posterior(mask), log_v).sum(-1)  # (n, B, *shape)
+            value = w[..., -1] * (cross_entropy - entropy[..., -1])
         else:
-            cost = -xlogy(self.posterior.relaxed_posterior(w), log_v).sum(-1)
-        return cost.flatten(2).sum(2)
-
-    def expected_entropy(self) -> Tensor:
-        """E_{z_t} of the entropy of q(z_s|z_t, x), exactly, in nats per example ``(B,)``."""
-        return sum_dims(self.posterior.expected_entropy(self.log_u_t))
+            value = -xlogy(self.posterior.relaxed_posterior(w), log_v).sum(-1) - (w * entropy).sum(-1)
+        return value.flatten(2).sum(2)
 
     def _repeated(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Steps and labels of n B states."""

@@ -1,9 +1,8 @@
 """How gradients reach the forward process: the interface of all estimators.
 
-The training objective of one step is E_{z_t ~ u_t}[C(z_t)] - H, with C the cross-entropy of the
-posterior and the reverse process, and H the posterior's expected entropy. H is a closed form of
-the marginals; the expectation of C needs samples of z_t, whose distribution depends on phi
-(eq. 13). An estimator turns one step into a loss whose gradient is that of the objective.
+The training objective of one step is E_{z_t ~ u_t}[KL(z_t)], the divergence of the reverse process from
+the posterior at a draw. Its gradient has two parts (eq. 13): through KL, and through the
+distribution of z_t, which depends on phi. An estimator turns one step into a loss with that gradient.
 """
 
 from __future__ import annotations

@@ -47,8 +47,7 @@ class Concrete(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         w = step.draw_relaxed(generator, self.temperature(global_step))
-        cost = step.cross_entropy(reverse, w.unsqueeze(0))[0]
-        return StepLoss(cost - step.expected_entropy(), None)
+        return StepLoss(step.kl(reverse, w.unsqueeze(0))[0], None)
 
 
 class WarmUp(GradientEstimator):

@@ -1,4 +1,11 @@
-"""Unbiased score-function estimators: REINFORCE and leave-one-out with a first-order control variate."""
+"""Unbiased score-function estimators: REINFORCE with a running mean, and leave-one-out over samples.
+
+Both weigh the score of a draw by its KL. The entropy of the posterior has a closed form, and its
+expectation could be taken exactly, with the score function for the cross-entropy alone. That is
+unbiased too, but much noisier: how many coordinates are still noise moves cross-entropy and entropy
+together, so that sampling one without the other multiplies the variance (by 4 to 6 on MNIST, see
+``docs/collapse.md``).
+"""
 
 from __future__ import annotations
 
@@ -22,59 +29,40 @@ class Reinforce(GradientEstimator):
         baseline_decay: Decay of the running mean.
     """
 
-    baseline: Tensor
+    mean: Tensor
 
-    def __init__(self, problem: Problem, baseline_decay: float = 0.99) -> None:
+    def __init__(self, problem: Problem, baseline_decay: float = 0.98) -> None:
         super().__init__(problem)
         self.baseline_decay = baseline_decay
-        self.register_buffer("baseline", torch.full((problem.num_steps + 1,), float("nan")))
+        self.register_buffer("mean", torch.full((problem.num_steps + 1,), float("nan")))
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z_t = step.draw(generator)  # (B, *shape)
-        cost = step.cross_entropy(reverse, step.weights(z_t).unsqueeze(0))[0]
-        baseline = self.baseline[step.t]
-        advantage = cost.detach() - torch.where(baseline.isnan(), cost.detach(), baseline)
-        entropy = step.expected_entropy()
-        surrogate = cost - entropy + advantage * step.log_prob(z_t)
-        self._update(step.t, cost.detach())
-        return StepLoss(surrogate, (cost - entropy).detach())
-
-    def _update(self, t: Tensor, cost: Tensor) -> None:
-        for value in range(1, self.problem.num_steps + 1):
-            if not bool((t == value).any()):
-                continue
-            mean = cost[t == value].mean()
-            old = self.baseline[value]
-            decayed = self.baseline_decay * old + (1 - self.baseline_decay) * mean
-            self.baseline[value] = torch.where(old.isnan(), mean, decayed)
+        kl = step.kl(reverse, step.weights(z_t).unsqueeze(0))[0]
+        if not step.learns:
+            return StepLoss(kl, kl.detach())
+        advantage = around(kl.detach(), self.mean[step.t])
+        self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.baseline_decay))
+        return StepLoss(kl + advantage * step.log_prob(z_t), kl.detach())
 
 
 class RLOO(GradientEstimator):
-    """Leave-one-out over n samples, with fitted baseline and first-order control variate (default recipe).
+    """Leave-one-out over n samples, with a fitted weight for the other samples.
 
-    Sample a is compared with a baseline made of the running mean m_t of the step's costs and of the
-    other samples b of the same example, and with what these predict for it to first order:
+    The baseline of sample a is made of the running mean m_t of the step's KL and of the other
+    samples b of the same example,
 
-        c_a(w) = m_t + rho mean_{b != a} [C(z_b) - m_t] + alpha mean_{b != a} [g_b · (w - w_b)],   g_b = dC/dw at z_b,
+        c_a = m_t + rho_t mean_{b != a} [KL(z_b) - m_t],
 
-    with w the one-hot weights of z_t. c_a does not depend on z_a and is linear in w, so that its
-    expectation is known and the estimate
-
-        mean_a [(C(z_a) - c_a(z_a)) grad log q(z_a|x)] + alpha mean_b [g_b · grad u_t]
-
-    is unbiased for every rho and alpha. rho = 1, alpha = 0 is plain RLOO (Kool et al., 2019); rho = 0 is
-    REINFORCE with a mean as baseline, better where costs differ more between samples than between
-    examples; alpha = 1 joins in the straight-through gradient, as MuProp (Gu et al., 2016) does at the mean.
-    Which is better depends on how linear the denoiser is (parities: not at all), so both are
-    fitted: for every t by least squares on past costs, within [0, 1]. Only past batches enter them,
-    which keeps the estimate unbiased. The extra cost is one backward pass of the denoiser to its
-    inputs; there is none with ``first_order=0``.
+    so that mean_a [(KL(z_a) - c_a) grad log q(z_a|x)] is unbiased for every rho. rho = 1 is plain leave-one-out (Kool
+    et al., 2019); rho = 0 is :class:`Reinforce`, better where the KL differs more between samples than
+    between examples. rho_t is fitted by least squares on past batches, within [0, 1]: only past
+    batches enter it, which keeps the estimate unbiased.
 
     Args:
         problem: K, shape and T.
         samples: n, draws of z_t per example.
-        first_order: A fixed alpha, with rho = 1; or None to fit both.
-        fit_decay: Decay of the running moments behind the fit.
+        fit_decay: Decay of the running mean and of the moments behind the fit.
 
     Raises:
         FLDDError: If fewer than two samples are asked for.
@@ -83,13 +71,7 @@ class RLOO(GradientEstimator):
     mean: Tensor
     moments: Tensor
 
-    def __init__(
-        self,
-        problem: Problem,
-        samples: int = 2,
-        first_order: float | None = None,
-        fit_decay: float = 0.98,
-    ) -> None:
+    def __init__(self, problem: Problem, samples: int = 2, fit_decay: float = 0.98) -> None:
         super().__init__(problem)
         if samples < 2:
             raise FLDDError(
@@ -97,67 +79,41 @@ class RLOO(GradientEstimator):
                 "For one sample use Reinforce."
             )
         self.samples = samples
-        self.first_order = first_order
         self.fit_decay = fit_decay
         self.register_buffer("mean", torch.full((problem.num_steps + 1,), float("nan")))
-        # per step: <others²>, <others change>, <change²>, <cost others>, <cost change>, all around the mean
-        self.register_buffer("moments", torch.zeros(5, problem.num_steps + 1))
+        # per step: <others²> and <own others>, around the mean
+        self.register_buffer("moments", torch.full((2, problem.num_steps + 1), float("nan")))
 
-    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Rho and alpha in use at steps ``(B,)``; 1 and 0 where nothing has been seen yet."""
-        if self.first_order is not None:
-            return torch.ones(t.shape, device=t.device), torch.full(t.shape, self.first_order, device=t.device)
-        others, both, change, cost_others, cost_change = self.moments
-        tiny = torch.finfo(others.dtype).tiny
-        determinant = others * change - both**2
-        solvable = determinant > 1e-6 * others * change
-        alpha = (others * cost_change - both * cost_others) / torch.where(solvable, determinant, 1.0)
-        alpha = torch.where(solvable, alpha, 0.0).clamp(0, 1)
-        rho = ((cost_others - alpha * both) / others.clamp_min(tiny)).clamp(0, 1)
-        return torch.where(others > 0, rho, 1.0)[t], alpha[t]
+    def rho(self, t: Tensor) -> Tensor:
+        """The weight in use at steps ``(B,)``; 1 where nothing has been seen yet."""
+        others, both = self.moments
+        fitted = (both / others.clamp_min(torch.finfo(others.dtype).tiny)).clamp(0, 1)
+        return torch.where(others > 0, fitted, 1.0)[t]
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z = [step.draw(generator) for _ in range(self.samples)]
-        w = torch.stack([step.weights(z_a) for z_a in z])  # (n, B, *shape, m)
-        has_slopes = step.learns and self.first_order != 0
-        w.requires_grad_(has_slopes)
-        costs = step.cross_entropy(reverse, w)  # (n, B)
-        kl = costs.mean(0) - step.expected_entropy()
+        divergence = step.kl(reverse, torch.stack([step.weights(z_a) for z_a in z]))  # (n, B)
+        kl = divergence.mean(0)
         if not step.learns:
             return StepLoss(kl, kl.detach())
+        own = around(divergence.detach(), self.mean[step.t])
+        others = (own.sum(0) - own) / (self.samples - 1)
+        advantage = own - self.rho(step.t) * others
+        score = (advantage * torch.stack([step.log_prob(z_a) for z_a in z])).mean(0)
+        for i, values in enumerate((others**2, own * others)):
+            self.moments[i] = moved(self.moments[i], step.t, values.mean(0), self.fit_decay)
+        self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.fit_decay))
+        return StepLoss(kl + score, kl.detach())
 
-        slopes = torch.autograd.grad(costs.sum(), w, retain_graph=True)[0] if has_slopes else torch.zeros_like(w)
-        g, weights = slopes.flatten(2), w.detach().flatten(2)  # (n, B, D * m)
-        with torch.autocast(g.device.type, enabled=False):  # products of differences need all digits
-            change = torch.einsum("bni,ani->ban", g, weights)  # g_b · w_a, (b, a, B)
-        change = change - change.diagonal(dim1=0, dim2=1).T.unsqueeze(1)  # g_b · (w_a - w_b)
-        # Means over b != a; the diagonal of change is zero.
-        mean_change = change.sum(0) / (self.samples - 1)  # (n, B)
-        mean = self.mean[step.t]
-        cost = costs.detach() - torch.where(mean.isnan(), costs.detach().mean(), mean)
-        others = (cost.sum(0) - cost) / (self.samples - 1)  # (n, B)
-        rho, alpha = self.coefficients(step.t)
-        advantage = cost - rho * others - alpha * mean_change
-        control = alpha * (g.mean(0) * step.mean_weights().flatten(1)).sum(-1)
-        if self.first_order is None:
-            products = (others**2, others * mean_change, mean_change**2, cost * others, cost * mean_change)
-            self._fit(step.t, costs.detach().mean(0), [product.mean(0) for product in products])
-        log_prob = torch.stack([step.log_prob(z_a) for z_a in z])
-        score = (advantage * log_prob).mean(0)
-        return StepLoss(kl + score + control, kl.detach())
 
-    def _fit(self, t: Tensor, cost: Tensor, products: list[Tensor]) -> None:
-        """Add a batch ``(B,)`` to the running mean and moments of its steps."""
-        counts = torch.zeros_like(self.mean).index_add(0, t, torch.ones_like(cost))
-        seen = counts > 0
+def around(kl: Tensor, mean: Tensor) -> Tensor:
+    """``kl``, ``(..., B)``, less the running mean of its step ``(B,)``; less its own mean, where there is none yet."""
+    return kl - torch.where(mean.isnan(), kl.mean(), mean)
 
-        def moved(old: Tensor, values: Tensor) -> Tensor:
-            now = torch.zeros_like(old).index_add(0, t, values) / counts.clamp_min(1)
-            decayed = self.fit_decay * old + (1 - self.fit_decay) * now
-            return torch.where(seen, torch.where(old.isnan(), now, decayed), old)
 
-        # the first batch has no mean of its past to be measured from
-        known = ~self.mean.isnan()
-        for i, values in enumerate(products):
-            self.moments[i] = torch.where(known, moved(self.moments[i], values), self.moments[i])
-        self.mean.copy_(moved(self.mean, cost))
+def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
+    """Running means per step ``(T + 1,)`` after a batch of ``values`` ``(B,)`` at steps ``t``."""
+    counts = torch.zeros_like(old).index_add(0, t, torch.ones_like(values))
+    now = torch.zeros_like(old).index_add(0, t, values.to(old)) / counts.clamp_min(1)
+    decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
+    return torch.where(counts > 0, decayed, old)

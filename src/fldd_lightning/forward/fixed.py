@@ -100,12 +100,11 @@ class _MarkovPosterior:
         per_state = w / (self.keep * u_s + noise).clamp_min(torch.finfo(u_s.dtype).tiny)
         return u_s * (self.keep * per_state + noise * per_state.sum(-1, keepdim=True))
 
-    def expected_entropy(self, log_u_t: Tensor) -> Tensor:
-        # By symmetry the entropy takes two values: for z_t = x and for any other z_t.
-        at_x = log_u_t.gather(-1, self.x.unsqueeze(-1)).squeeze(-1).exp()
-        same = entropy(self.posterior(self.x).log())
-        other = entropy(self.posterior((self.x + 1) % self.num_live).log())
-        return xlogy(at_x, same) + xlogy(1 - at_x, other)
+    def entropy(self) -> Tensor:
+        # By symmetry it takes two values: at z_t = x and at any other state.
+        same = entropy(self.posterior(self.x).log()).unsqueeze(-1)
+        other = entropy(self.posterior((self.x + 1) % self.num_live).log()).unsqueeze(-1)
+        return torch.where(one_hot(self.x, self.log_u_s.shape[-1]).bool(), same, other)
 
 
 def _alpha(t: Tensor, num_steps: int, trailing: int) -> Tensor:
