@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fldd_lightning import FLDD
 from fldd_lightning.data import DiscreteDataModule
@@ -33,8 +33,16 @@ def machine() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, 1 thread"
 
 
-def train_and_test(model: FLDD, data: DiscreteDataModule, steps: int) -> tuple[dict[str, float], float]:
+def train_and_test(
+    model: FLDD, data: DiscreteDataModule, steps: int, measures: Sequence[Callback] = ()
+) -> tuple[dict[str, float], float]:
     """Train, then test the checkpoint of the lowest ``val/nelbo`` out of four validations.
+
+    Args:
+        model: What to train.
+        data: Its data.
+        steps: Optimiser steps.
+        measures: Callbacks that log more while testing.
 
     Returns:
         What testing logged, and the seconds of training. The model ends with the tested weights.
@@ -49,7 +57,7 @@ def train_and_test(model: FLDD, data: DiscreteDataModule, steps: int) -> tuple[d
         start = time.monotonic()
         trainer.fit(model, data)
         seconds = time.monotonic() - start
-        tester = Trainer(enable_checkpointing=False, **quiet)
+        tester = Trainer(enable_checkpointing=False, callbacks=list(measures), **quiet)
         logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     return dict(logged), seconds
 

@@ -51,7 +51,6 @@ def test_posterior_is_consistent_with_the_marginals(name: str) -> None:
     for t in range(1, 5):
         step = process.dense_transition(x, torch.full((len(x),), t))
         mixed = torch.zeros_like(step.log_u_s)
-        entropy = torch.zeros(x.shape)
         for k in range(process.num_states):
             q = step.posterior.posterior(torch.full_like(x, k))
             weights = one_hot(torch.full_like(x, k), process.num_states)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..categorical import entropy, one_hot, without_state, xlogy
+from ..categorical import entropy, one_hot, without_state
 from ..problem import Problem
 from ..transition import Posterior
 from .base import ForwardProcess

@@ -1,0 +1,118 @@
+"""Process x T x length x seeds on text: the bound, and samples in the eyes of a 5-gram judge, at equal denoiser passes.
+
+    python benchmarks/text.py --path FOLDER --lengths 64 --models learned:4 absorbing:4 uniform:4 D3PM:4
+    python benchmarks/text.py --report benchmarks/results/text.csv
+
+The folder holds train.txt[.gz], valid.txt[.gz] and test.txt[.gz]; characters are tokens. The judge is fitted on the
+training text. The denoiser is a Transformer of 128 features in 3 layers; a learned process has one of 64 in 2. One
+thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
+from lightning.pytorch import seed_everything
+
+from fldd_lightning import TextFLDD
+from fldd_lightning.callbacks import PerplexityCallback
+from fldd_lightning.data import TextDataModule
+from fldd_lightning.estimators import Reinforce
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    D3PMProcess,
+    LearnedMaskProcess,
+    ResidualAbsorbingProcess,
+    UniformProcess,
+)
+from fldd_lightning.networks import Transformer
+
+TOKENS = 4096  # that the denoiser sees in a training step
+DENOISER = partial(Transformer, width=128, depth=3, heads=4)
+FORWARD = partial(Transformer, width=64, depth=2, heads=4)
+PROCESSES: dict[str, Any] = {
+    "learned": partial(LearnedMaskProcess, network=FORWARD),
+    "learned general": partial(ResidualAbsorbingProcess, network=FORWARD),
+    "absorbing": AbsorbingProcess,
+    "uniform": UniformProcess,
+    "D3PM": D3PMProcess,
+}
+MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
+
+
+def run(path: str, process: str, num_steps: int, length: int, seed: int, steps: int, samples: int) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    seed_everything(seed, verbose=False)
+    data = TextDataModule(path, length=length, batch_size=TOKENS // length, cache_dir=None, seed=seed)
+    model = TextFLDD(data.num_classes, data.shape, PROCESSES[process], DENOISER, Reinforce, num_steps, lr=1e-3)
+    logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
+    row: dict[str, object] = {
+        "length": length,
+        "process": process,
+        "num_steps": num_steps,
+        "seed": seed,
+        "steps": steps,
+    }
+    row["samples"] = samples
+    for name in MEASURES:
+        row[name] = f"{logged[f'test/{name}_T{num_steps}']:.4f}"
+        if name != "bits_per_char":
+            row[f"{name}_data"] = f"{logged[f'test/{name}_data']:.4f}"
+    return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+
+
+def table(path: Path) -> str:
+    """Markdown: one row per length, process and T, and one for the data of each length."""
+    groups: dict[tuple[int, int, str], list[dict[str, str]]] = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            groups[int(row["length"]), int(row["num_steps"]), row["process"]].append(row)
+    columns = ["length", "T", "process", "seeds", "bits per character (range)", "bits of the 5-gram judge (range)"]
+    lines = ["| " + " | ".join([*columns, "entropy, nats (range)", "distinct 4-grams (range)"]) + " |"]
+    lines.append("| --- " * 8 + "|")
+    for length in sorted({length for length, _, _ in groups}):
+        ours = {key: rows for key, rows in groups.items() if key[0] == length}
+        first = next(iter(ours.values()))[0]
+        real = " | ".join(f"{float(first[f'{name}_data']):.3f}" for name in MEASURES if name != "bits_per_char")
+        lines.append(f"| {length} |  | test text |  |  | {real} |")
+        for (_, num_steps, process), rows in sorted(ours.items()):
+            cells = [mean_and_range([float(row[name]) for row in rows], digits) for name, digits in MEASURES.items()]
+            lines.append(f"| {length} | {num_steps} | {process} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", help="folder with the splits")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[64, 256])
+    models = [f"{process}:{num_steps}" for num_steps in (4, 10, 32) for process in PROCESSES]
+    parser.add_argument("--models", nargs="+", default=models, help=f"{', '.join(PROCESSES)}; and :T")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/text.csv"))
+    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.report is not None:
+        write_report(arguments.report, table(arguments.report))
+        return
+    one_thread()
+    for seed in arguments.seeds:
+        for length in arguments.lengths:
+            for name in arguments.models:
+                process, _, num_steps = name.rpartition(":")
+                row = run(arguments.path, process, int(num_steps), length, seed, arguments.steps, arguments.samples)
+                append_row(arguments.output, row)
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
