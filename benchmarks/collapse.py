@@ -83,34 +83,25 @@ class Recipe:
 ABSORBING = partial(ResidualAbsorbingProcess, network=MLP)
 UNIFORM = partial(ResidualUniformProcess, network=MLP)
 MASK = partial(LearnedMaskProcess, network=MLP)
-RLOO4 = partial(RLOO, samples=4)
 RECIPES = {
     "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
     "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
     # the default: one factor at a time is changed in the rows below it
-    "default": Recipe(MASK, RLOO, 2),
-    "rloo4": Recipe(MASK, RLOO4, 4),
-    "rloo8": Recipe(MASK, partial(RLOO, samples=8), 8),
-    "reinforce": Recipe(MASK, Reinforce, 1),
+    "default": Recipe(MASK, Reinforce, 1),
+    **{f"rloo{n}": Recipe(MASK, partial(RLOO, samples=n), n) for n in (2, 4, 8)},
     "concrete": Recipe(MASK, Concrete, 1),
-    "no_freeze": Recipe(MASK, RLOO, 2, (("freeze_steps", 0),)),
-    "slow_forward": Recipe(MASK, RLOO, 2, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
-    "fast_forward": Recipe(MASK, RLOO, 2, (("forward_lr_ratio", 3.0),)),
-    "lr_4e-3": Recipe(MASK, RLOO, 2, (("lr", 4e-3),)),
-    "free_bits": Recipe(MASK, RLOO, 2, (("free_bits", 0.5),)),
-    "inner4": Recipe(MASK, RLOO, 2, (("forward_interval", 4),)),
-    "general": Recipe(ABSORBING, RLOO, 2),
-    "uniform": Recipe(UNIFORM, RLOO, 2),
-    # tokens may move too, four samples: the default of an earlier version, and rows one factor away from it
-    "general_rloo4": Recipe(ABSORBING, RLOO4, 4),
-    "general_plain_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4, first_order=0.0), 4),
-    "general_first_order1": Recipe(ABSORBING, partial(RLOO, samples=4, first_order=1.0), 4),
-    "general_rloo8": Recipe(ABSORBING, partial(RLOO, samples=8), 8),
-    "general_reinforce": Recipe(ABSORBING, Reinforce, 1),
+    "no_freeze": Recipe(MASK, Reinforce, 1, (("freeze_steps", 0),)),
+    "slow_forward": Recipe(MASK, Reinforce, 1, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
+    "fast_forward": Recipe(MASK, Reinforce, 1, (("forward_lr_ratio", 3.0),)),
+    "lr_4e-3": Recipe(MASK, Reinforce, 1, (("lr", 4e-3),)),
+    "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
+    "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
+    # tokens may move too
+    "general": Recipe(ABSORBING, Reinforce, 1),
+    "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),
     "general_concrete": Recipe(ABSORBING, Concrete, 1),
-    "general_no_freeze": Recipe(ABSORBING, RLOO4, 4, (("freeze_steps", 0),)),
-    "general_slow_forward": Recipe(ABSORBING, RLOO4, 4, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
-    "uniform_rloo4": Recipe(UNIFORM, RLOO4, 4),
+    "uniform": Recipe(UNIFORM, Reinforce, 1),
+    "uniform_rloo4": Recipe(UNIFORM, partial(RLOO, samples=4), 4),
     "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000), 1),
     "oracle": Recipe(AbsorbingProcess, Reinforce, 1),  # its process is the problem's own; see CODES
 }
