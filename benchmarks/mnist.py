@@ -36,7 +36,7 @@ from fldd_lightning import ImageFLDD
 from fldd_lightning.categorical import grey_levels
 from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.data import MNISTDataModule
-from fldd_lightning.estimators import RLOO, Reinforce
+from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import (
     AbsorbingProcess,
     D3PMProcess,
@@ -79,18 +79,15 @@ def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) ->
     seed_everything(key["seed"], verbose=False)
     process, size = key["process"], key["size"]
     passes, network = NETWORKS[key["network"]].passes, NETWORKS[key["network"]].make(size)
-    is_learned = process.startswith("learned")
-    draws = 2 if is_learned else 1  # samples of z_t for each example
-    data = MNISTDataModule(path, size=size, batch_size=passes // draws, seed=key["seed"])
+    data = MNISTDataModule(path, size=size, batch_size=passes, seed=key["seed"])
     classifier = classifier_features(path, size, samples_path.parents[1])
     real = data.splits["test"].x
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
     if process == "data":
         samples = data.splits["val"].x[:num_samples]
     else:
-        factory = partial(PROCESSES[process], network=network) if is_learned else PROCESSES[process]
-        estimator = RLOO if is_learned else Reinforce
-        model = ImageFLDD(2, (size, size), factory, network, estimator, num_steps=key["num_steps"])
+        factory = partial(PROCESSES[process], network=network) if process.startswith("learned") else PROCESSES[process]
+        model = ImageFLDD(2, (size, size), factory, network, Reinforce, num_steps=key["num_steps"])
         logged, seconds = train_and_test(model, data, key["steps"])
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         samples = model.sample(num_samples, 0, batch_size=500)

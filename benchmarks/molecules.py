@@ -39,9 +39,9 @@ NETWORK = partial(MLP, width=512)
 LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
 # process, estimator, draws of z_t for each molecule
 PROCESSES: dict[str, tuple[Any, Any, int]] = {
-    "learned": (LEARNED_MASK, RLOO, 2),
-    "learned, 4 draws": (LEARNED_MASK, partial(RLOO, samples=4), 4),
-    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), RLOO, 2),
+    "learned": (LEARNED_MASK, Reinforce, 1),
+    "learned, 2 draws": (LEARNED_MASK, RLOO, 2),
+    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1),
     "absorbing": (AbsorbingProcess, Reinforce, 1),
     "uniform": (UniformProcess, Reinforce, 1),
     "D3PM": (D3PMProcess, Reinforce, 1),
