@@ -43,13 +43,8 @@ SIZES = {27: (256, 4), 2048: (256, 4), 50_257: (1024, 1)}  # K: length, batch
 CASES: dict[str, tuple[Any, Any, int]] = {
     "absorbing, Reinforce": (AbsorbingProcess, Reinforce, 1),
     "learned mask, Reinforce": (partial(LearnedMaskProcess, network=NETWORK), Reinforce, 1),
-    "learned mask, RLOO 2, zeroth order": (
-        partial(LearnedMaskProcess, network=NETWORK), partial(RLOO, samples=2, first_order=0.0), 2
-    ),
-    "learned mask, RLOO 2, first order": (
-        partial(LearnedMaskProcess, network=NETWORK), partial(RLOO, samples=2), 2
-    ),
-}  # fmt: skip
+    "learned mask, RLOO 2": (partial(LearnedMaskProcess, network=NETWORK), RLOO, 2),
+}
 
 
 def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[], None]]:
