@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
 
-from .categorical import check_states, grey_levels
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
+from .evaluation import EvaluatedModule
 from .factory import build, describe
 from .forward import ForwardProcess
-from .metrics import NELBOMetric
 from .networks import Backbone
-from .objective import step_kl, stratified_steps
+from .objective import stratified_steps
 from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_progress
 from .problem import Problem
 from .reverse import ReverseProcess
@@ -27,16 +24,15 @@ from .sampling import ancestral_sample
 __all__ = ["FLDD"]
 
 
-class FLDD(LightningModule):
+class FLDD(EvaluatedModule):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension) and
     ``*/kl_t{t}``. Training draws one step per example, evaluation sums all T. Evaluation and
     checkpoints use averaged weights.
 
-    A modality is added by subclassing; the hooks are :meth:`data`, :meth:`condition`,
-    :meth:`sample_condition`, :meth:`sample_padding`, :meth:`extra_terms`, :meth:`make_metrics`,
-    :meth:`update_metrics`, :meth:`render` and :meth:`to_text`. A subclass with options of its own passes
+    A modality is added by subclassing; what it may override stands in
+    :class:`~fldd_lightning.hooks.ModalityHooks`. A subclass with options of its own passes
     the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
 
     Args:
@@ -108,58 +104,6 @@ class FLDD(LightningModule):
         self.forward_interval, self.free_bits = forward_interval, free_bits
         self.clip_forward, self.clip_reverse = AdaptiveClip(clip_ratio), AdaptiveClip(clip_ratio)
         self.trained_steps = 0  # of the checkpoint that was loaded
-        self.bounds = nn.ModuleDict()
-        self.extra_metrics = nn.ModuleDict()
-
-    # ---- hooks for subclasses -------------------------------------------------------------
-
-    def data(self, batch: Any) -> Tensor:
-        """The integers ``(B, *shape)`` of a batch: the batch itself, or its ``"x"``."""
-        x: Tensor = batch["x"] if isinstance(batch, dict) else batch
-        return x
-
-    def condition(self, batch: Any) -> Tensor | None:
-        """Labels ``(B,)`` that both networks see, or None."""
-        return None
-
-    def sample_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
-        """Labels ``(N,)`` for samples, or None."""
-        return None
-
-    def sample_padding(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
-        """Where samples are PAD, ``(N, *shape)`` of bool, or None in a problem without PAD."""
-        return None
-
-    def extra_terms(self, batch: Any) -> dict[str, Tensor]:
-        """Further terms of the bound by name, ``(B,)`` each, in nats per example."""
-        return {}
-
-    def extra_term_names(self) -> tuple[str, ...]:
-        """The names :meth:`extra_terms` returns."""
-        return ()
-
-    def make_metrics(self) -> dict[str, Metric]:
-        """Further metrics by name; one set is made for each of ``val`` and ``test``."""
-        return {}
-
-    def update_metrics(self, metrics: dict[str, Metric], batch: Any, nelbo: Tensor) -> None:
-        """Update the metrics of :meth:`make_metrics` with a batch and its NELBO ``(B,)`` in nats."""
-
-    def render(self, x: Tensor) -> Tensor:
-        """Show examples, or states on the way to them, as pictures.
-
-        Args:
-            x: Integers ``(N, *shape)``; K is MASK, where the process has one.
-
-        Returns:
-            Float pictures in [0, 1], ``(N, channels, height, width)``; one row per example here.
-        """
-        flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
-        return grey_levels(flat.unsqueeze(1), self.problem.num_classes)
-
-    def to_text(self, x: Tensor) -> list[str] | None:
-        """Write examples ``(N, *shape)``, or states with MASK as K, as one line each; None for no text."""
-        return None
 
     # ---- objective ------------------------------------------------------------------------
 
@@ -184,70 +128,6 @@ class FLDD(LightningModule):
                 if bool(counts[i] > 0):
                     self.log(f"train/kl_t{i}", means[i], on_step=True, batch_size=len(x))
         return loss
-
-    @torch.no_grad()
-    def nelbo_terms(self, batch: Any, noise: Tensor) -> Tensor:
-        """KL of every step, one draw of z_t each (eq. 5).
-
-        Args:
-            batch: What the data loader gives.
-            noise: Uniform float64 numbers ``(B, T, *shape)``.
-
-        Returns:
-            ``(B, T)`` in nats per example; the sum over T is an unbiased NELBO.
-        """
-        x, condition = self._checked(batch), self.condition(batch)
-        columns = []
-        for i in range(self.problem.num_steps):
-            t = torch.full((len(x),), i + 1, device=x.device)
-            step = self.forward_process.transition(x, t, condition)
-            columns.append(step_kl(step, self.reverse, step.draw_from_uniform(noise[:, i])))
-        return torch.stack(columns, 1)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("val", batch, batch_idx)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("test", batch, batch_idx)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
-        index = self._index(batch, batch_idx)
-        kl = self.nelbo_terms(batch, self._noise(index))
-        terms = self.extra_terms(batch)
-        return {"nelbo": kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0])), "index": index}
-
-    def on_validation_epoch_start(self) -> None:
-        self._prepare_evaluation("val")
-
-    def on_test_epoch_start(self) -> None:
-        self._prepare_evaluation("test")
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
-
-    @torch.no_grad()
-    def evaluate(self, batches: Iterable[Any], stage: str = "test") -> dict[str, Tensor]:
-        """All that validation and testing log, without a trainer: the bound, its terms, further metrics.
-
-        Args:
-            batches: Batches of a data loader, with the ``index`` of every example.
-            stage: ``val`` or ``test``; whose metrics to use. They are reset.
-
-        Returns:
-            Values by name, without the stage; over all processes, if there are several.
-        """
-        was_training = self.training
-        self.eval()
-        self._prepare_evaluation(stage)
-        for i, batch in enumerate(batches):
-            batch = {key: value.to(self.device) for key, value in batch.items()}
-            self._evaluation_step(stage, batch, i)
-        self.train(was_training)
-        return self._collect(stage)
 
     # ---- sampling -------------------------------------------------------------------------
 
@@ -406,66 +286,9 @@ class FLDD(LightningModule):
             )
         self.vocabulary = vocabulary
 
-    def _checked(self, batch: Any) -> Tensor:
-        x = self.data(batch)
-        check_states(x, self.problem.num_classes, self.problem.shape)
-        return x.long()
-
-    def _noise_device(self) -> torch.device:
-        return torch.device("cpu") if self.device.type == "mps" else self.device
-
     def _generator(self, *counters: int) -> torch.Generator:
         """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
         seed = torch.initial_seed() % 2**31
         for number in (self.global_rank, *counters):
             seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
         return torch.Generator(self._noise_device()).manual_seed(seed)
-
-    def _index(self, batch: Any, batch_idx: int) -> Tensor:
-        if isinstance(batch, dict) and "index" in batch:
-            index: Tensor = batch["index"]
-            return index
-        x = self.data(batch)
-        return torch.arange(len(x), device=x.device) + (batch_idx * self.trainer.world_size + self.global_rank) * len(x)
-
-    def _noise(self, index: Tensor) -> Tensor:
-        """Uniform numbers ``(B, T, *shape)`` that depend on each example's index alone."""
-        rows = []
-        for i in index.tolist():
-            generator = torch.Generator().manual_seed(i)
-            size = (self.problem.num_steps, *self.problem.shape)
-            rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
-        noise = torch.stack(rows)
-        return noise if self.device.type == "mps" else noise.to(self.device)
-
-    def _prepare_evaluation(self, stage: str) -> None:
-        if stage not in self.bounds:
-            names = self.extra_term_names()
-            bound = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
-            self.bounds[stage] = bound.to(self.device)
-            self.extra_metrics[stage] = nn.ModuleDict(dict(self.make_metrics())).to(self.device)
-
-    def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
-        kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
-        terms = self.extra_terms(batch)
-        bound = self.bounds[stage]
-        assert isinstance(bound, NELBOMetric)
-        bound.update(kl, terms)
-        nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
-        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator]
-
-    def _collect(self, stage: str) -> dict[str, Tensor]:
-        """Values of all metrics of a stage by name; resets them."""
-        bound = self.bounds[stage]
-        assert isinstance(bound, NELBOMetric)
-        collected = {name: value.float() for name, value in bound.compute().items()}
-        bound.reset()
-        for name, metric in self.extra_metrics[stage].items():  # type: ignore[operator]
-            value = metric.compute()
-            collected.update(value if isinstance(value, dict) else {name: value})
-            metric.reset()
-        return collected
-
-    def _log_evaluation(self, stage: str) -> None:
-        for name, value in self._collect(stage).items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
