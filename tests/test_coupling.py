@@ -109,6 +109,16 @@ def test_equal_marginals_stay() -> None:
     assert torch.equal(matrix(u, u), torch.eye(5))
 
 
+@pytest.mark.parametrize("log_gamma_s", [float("-inf"), -120.0])
+def test_a_state_too_rare_for_its_mass_to_count_still_leaves(log_gamma_s: float) -> None:
+    leaves = [torch.tensor([0.0, log_gamma_s]).requires_grad_(), torch.tensor([0.0, -100.0]).requires_grad_()]
+    coupling = MaximumCoupling.of(*leaves)
+    torch.testing.assert_close(coupling.posterior(torch.tensor(1)), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(coupling.posterior(torch.tensor(0)), torch.tensor([1.0, 0.0]))
+    loss = coupling.posterior(torch.tensor(1)).square().sum() + coupling.entropy().sum()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, leaves))
+
+
 @pytest.mark.parametrize("state", [0, 2])
 def test_one_hot_target_is_reached_exactly(state: int) -> None:
     q = matrix(log_one_hot(torch.tensor(state), 3), torch.randn(3).log_softmax(-1))

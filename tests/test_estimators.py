@@ -12,6 +12,7 @@ import torch
 from conftest import LEARNED, exact_step_kl, make
 from fldd_lightning.errors import FLDDError
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
+from fldd_lightning.objective import step_kl
 from fldd_lightning.problem import Problem
 from fldd_lightning.reverse import ReverseProcess
 from fldd_lightning.transition import Transition
@@ -110,6 +111,28 @@ def test_fitted_baseline_follows_the_spread_between_examples() -> None:
         step = replace(process.transition(x, t), log_u_t=nearly_fixed)
         made.loss(step, reverse, torch.Generator().manual_seed(i), 0)
     assert made.rho(t[:1]).item() > 0.8
+
+
+@pytest.mark.parametrize("estimator", [*UNBIASED, "concrete"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_settled_schedule_has_finite_values_and_gradients(name: str, estimator: str) -> None:
+    """Whatever the forward process has settled on: no NaN, which would silently end the training."""
+    problem = Problem(3, (4,), 4)
+    process, reverse = make(name, problem)
+    made: GradientEstimator = {**UNBIASED, "concrete": partial(Concrete, start=0.5)}[estimator](problem)
+    t = torch.arange(1, 5).repeat_interleave(8)
+    x = torch.randint(3, (32, 4))
+    last = process.network.mix_out
+    for scale in (10.0, 60.0, 400.0):
+        with torch.no_grad():
+            last.weight.normal_(std=scale)
+            last.bias.normal_(std=scale)
+        step = process.transition(x, t)
+        out = made.loss(step, reverse, torch.Generator().manual_seed(0), 0)
+        assert out.kl is None or out.kl.isfinite().all()
+        for gradient in torch.autograd.grad(out.surrogate.sum(), [last.weight, last.bias], retain_graph=True):
+            assert gradient.isfinite().all()
+        assert step_kl(step, reverse, step.draw(torch.Generator().manual_seed(1))).isfinite().all()
 
 
 @pytest.mark.parametrize("estimator", UNBIASED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 
 import pytest
@@ -49,6 +50,10 @@ def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
     assert norm_after(1.5) == pytest.approx(1.5, rel=1e-4)
     assert norm_after(100.0) == pytest.approx(2 * float(clip.mean_norm), rel=1e-3)
     before = float(clip.mean_norm)
-    norm_after(float("inf"))
+    with pytest.warns(UserWarning, match="not finite"):
+        norm_after(float("inf"))
     assert p.grad is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        norm_after(float("nan"))  # said once
     assert float(clip.mean_norm) == before

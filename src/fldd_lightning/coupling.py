@@ -32,7 +32,7 @@ class MaximumCoupling:
 
     Attributes:
         log_stay: log stay_k, at most 0.
-        move: m^j, a distribution over j; all zero where nothing moves (u_s = u_t).
+        move: m^j, a distribution over j; u_s itself where nothing moves but by rounding (u_s = u_t).
     """
 
     log_stay: Tensor
@@ -65,9 +65,9 @@ class MaximumCoupling:
 
         mass = excess.sum(-1, keepdim=True)
         moves = mass > torch.finfo(dtype).tiny
-        move = excess / torch.where(moves, mass, 1.0)
-        # No state grows (u_s = u_t up to rounding): everything stays.
-        return cls(torch.where(moves, log_stay, 0.0), torch.where(moves, move, 0.0))
+        # No state grows by more than rounding. Where u_s = u_t all states stay and move is of no account; but a
+        # rare state may still lose all it has while the others seem to gain nothing, and must go to where z_s can be.
+        return cls(log_stay, torch.where(moves, excess / torch.where(moves, mass, 1.0), log_u_s.exp()))
 
     def posterior(self, z_t: Tensor) -> Tensor:
         """q(z_s|z_t, x) for integer states (eq. 10).

@@ -8,6 +8,7 @@ from math import cos, pi
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 __all__ = ["AdaptiveClip", "averaging", "learning_rate_factor", "run_progress"]
@@ -67,15 +68,21 @@ class AdaptiveClip(nn.Module):
 
     def __init__(self, ratio: float = 2.0, decay: float = 0.98) -> None:
         super().__init__()
-        self.ratio, self.decay = ratio, decay
+        self.ratio, self.decay, self.has_dropped = ratio, decay, False
         self.register_buffer("mean_norm", torch.full((), float("nan")))
 
     @torch.no_grad()
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Scale the gradients in place; a gradient that is not finite is dropped for this step."""
+        """Scale the gradients in place; one that is not finite is dropped for this step, with a warning at first."""
         with_grad = [p for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
         if not bool(norm.isfinite()):
+            if not self.has_dropped:
+                rank_zero_warn(
+                    "a gradient was not finite, and one network was not updated in this step. This may happen once in "
+                    "a while in half precision; if training stands still, lower model.lr and report the config."
+                )
+            self.has_dropped = True
             for p in with_grad:
                 p.grad = None
             return
