@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.data import HiddenClusters, MarkovChain
-from fldd_lightning.forward import AbsorbingProcess
+from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, Transition
 from fldd_lightning.problem import Problem
 
 
@@ -38,6 +38,12 @@ class CodeProcess(AbsorbingProcess):
     def decoded(self, t: int) -> int:
         """How many coordinates, from the left, hold the data itself at step t."""
         return 0
+
+    def transition(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Transition:
+        return self.dense_transition(x, t, condition)
+
+    def kept(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return ForwardProcess.kept(self, x, t, condition)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         code = self.code(x)

@@ -57,7 +57,7 @@ def train_and_test(
         start = time.monotonic()
         trainer.fit(model, data)
         seconds = time.monotonic() - start
-        tester = Trainer(enable_checkpointing=False, callbacks=list(measures), **quiet)
+        tester = Trainer(enable_checkpointing=False, callbacks=list(measures), default_root_dir=folder, **quiet)
         logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     return dict(logged), seconds
 

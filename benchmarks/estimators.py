@@ -182,7 +182,7 @@ class Meter:
 
     def moments(self, updates: int, first_seed: int) -> tuple[Tensor, float, float]:
         """Mean gradient, variance summed over parameters, and seconds an update."""
-        for seed in range(20):  # running baselines and fits settle
+        for seed in range(100):  # running baselines and fits settle
             self.gradient(10**6 + seed)
         start = time.monotonic()
         total: Tensor | float = 0.0
@@ -200,9 +200,9 @@ class Meter:
 def compare(problem: str, case: Case, process_name: str, steps: int, updates: int) -> list[dict[str, object]]:
     """All estimators on one problem; rows of the table."""
     seed_everything(0, verbose=False)
-    data = case.make(batch_size=PASSES // 2, seed=0)  # the default draws two samples an example
+    data = case.make(batch_size=PASSES, seed=0)
     process = {"residual": ABSORBING, "mask": MASK}[process_name]
-    model = FLDD(data.num_classes, data.shape, process, MLP, RLOO, num_steps=case.num_steps)
+    model = FLDD(data.num_classes, data.shape, process, MLP, Reinforce, num_steps=case.num_steps)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, limit_val_batches=0, enable_checkpointing=False, **quiet  # type: ignore[arg-type]
@@ -257,6 +257,8 @@ def main() -> None:
     if arguments.report is not None:
         write_report(arguments.report, table(arguments.report))
         return
+    if "mnist8" in arguments.problems and arguments.path is None:
+        parser.error("mnist8 needs --path, a folder with MNIST's idx files")
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")

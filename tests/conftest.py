@@ -14,7 +14,7 @@ import torch
 
 from fldd_lightning import ImageFLDD
 from fldd_lightning.data import DiscreteDataModule, Split
-from fldd_lightning.estimators import RLOO
+from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import (
     AbsorbingProcess,
     D3PMProcess,
@@ -129,4 +129,4 @@ def image_model(num_steps: int, size: int = 4, cls: Any = ImageFLDD) -> Any:
     """A tiny model of images."""
     torch.manual_seed(0)
     process = partial(ResidualAbsorbingProcess, network=small_mlp)
-    return cls(2, (size, size), process, small_mlp, RLOO, num_steps=num_steps, freeze_steps=0)
+    return cls(2, (size, size), process, small_mlp, Reinforce, num_steps=num_steps, freeze_steps=0)

@@ -97,6 +97,26 @@ def test_no_noise_where_the_reverse_process_is_the_posterior(name: str, estimato
         assert flat(gradient, parameters).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("estimator", [Reinforce, RLOO])
+def test_running_numbers_are_of_a_step_alone_and_survive_an_infinite_value(estimator: type[GradientEstimator]) -> None:
+    problem = Problem(3, (2,), 3)
+    process, reverse = make("residual_uniform", problem)
+    made = estimator(problem)
+    samples = getattr(made, "samples", 1)
+    t = torch.tensor([1, 2, 3]).repeat(40)
+    generator = torch.Generator().manual_seed(0)
+    for i in range(12):
+        step = process.transition(torch.zeros(120, 2, dtype=torch.long), t)
+        kl = 10.0 * t + torch.randn(samples, 120, generator=generator)  # steps differ by far, samples of one do not
+        if i == 6:
+            kl[0, 0] = float("inf")
+        with patch.object(type(step), "kl", lambda *_, kl=kl: kl):
+            made.loss(step, reverse, generator, 0)
+    torch.testing.assert_close(made.mean[1:], torch.tensor([10.0, 20.0, 30.0]), atol=0.3, rtol=0)
+    if isinstance(made, RLOO):
+        assert made.rho(torch.tensor([1, 2, 3])).max() < 0.6
+
+
 def test_fitted_baseline_follows_the_spread_between_examples() -> None:
     # Costs differ by example far more than by sample: the other sample is the better baseline.
     problem = Problem(3, (2,), 3)
@@ -130,8 +150,9 @@ def test_a_settled_schedule_has_finite_values_and_gradients(name: str, estimator
         step = process.transition(x, t)
         out = made.loss(step, reverse, torch.Generator().manual_seed(0), 0)
         assert out.kl is None or out.kl.isfinite().all()
-        for gradient in torch.autograd.grad(out.surrogate.sum(), [last.weight, last.bias], retain_graph=True):
-            assert gradient.isfinite().all()
+        both = [last.weight, last.bias, *reverse.parameters()]
+        for gradient in torch.autograd.grad(out.surrogate.sum(), both, retain_graph=True, allow_unused=True):
+            assert gradient is None or gradient.isfinite().all()
         assert step_kl(step, reverse, step.draw(torch.Generator().manual_seed(1))).isfinite().all()
 
 

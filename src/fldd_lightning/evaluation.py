@@ -126,7 +126,7 @@ class EvaluatedModule(ModalityHooks, LightningModule):
             size = (self.problem.num_steps, *self.problem.shape)
             rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
         noise = torch.stack(rows)
-        return noise if self.device.type == "mps" else noise.to(self.device)
+        return noise.to(self._noise_device())
 
     def _prepare_evaluation(self, stage: str) -> None:
         if stage not in self.bounds:

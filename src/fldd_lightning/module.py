@@ -102,7 +102,8 @@ class FLDD(EvaluatedModule):
         self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
         self.forward_interval, self.free_bits = forward_interval, free_bits
-        self.clip_forward, self.clip_reverse = AdaptiveClip(clip_ratio), AdaptiveClip(clip_ratio)
+        self.clip_forward = AdaptiveClip(clip_ratio, name="the forward process")
+        self.clip_reverse = AdaptiveClip(clip_ratio, name="the denoiser")
         self.trained_steps = 0  # of the checkpoint that was loaded
 
     # ---- objective ------------------------------------------------------------------------

@@ -62,13 +62,14 @@ class AdaptiveClip(nn.Module):
     Args:
         ratio: The multiple.
         decay: Decay of the running mean.
+        name: Whose gradients these are, for the warning.
     """
 
     mean_norm: Tensor
 
-    def __init__(self, ratio: float = 2.0, decay: float = 0.98) -> None:
+    def __init__(self, ratio: float = 2.0, decay: float = 0.98, name: str = "one network") -> None:
         super().__init__()
-        self.ratio, self.decay, self.has_dropped = ratio, decay, False
+        self.ratio, self.decay, self.name, self.has_dropped = ratio, decay, name, False
         self.register_buffer("mean_norm", torch.full((), float("nan")))
 
     @torch.no_grad()
@@ -79,8 +80,8 @@ class AdaptiveClip(nn.Module):
         if not bool(norm.isfinite()):
             if not self.has_dropped:
                 rank_zero_warn(
-                    "a gradient was not finite, and one network was not updated in this step. This may happen once in "
-                    "a while in half precision; if training stands still, lower model.lr and report the config."
+                    f"a gradient was not finite, and {self.name} was not updated in this step. This may happen once "
+                    "in a while in half precision; if training stands still, lower model.lr and report the config."
                 )
             self.has_dropped = True
             for p in with_grad:

@@ -85,8 +85,8 @@ class CollapseMonitor(Callback):
             rank_zero_warn(
                 f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
                 f"{100 * float(shares.max()):.0f} % of the KL, and their sum {bound:.3f} is no better than a product "
-                f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try RLOO with several samples, a "
-                "longer freeze_steps, a smaller forward_lr_ratio, or another base process."
+                f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
+                "smaller forward_lr_ratio, another base process, or RLOO with several samples."
             )
         elif moved is not None and moved < 1e-3:
             self._warned = True

@@ -22,7 +22,9 @@ __all__ = ["RLOO", "Reinforce"]
 
 
 class Reinforce(GradientEstimator):
-    """The score function with a running mean per step as baseline (Williams, 1992; eq. 13).
+    """The score function with a running mean per step as baseline (default recipe; Williams, 1992; eq. 13).
+
+    Unbiased from the second batch on; the first of a step sets the mean and has no score.
 
     Args:
         problem: K, shape and T.
@@ -100,20 +102,27 @@ class RLOO(GradientEstimator):
         others = (own.sum(0) - own) / (self.samples - 1)
         advantage = own - self.rho(step.t) * others
         score = (advantage * torch.stack([step.log_prob(z_a) for z_a in z])).mean(0)
+        unseen = self.mean[step.t].isnan()  # nothing to be measured from yet
         for i, values in enumerate((others**2, own * others)):
-            self.moments[i] = moved(self.moments[i], step.t, values.mean(0), self.fit_decay)
+            known = values.mean(0).masked_fill(unseen, float("nan"))
+            self.moments[i] = moved(self.moments[i], step.t, known, self.fit_decay)
         self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.fit_decay))
         return StepLoss(kl + score, kl.detach())
 
 
 def around(kl: Tensor, mean: Tensor) -> Tensor:
-    """``kl``, ``(..., B)``, less the running mean of its step ``(B,)``; less its own mean, where there is none yet."""
-    return kl - torch.where(mean.isnan(), kl.mean(), mean)
+    """``kl``, ``(..., B)``, less the running mean of its step ``(B,)``; 0 where there is none yet."""
+    return torch.where(mean.isnan(), 0.0, kl - mean)
 
 
 def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
-    """Running means per step ``(T + 1,)`` after a batch of ``values`` ``(B,)`` at steps ``t``."""
-    counts = torch.zeros_like(old).index_add(0, t, torch.ones_like(values))
-    now = torch.zeros_like(old).index_add(0, t, values.to(old)) / counts.clamp_min(1)
+    """Running means per step ``(T + 1,)``, NaN where unseen, after ``values`` ``(B,)`` at steps ``t``.
+
+    Values that are not finite are left out, so that one of them spoils one update and no more.
+    """
+    values = values.to(old)
+    finite = values.isfinite()
+    counts = torch.zeros_like(old).index_add(0, t, finite.to(old))
+    now = torch.zeros_like(old).index_add(0, t, torch.where(finite, values, 0.0)) / counts.clamp_min(1)
     decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
     return torch.where(counts > 0, decayed, old)
