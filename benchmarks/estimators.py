@@ -18,7 +18,7 @@ import csv
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +127,7 @@ class DisARM(GradientEstimator):
         first, second = uniform < kept, 1 - uniform < kept
         mask = torch.full_like(step.x, reverse.num_states - 1)
         pair = [_kl(step, reverse, step.weights(torch.where(b, step.x, mask))) for b in (first, second)]
-        difference = 0.5 * (pair[0] - pair[1]).detach().unsqueeze(-1)
+        difference = 0.5 * (pair[0] - pair[1]).detach().view(-1, *[1] * (logit.dim() - 1))
         sign = torch.where(first, 1.0, -1.0) * (first != second)
         score = (difference * sign * logit.detach().abs().sigmoid() * logit).flatten(1).sum(1)
         kl = 0.5 * (pair[0] + pair[1])
@@ -197,7 +197,7 @@ class Meter:
         return mean, (square / updates - float(mean.square().sum())) * updates / (updates - 1), seconds
 
 
-def compare(problem: str, case: Case, process_name: str, steps: int, updates: int) -> list[dict[str, object]]:
+def compare(problem: str, case: Case, process_name: str, steps: int, updates: int) -> Iterator[dict[str, object]]:
     """All estimators on one problem; rows of the table."""
     seed_everything(0, verbose=False)
     data = case.make(batch_size=PASSES, seed=0)
@@ -212,16 +212,14 @@ def compare(problem: str, case: Case, process_name: str, steps: int, updates: in
     estimators = {**ESTIMATORS, **(BINARY if process_name == "mask" else {})}
     reference, spread, _ = Meter(model, x, partial(RLOO, samples=8), 8).moments(8 * updates, 10**7)
     signal = float(reference.square().sum()) - spread / (8 * updates)
-    rows: list[dict[str, object]] = []
     for i, (name, (make, samples)) in enumerate(estimators.items()):
         mean, variance, seconds = Meter(model, x, make, samples).moments(updates, 10**4 * (i + 1))
         noise = variance / updates + spread / (8 * updates)
         squared_bias = float((mean - reference).square().sum()) - noise
         relative = max(squared_bias, 0.0) ** 0.5 / max(signal, 1e-30) ** 0.5
         values = (problem, process_name, case.num_steps, steps, name, samples, relative, variance / signal, seconds)
-        rows.append(dict(zip(FIELDS, values, strict=True)))
+        yield dict(zip(FIELDS, values, strict=True))
         print(f"{problem} {process_name} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)
-    return rows
 
 
 def table(path: Path) -> str:
