@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import platform
 import tempfile
@@ -19,13 +20,51 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from fldd_lightning import FLDD
 from fldd_lightning.data import DiscreteDataModule
 
-__all__ = ["append_row", "machine", "mean_and_range", "one_thread", "train_and_test", "write_report"]
+__all__ = [
+    "append_row",
+    "comparison_parser",
+    "machine",
+    "mean_and_range",
+    "one_thread",
+    "split_model",
+    "train_and_test",
+    "write_report",
+]
 
 
 def one_thread() -> None:
     """What every run of a benchmark starts with."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+
+
+def comparison_parser(
+    description: str | None, name: str, processes: Sequence[str], models: Sequence[str], steps: int, samples: int
+) -> argparse.ArgumentParser:
+    """The options of every benchmark that compares processes at several T.
+
+    Args:
+        description: The script's docstring.
+        name: Of the CSV in ``benchmarks/results``.
+        processes: All there are.
+        models: What is run by default, each ``process:T``; see :func:`split_model`.
+        steps: Optimiser steps by default.
+        samples: Samples by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=models, help=f"process:T, of {', '.join(processes)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--output", type=Path, default=Path(f"benchmarks/results/{name}.csv"))
+    parser.add_argument("--report", type=Path, help="make the table (and figures) of this CSV and run nothing")
+    return parser
+
+
+def split_model(name: str) -> tuple[str, int]:
+    """``process:T`` as process and T."""
+    process, _, num_steps = name.rpartition(":")
+    return process, int(num_steps)
 
 
 def machine() -> str:

@@ -29,7 +29,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
 from fldd_lightning import FLDD
-from fldd_lightning.categorical import one_hot
+from fldd_lightning.categorical import one_hot, sum_dims
 from fldd_lightning.data import MNISTDataModule
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, StepLoss
 from fldd_lightning.estimators.score import around, moved
@@ -67,10 +67,10 @@ class ExactEntropy(Reinforce):
         z_t = step.draw(generator)
         w = step.weights(z_t)
         kl, entropy = _kl(step, reverse, w), step.posterior.entropy()
-        cross_entropy = kl + (w * entropy).flatten(1).sum(1)
+        cross_entropy = kl + sum_dims(w * entropy)
         advantage = around(cross_entropy.detach(), self.mean[step.t])
         self.mean.copy_(moved(self.mean, step.t, cross_entropy.detach(), self.baseline_decay))
-        expected = (step.mean_weights() * entropy).flatten(1).sum(1)
+        expected = sum_dims(step.mean_weights() * entropy)
         return StepLoss(cross_entropy - expected + advantage * step.log_prob(z_t), kl.detach())
 
 
@@ -129,7 +129,7 @@ class DisARM(GradientEstimator):
         pair = [_kl(step, reverse, step.weights(torch.where(b, step.x, mask))) for b in (first, second)]
         difference = 0.5 * (pair[0] - pair[1]).detach().view(-1, *[1] * (logit.dim() - 1))
         sign = torch.where(first, 1.0, -1.0) * (first != second)
-        score = (difference * sign * logit.detach().abs().sigmoid() * logit).flatten(1).sum(1)
+        score = sum_dims(difference * sign * logit.detach().abs().sigmoid() * logit)
         kl = 0.5 * (pair[0] + pair[1])
         return StepLoss(kl + score, kl.detach())
 

@@ -16,7 +16,6 @@ MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,7 +27,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
+from common import (
+    append_row,
+    comparison_parser,
+    machine,
+    mean_and_range,
+    one_thread,
+    split_model,
+    train_and_test,
+    write_report,
+)
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
@@ -194,21 +202,11 @@ def report(csv_path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = ["data:0", *MODELS, "absorbing:16", "absorbing:64"]
+    parser = comparison_parser(__doc__, "mnist", ["data", *PROCESSES], models, steps=6_000, samples=10_000)
     parser.add_argument("--path", help="folder with the idx files")
     parser.add_argument("--network", choices=NETWORKS, default="mlp")
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16])
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=["data:0", *MODELS, "absorbing:16", "absorbing:64"],
-        help=f"process:T, the process being data or one of {', '.join(PROCESSES)}",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=6_000, help="optimiser steps")
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/mnist.csv"))
-    parser.add_argument("--report", type=Path, help="make table and figures of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
         report(arguments.report)
@@ -221,10 +219,8 @@ def main() -> None:
     for seed in arguments.seeds:
         for size in arguments.sizes:
             for name in arguments.models:
-                process, _, num_steps = name.rpartition(":")
-                key = dict(
-                    zip(KEYS, (arguments.network, size, process, int(num_steps), seed, arguments.steps), strict=True)
-                )
+                process, num_steps = split_model(name)
+                key = dict(zip(KEYS, (arguments.network, size, process, num_steps, seed, arguments.steps), strict=True))
                 if tuple(str(value) for value in key.values()) in done:
                     continue
                 samples_path = samples_file(arguments.output, key)

@@ -8,7 +8,6 @@ The model is that of ``examples/molecules``; FCD is against 10,000 training mole
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections import defaultdict
@@ -17,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
+from common import (
+    append_row,
+    comparison_parser,
+    machine,
+    mean_and_range,
+    one_thread,
+    split_model,
+    train_and_test,
+    write_report,
+)
 from lightning.pytorch import seed_everything
 
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -81,15 +89,9 @@ def table(path: Path) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = ["learned:10", "absorbing:10"]
+    parser = comparison_parser(__doc__, "molecules", list(PROCESSES), models, steps=3_000, samples=1_000)
     parser.add_argument("--path", help="file with one SMILES a line")
-    choices = ", ".join(PROCESSES)
-    parser.add_argument("--models", nargs="+", default=["learned:10", "absorbing:10"], help=f"{choices}; and :T")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
-    parser.add_argument("--samples", type=int, default=1_000)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/molecules.csv"))
-    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
         write_report(arguments.report, table(arguments.report))
@@ -97,8 +99,7 @@ def main() -> None:
     one_thread()
     for seed in arguments.seeds:
         for name in arguments.models:
-            process, _, num_steps = name.rpartition(":")
-            row = run(arguments.path, process, int(num_steps), seed, arguments.steps, arguments.samples)
+            row = run(arguments.path, *split_model(name), seed, arguments.steps, arguments.samples)
             append_row(arguments.output, row)
             print(row, flush=True)
 

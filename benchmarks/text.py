@@ -10,7 +10,6 @@ thread a run.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections import defaultdict
 from functools import partial
@@ -18,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import append_row, machine, mean_and_range, one_thread, train_and_test, write_report
+from common import (
+    append_row,
+    comparison_parser,
+    machine,
+    mean_and_range,
+    one_thread,
+    split_model,
+    train_and_test,
+    write_report,
+)
 from lightning.pytorch import seed_everything
 
 from fldd_lightning import TextFLDD
@@ -90,16 +98,10 @@ def table(path: Path) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = [f"{process}:{num_steps}" for num_steps in (4, 10, 32) for process in PROCESSES]
+    parser = comparison_parser(__doc__, "text", list(PROCESSES), models, steps=3_000, samples=500)
     parser.add_argument("--path", help="folder with the splits")
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 256])
-    models = [f"{process}:{num_steps}" for num_steps in (4, 10, 32) for process in PROCESSES]
-    parser.add_argument("--models", nargs="+", default=models, help=f"{', '.join(PROCESSES)}; and :T")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/text.csv"))
-    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
         write_report(arguments.report, table(arguments.report))
@@ -108,8 +110,8 @@ def main() -> None:
     for seed in arguments.seeds:
         for length in arguments.lengths:
             for name in arguments.models:
-                process, _, num_steps = name.rpartition(":")
-                row = run(arguments.path, process, int(num_steps), length, seed, arguments.steps, arguments.samples)
+                process, num_steps = split_model(name)
+                row = run(arguments.path, process, num_steps, length, seed, arguments.steps, arguments.samples)
                 append_row(arguments.output, row)
                 print(row, flush=True)
 
