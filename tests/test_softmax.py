@@ -1,4 +1,4 @@
-"""log_softmax_at against log_softmax: values, gradients, precisions, chunks."""
+"""log_prob_at against the definition: values, gradients, precisions, chunks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fldd_lightning.softmax import log_softmax_at
+from fldd_lightning.softmax import log_prob_at, mask_first_logits
 
 
-def dense(logits: torch.Tensor, index: torch.Tensor, offset: torch.Tensor, excluded: int | None) -> torch.Tensor:
-    """The definition, with every tensor in full."""
-    logits = torch.cat([logits[..., :-1], logits[..., -1:] + offset.unsqueeze(-1)], -1)
+def dense(logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None) -> torch.Tensor:
+    """The definition in probabilities, with every tensor in full."""
+    data = logits[..., :-1]
     if excluded is not None:
-        logits = logits.masked_fill(torch.arange(logits.shape[-1]) == excluded, -math.inf)
-    return logits.log_softmax(-1).gather(-1, index)
+        data = data.masked_fill(torch.arange(data.shape[-1]) == excluded, -math.inf)
+    mask = logits[..., -1:] + odds.unsqueeze(-1)
+    log_p = torch.cat([data.log_softmax(-1) + torch.nn.functional.logsigmoid(-mask), mask], -1)
+    log_p = torch.cat([log_p[..., :-1], torch.nn.functional.logsigmoid(mask)], -1)
+    return log_p.gather(-1, index)
+
+
+def joint(logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None) -> torch.Tensor:
+    """Of all states at once."""
+    return mask_first_logits(logits, odds, excluded).log_softmax(-1).gather(-1, index)
 
 
 @settings(max_examples=100, deadline=None)
@@ -41,22 +49,22 @@ def test_equals_the_dense_one(
     offset[0] = -math.inf  # the last step: MASK is impossible
     upstream = torch.randn(rows, 2, m, generator=generator, dtype=torch.float64)
     results = []
-    for function in (log_softmax_at, dense):
-        logits = leaf.clone().requires_grad_()
+    for function in (log_prob_at, joint, dense):
+        logits, odds = leaf.clone().requires_grad_(), offset.clone().requires_grad_()
         with patch("fldd_lightning.softmax._CHUNK", chunk):
-            out = function(logits, index, offset, excluded)
+            out = function(logits, index, odds, excluded)
             live = out > -math.inf
-            (gradient,) = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), logits)
-        results.append((out.detach(), gradient))
-    torch.testing.assert_close(*(out for out, _ in results))
-    torch.testing.assert_close(*(gradient for _, gradient in results))
+            gradients = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), (logits, odds))
+        results.append((out.detach(), *gradients))
+    for actual in results[:2]:
+        torch.testing.assert_close(actual, results[2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
     logits = (3 * torch.randn(4, 5000)).to(dtype).requires_grad_()
     index, offset = torch.tensor([[0, 4999]] * 4), torch.zeros(4)
-    out = log_softmax_at(logits, index, offset)
+    out = log_prob_at(logits, index, offset)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, dense(logits.detach().float(), index, offset, None), atol=1e-5, rtol=1e-5)
     out.sum().backward()

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .categorical import log_one_hot, one_hot, sample_categorical
+from .categorical import log_one_hot, sample_categorical
 from .forward.base import ForwardProcess
+from .forward.mask import MaskProcess
 from .networks.base import Backbone, check_backbone
 from .problem import Problem
-from .softmax import log_softmax_at, offset_chunks
+from .softmax import log_prob_at, mask_first_logits, rows_at_once
 from .states import SparseStates, State
 
 __all__ = ["ReverseProcess"]
@@ -22,17 +23,19 @@ class ReverseProcess(nn.Module):
 
     The network gives the distribution of z_s itself: predicting x and noising it again is valid
     for fixed processes only. Its logits are added to those of the base process's own posterior
-    with unknown x, so that an untrained denoiser already keeps what the process keeps. Under a
-    mask-only process unmasked coordinates carry over; at t = 1 MASK has probability zero. Coordinates
+    with unknown x, so that an untrained denoiser already keeps what the process keeps. Coordinates
     at PAD stay there, and no other coordinate gets there.
+
+    Under a mask-only process unmasked coordinates carry over, and whether a masked one stays is decided
+    first, with the odds of the schedule that all examples share and the denoiser's logit for MASK as a
+    correction: a schedule that does not depend on x is followed exactly, whatever the network, also
+    while it is being learned. At t = 1 MASK has probability zero.
 
     Args:
         problem: K, shape and T.
-        process: The forward process; only its fixed properties are used.
+        process: The forward process; only its base, or the schedule that all examples share, is used.
         denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
     """
-
-    mask_offset: Tensor
 
     def __init__(
         self,
@@ -45,9 +48,11 @@ class ReverseProcess(nn.Module):
         self.has_mask = process.has_mask
         self.mask_only = process.mask_only
         self.pad = problem.pad
-        self._skip = process.reverse_skip  # a method of a module held elsewhere; adds no parameters
+        # methods of a module held elsewhere, which add no parameters here
+        self._skip = process.reverse_skip
         if self.mask_only:
-            self.register_buffer("mask_offset", self._mask_offsets(problem.num_steps), persistent=False)
+            assert isinstance(process, MaskProcess)
+            self._log_stay_odds = process.log_stay_odds
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
     def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -63,14 +68,12 @@ class ReverseProcess(nn.Module):
         """
         logits = self.network(state, t, condition).float()
         if self.mask_only:  # unmasked coordinates carry over, whatever stands here
-            offset = self._offset_everywhere(t, logits).unsqueeze(-1)  # (B, *shape, 1)
-            logits = torch.cat([logits[..., :-1], logits[..., -1:] + offset], -1)
-        else:
-            logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
-            if self.has_mask:
-                is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
-                mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
-                logits = torch.cat([logits[..., :-1], mask_logit], -1)
+            return mask_first_logits(logits, self._stay_odds(t, logits), self.pad).log_softmax(-1)
+        logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
+        if self.has_mask:
+            is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
+            mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
+            logits = torch.cat([logits[..., :-1], mask_logit], -1)
         if self.pad is not None:
             is_pad = torch.arange(self.num_states, device=logits.device) == self.pad
             logits = logits.masked_fill(is_pad, float("-inf"))
@@ -89,7 +92,7 @@ class ReverseProcess(nn.Module):
             Log-probabilities ``(B, *shape, m)``, float32.
         """
         logits = self.network(state, t, condition)
-        return log_softmax_at(logits, index, self._offset_everywhere(t, logits), self.pad)
+        return log_prob_at(logits, index, self._stay_odds(t, logits), self.pad)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).
@@ -123,17 +126,12 @@ class ReverseProcess(nn.Module):
             return sample_categorical(self.log_prob(z_t, t, condition), generator)
         logits = self.network(SparseStates.hard(z_t, self.num_states), t, condition)
         masked = z_t == self.num_states - 1
-        offset = self._offset_everywhere(t, logits)[masked]
-        rows = offset_chunks(logits[masked], offset, self.pad)  # (masked coordinates, S), in parts
-        drawn = [sample_categorical(part, generator) for _, part in rows]
-        return z_t.masked_scatter(masked, torch.cat([z_t.new_empty(0), *drawn]))
+        size = rows_at_once(self.num_states)
+        rows, odds = (torch.split(each[masked], size) for each in (logits, self._stay_odds(t, logits)))
+        joint = (mask_first_logits(part, some, self.pad) for part, some in zip(rows, odds, strict=True))
+        drawn = [sample_categorical(part, generator) for part in joint]
+        return z_t.masked_scatter(masked, torch.cat(drawn))
 
-    def _offset_everywhere(self, t: Tensor, logits: Tensor) -> Tensor:
-        return self.mask_offset[t].view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
-
-    def _mask_offsets(self, num_steps: int) -> Tensor:
-        """How far MASK's logit starts above a data value's at a masked coordinate, at t = 0..T; ``-inf`` at 1."""
-        t = torch.arange(2, num_steps + 1)
-        masked = one_hot(torch.full((len(t), 1), self.num_states - 1), self.num_states)
-        skip = self._skip(masked, t).squeeze(1)  # (T - 1, S)
-        return torch.cat([torch.full((2,), float("-inf")), skip[:, -1] - skip[:, 0]])
+    def _stay_odds(self, t: Tensor, logits: Tensor) -> Tensor:
+        """Log odds of staying masked, for every coordinate of ``logits``."""
+        return self._log_stay_odds().to(t.device)[t].expand(logits.shape[:-1])

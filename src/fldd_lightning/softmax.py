@@ -1,4 +1,4 @@
-"""log softmax at a few states of many, in chunks: two tensors of the logits' size, them and their gradient."""
+"""Log-probabilities at a few of many states, in chunks: two tensors of the logits' size, them and their gradient."""
 
 from __future__ import annotations
 
@@ -8,73 +8,99 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
 
-__all__ = ["log_softmax_at", "offset_chunks"]
+__all__ = ["log_prob_at", "mask_first_logits", "rows_at_once"]
 
 _CHUNK = 2**22  # logits worked on at once: 16 MiB in float32
 
 
-def log_softmax_at(logits: Tensor, index: Tensor, last_offset: Tensor, excluded: int | None = None) -> Tensor:
-    """``log_softmax(logits')`` at ``index``, where logits' has an offset at its last state.
+def rows_at_once(num_states: int) -> int:
+    """How many rows of S logits make a chunk."""
+    return max(1, _CHUNK // num_states)
+
+
+def mask_first_logits(logits: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
+    """Logits of a softmax in which MASK is decided first: p(MASK) = sigmoid(logit of MASK + log odds).
+
+    The other states share the rest by a softmax over their own logits, so that whether a coordinate is
+    revealed does not hang on the size of the logits of what it may be.
+
+    Args:
+        logits: ``(..., S)``, MASK last.
+        log_odds: ``(...)``; may be ``-inf``.
+        excluded: A state of probability zero, or None.
+
+    Returns:
+        ``(..., S)`` in float32 or better, not normalised.
+    """
+    data = logits[..., :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    if excluded is not None:
+        data = data.masked_fill(torch.arange(data.shape[-1], device=data.device) == excluded, float("-inf"))
+    mask = data.logsumexp(-1) + logits[..., -1] + log_odds
+    return torch.cat([data, mask.unsqueeze(-1)], -1)
+
+
+def log_prob_at(logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
+    """``mask_first_logits(...).log_softmax(-1)`` at ``index``.
 
     Equal to the dense computation, but neither the probabilities nor any other tensor of the logits' size
     is stored for the backward pass: it computes them anew, chunk by chunk, in float32 or better.
 
     Args:
-        logits: ``(..., S)``, in any precision.
+        logits: ``(..., S)``, in any precision, MASK last.
         index: States asked for, ``(..., m)``.
-        last_offset: Added to the logit of state S - 1, ``(...)``; may be ``-inf``. Gets no gradient.
+        log_odds: ``(...)``; may be ``-inf``.
         excluded: A state of probability zero, or None.
 
     Returns:
         Log-probabilities ``(..., m)`` in float32 or better. Where they are ``-inf``, their gradient must be 0.
     """
     rows = logits.flatten(0, -2)
-    out: Tensor = _LogSoftmaxAt.apply(rows, index.flatten(0, -2), last_offset.flatten(), excluded)
+    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded)
     return out.view(index.shape)
 
 
-class _LogSoftmaxAt(torch.autograd.Function):
+class _LogProbAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, last_offset: Tensor, excluded: int | None) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None) -> Tensor:
         ctx.excluded = excluded
         norms, values = [], []
-        for rows, part in offset_chunks(logits, last_offset, excluded):
+        for rows, part in _chunks(logits, excluded):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
-        ctx.save_for_backward(logits, index, last_offset, torch.cat(norms))
-        return torch.cat(values)
+        norm, mask = torch.cat(norms), (logits[:, -1] + log_odds).to(norms[0].dtype).unsqueeze(-1)
+        ctx.save_for_backward(logits, index, norm, mask)
+        is_mask = index == logits.shape[-1] - 1
+        return torch.where(is_mask, logsigmoid(mask), torch.cat(values) + logsigmoid(-mask))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, index, last_offset, norms = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        logits, index, norms, mask = ctx.saved_tensors
+        outer = grad_output.to(norms.dtype)  # (rows, m)
+        is_mask = index == logits.shape[-1] - 1
+        of_data = torch.where(is_mask, 0.0, outer)
+        total = of_data.sum(-1, keepdim=True)  # (rows, 1)
+        of_mask = (outer - of_data).sum(-1, keepdim=True) * (-mask).sigmoid() - total * mask.sigmoid()
         grad = torch.empty_like(logits)
-        for rows, part in offset_chunks(logits, last_offset, ctx.excluded):
-            outer = grad_output[rows].to(part.dtype)  # (rows, m)
-            p = part.sub_(norms[rows]).exp_()
-            grad[rows] = p.mul_(-outer.sum(-1, keepdim=True)).scatter_add_(-1, index[rows], outer)
-        return grad, None, None, None
+        for rows, part in _chunks(logits, ctx.excluded):
+            p = part.sub_(norms[rows]).exp_().mul_(-total[rows])
+            p.scatter_add_(-1, index[rows], of_data[rows])
+            p[:, -1:] = of_mask[rows]
+            grad[rows] = p
+        return grad, None, of_mask.squeeze(-1), None
 
 
-def offset_chunks(logits: Tensor, last_offset: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of logits ``(rows, S)``, a few at a time, copied with the offset and the exclusion in.
-
-    Args:
-        logits: ``(rows, S)``.
-        last_offset: Added to the logit of state S - 1, ``(rows,)``.
-        excluded: A state whose logit becomes ``-inf``, or None.
-
-    Yields:
-        Which rows, and their logits in float32 or better.
-    """
+def _chunks(logits: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of logits ``(rows, S)``, a few at a time, copied to float32 or better, without MASK and ``excluded``."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    size = max(1, _CHUNK // logits.shape[-1])
+    size = rows_at_once(logits.shape[-1])
     for first in range(0, len(logits), size):
         rows = slice(first, first + size)
         part = logits[rows].to(dtype, copy=True)
-        part[:, -1] += last_offset[rows]
+        part[:, -1] = float("-inf")
         if excluded is not None:
             part[:, excluded] = float("-inf")
         yield rows, part

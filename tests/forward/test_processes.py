@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from conftest import LEARNED, PROCESSES, all_states, make, small_mlp
+from conftest import LEARNED, PROCESSES, all_states, make, randomise, small_mlp
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.errors import FLDDError
-from fldd_lightning.forward import ResidualProcess, ResidualUniformProcess
+from fldd_lightning.forward import LearnedMaskProcess, ResidualProcess, ResidualUniformProcess
+from fldd_lightning.networks import Transformer
 from fldd_lightning.problem import Problem
+from fldd_lightning.reverse import ReverseProcess
+from fldd_lightning.states import SparseStates
 
 every_process = pytest.mark.parametrize("name", PROCESSES)
 
@@ -93,6 +98,37 @@ def test_learned_mask_schedule_is_monotone() -> None:
     masked = process.log_marginals(x, torch.arange(7).expand(20, -1))[..., -1].exp()
     assert (masked.diff(dim=1) >= 0).all()
     assert masked.diff(dim=1).std() > 1e-3  # the schedule did move
+
+
+def test_the_order_tells_places_apart_that_the_network_cannot() -> None:
+    process = LearnedMaskProcess(Problem(3, (4,), 3), partial(Transformer, width=8, depth=1, heads=2))
+    randomise(process.network, 0.1)
+    x, t = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[1, 2]])
+    equal = process.kept(x, t)
+    torch.testing.assert_close(equal, equal[..., :1].expand_as(equal))
+    with torch.no_grad():
+        process.order[0, 0] = 0.1
+    told_apart = process.kept(x, t)
+    assert (told_apart[..., 0] < equal[..., 0] - 0.01).all()
+    torch.testing.assert_close(told_apart[..., 1:], equal[..., 1:])
+
+
+def test_the_reverse_process_follows_an_order_exactly() -> None:
+    """The denoiser need not learn when a coordinate is revealed, only what it is."""
+    problem = Problem(3, (2, 2), 4)
+    process = LearnedMaskProcess(problem, small_mlp)
+    reverse = ReverseProcess(problem, process, small_mlp)
+    with torch.no_grad():
+        process.order.copy_(0.2 * torch.randn_like(process.order))
+    x = torch.randint(3, (5, 2, 2))
+    masked = torch.full_like(x, 3)
+    for t in range(1, 5):
+        step = torch.full((5,), t)
+        expected = process.dense_transition(x, step).posterior.posterior(masked)[..., 3]
+        actual = reverse.log_prob(masked, step)[..., 3].exp()
+        torch.testing.assert_close(actual, expected)
+        sparse = reverse.masked_log_prob_at(masked.unsqueeze(-1), SparseStates.hard(masked, 4), step)
+        torch.testing.assert_close(sparse.squeeze(-1).exp(), expected)
 
 
 def test_d3pm_posterior_is_bayes_rule() -> None:

@@ -16,6 +16,8 @@ from ..transition import Posterior, Transition
 
 __all__ = ["ForwardProcess"]
 
+_SKIP_FLOOR = 1e-2  # probability the reverse skip spreads over all states, so that its logits are finite
+
 
 class ForwardProcess(nn.Module, ABC):
     """Base class of all noising processes (FLDD eq. 8, 9).
@@ -152,3 +154,14 @@ class ForwardProcess(nn.Module, ABC):
         log_u = self.log_marginals(x, torch.stack([t - 1, t], 1), condition)
         log_u_s, log_u_t = log_u.unbind(1)
         return Transition(x, t, log_u_s, log_u_t, self.couple(x, t, log_u_s, log_u_t), condition)
+
+
+def floored(p: Tensor, num_states: int) -> Tensor:
+    """Probabilities of a reverse skip, none of them zero."""
+    return (1 - _SKIP_FLOOR) * p + _SKIP_FLOOR / num_states
+
+
+def kept_logits(stay: Tensor, num_states: int) -> tuple[Tensor, Tensor]:
+    """Logits of the present state and of any other one when it is kept with probability ``stay``."""
+    other = (1 - stay) / max(num_states - 1, 1)
+    return floored(stay, num_states).log(), floored(other, num_states).log()

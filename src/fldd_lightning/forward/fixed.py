@@ -14,12 +14,10 @@ from torch import Tensor
 from ..categorical import entropy, one_hot, without_state
 from ..problem import Problem
 from ..transition import Posterior
-from .base import ForwardProcess
+from .base import ForwardProcess, kept_logits
 from .mask import MaskProcess
 
 __all__ = ["AbsorbingProcess", "D3PMProcess", "UniformProcess"]
-
-_SKIP_FLOOR = 1e-2  # probability the reverse skip spreads over all states, so that its logits are finite
 
 
 class AbsorbingProcess(MaskProcess):
@@ -33,14 +31,9 @@ class AbsorbingProcess(MaskProcess):
         alpha = _alpha(t, self.problem.num_steps, x.dim())  # (B, M, 1.., 1)
         return torch.cat([alpha, 1 - alpha], -1).log()
 
-    def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
-        num_classes, num_states = self.problem.num_classes, self.num_states
-        stay = ((t - 1) / t).reshape(-1, *[1] * (state.dim() - 1)).to(state)  # (B, 1.., 1)
-        mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
-        masked = _floored(stay * mask + (1 - stay) * (1 - mask) / num_classes, num_states).log()
-        kept, other = _kept_logits(torch.ones_like(stay), num_states)
-        is_masked = state[..., -1:]
-        return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
+    def log_stay_odds(self) -> Tensor:
+        steps = torch.arange(self.problem.num_steps + 1).clamp_min(1)
+        return (steps - 1).log().reshape(-1, *[1] * len(self.problem.shape))
 
 
 class UniformProcess(ForwardProcess):
@@ -66,7 +59,7 @@ class UniformProcess(ForwardProcess):
     def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
         # Averaged over x, mass 1/T leaves noise for data at every step; most coordinates stay.
         stay = torch.full_like(t, 1.0 - 1.0 / self.problem.num_steps, dtype=state.dtype)
-        kept, other = _kept_logits(stay.reshape(-1, *[1] * (state.dim() - 1)), self.num_states)
+        kept, other = kept_logits(stay.reshape(-1, *[1] * (state.dim() - 1)), self.num_states)
         return other + state * (kept - other)
 
 
@@ -109,13 +102,3 @@ class _MarkovPosterior:
 
 def _alpha(t: Tensor, num_steps: int, trailing: int) -> Tensor:
     return (1 - t / num_steps).reshape(*t.shape, *[1] * trailing)
-
-
-def _floored(p: Tensor, num_states: int) -> Tensor:
-    return (1 - _SKIP_FLOOR) * p + _SKIP_FLOOR / num_states
-
-
-def _kept_logits(stay: Tensor, num_states: int) -> tuple[Tensor, Tensor]:
-    """Logits of the present state and of any other one when it is kept with probability ``stay``."""
-    other = (1 - stay) / max(num_states - 1, 1)
-    return _floored(stay, num_states).log(), _floored(other, num_states).log()

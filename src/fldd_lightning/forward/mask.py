@@ -7,11 +7,11 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from ..categorical import check_states, log_one_hot
+from ..categorical import check_states, log_one_hot, one_hot
 from ..coupling import MaximumCoupling
 from ..problem import Problem
 from ..transition import SparseTransition
-from .base import ForwardProcess
+from .base import ForwardProcess, floored, kept_logits
 
 __all__ = ["MaskProcess"]
 
@@ -19,8 +19,8 @@ __all__ = ["MaskProcess"]
 class MaskProcess(ForwardProcess):
     """u_t = (1 - gamma_t) onehot(x) + gamma_t onehot(MASK), gamma monotone in t.
 
-    A subclass gives :meth:`interior_log_kept_masked`. Marginals, coupling and KL are computed over the two
-    states x and MASK alone, which gives the same numbers as all K + 1 of them.
+    A subclass gives :meth:`interior_log_kept_masked` and :meth:`log_stay_odds`. Marginals, coupling and KL
+    are computed over the two states x and MASK alone, which gives the same numbers as all K + 1 of them.
     """
 
     mask_only = True
@@ -41,10 +41,29 @@ class MaskProcess(ForwardProcess):
             ``(B, M, *shape, 2)``; a constant gamma may have 1 for a dimension.
         """
 
+    @abstractmethod
+    def log_stay_odds(self) -> Tensor:
+        """Where the reverse process starts from: log odds that a coordinate masked at t is masked at s = t-1.
+
+        gamma_s / (gamma_t - gamma_s), of a schedule gamma that does not depend on x (eq. 10).
+
+        Returns:
+            ``(T + 1, *shape)``, for t = 0..T; ``-inf`` at 0 and 1. Dimensions of ``shape`` may be 1.
+        """
+
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         log_two = self.interior_log_kept_masked(x, t, condition)
         kept = log_one_hot(x, self.problem.num_classes).unsqueeze(1) + log_two[..., :1]
         return torch.cat([kept, log_two[..., 1:].expand(*kept.shape[:-1], 1)], -1)  # (B, M, *shape, K + 1)
+
+    def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
+        num_states = self.num_states
+        stay = self.log_stay_odds().to(t.device)[t].sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
+        mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
+        masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.problem.num_classes, num_states).log()
+        kept, other = kept_logits(torch.ones_like(stay), num_states)
+        is_masked = state[..., -1:]
+        return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
 
     def log_prior(self) -> Tensor:
         return log_one_hot(torch.tensor(self.num_states - 1), self.num_states)
