@@ -12,11 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
-import tempfile
-import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +22,8 @@ from typing import Any
 
 import torch
 from codes import ClusterCode, RankCode, WalkCode
-from common import append_row, write_report
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from common import append_row, machine, one_thread, train_and_test, write_report
+from lightning.pytorch import seed_everything
 
 from fldd_lightning import FLDD
 from fldd_lightning import data as sources
@@ -123,26 +117,7 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
         estimator=recipe.estimator,
         **options,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val/nelbo")
-        trainer = Trainer(
-            accelerator="cpu",
-            max_steps=steps,
-            val_check_interval=max(1, steps // 5),
-            check_val_every_n_epoch=None,
-            callbacks=[best],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        start = time.monotonic()
-        trainer.fit(model, data)
-        seconds = time.monotonic() - start
-        tester = Trainer(
-            accelerator="cpu", callbacks=[KnownOptimum()], logger=False, enable_progress_bar=False, barebones=False,
-            enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
-        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
+    logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
     row = {
         "problem": problem,
@@ -158,7 +133,7 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
         "shares": " ".join(f"{value / sum(kl):.2f}" for value in kl),
         "seconds": round(seconds),
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, 1 thread",
+        "machine": machine(),
     }
     return {key: f"{value:.5f}" if isinstance(value, float) else value for key, value in row.items()}
 
@@ -231,9 +206,7 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         figure(arguments.report, arguments.report.with_suffix(".png"))
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", module="lightning")
+    one_thread()
     for problem in arguments.problems:
         small = CASES[problem].make(num_train=1, num_held=1).length <= 16
         for seed in arguments.seeds or range(10 if small else 3):

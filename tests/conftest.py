@@ -22,6 +22,7 @@ from fldd_lightning.forward import (
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
+    StaggeredProcess,
     UniformProcess,
 )
 from fldd_lightning.networks import MLP
@@ -33,11 +34,12 @@ small_mlp = partial(MLP, width=8, depth=1, embedding=4)
 # The tests of the base class run on every process registered here.
 PROCESSES = {
     "absorbing": AbsorbingProcess,
+    "staggered": partial(StaggeredProcess, contrast=0.3),
     "uniform": UniformProcess,
     "d3pm": D3PMProcess,
     "residual_absorbing": partial(ResidualAbsorbingProcess, network=small_mlp),
     "residual_uniform": partial(ResidualUniformProcess, network=small_mlp),
-    "learned_mask": partial(LearnedMaskProcess, network=small_mlp),
+    "learned_mask": partial(LearnedMaskProcess, network=small_mlp, contrast=0.3),
 }
 LEARNED = [name for name in PROCESSES if "residual" in name or "learned" in name]
 
@@ -60,6 +62,8 @@ def make(name: str, problem: Problem) -> tuple[ForwardProcess, ReverseProcess]:
     process = PROCESSES[name](problem)
     reverse = ReverseProcess(problem, process, small_mlp)
     randomise(process)
+    if isinstance(process, LearnedMaskProcess):  # counts ten times
+        process.order.data /= 10
     randomise(reverse)
     return process, reverse
 

@@ -113,7 +113,7 @@ def test_gradient_is_unbiased_with_padding(name: str, make_estimator: type[Gradi
         exact_step_kl(process, reverse, x, t).sum(), list(process.parameters()), allow_unused=True
     )
     estimator = make_estimator(PROBLEM)
-    n, rounds = 2_000, 8
+    n, rounds = 2_000, 40
     means = []
     for seed in range(rounds + 1):
         step = process.transition(x.expand(n, -1), torch.full((n,), t))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-__all__ = ["log_prob_at", "mask_first_logits", "rows_at_once"]
+__all__ = ["log_prob_at", "masked_logits", "rows_at_once"]
 
 _CHUNK = 2**22  # logits worked on at once: 16 MiB in float32
 
@@ -20,16 +21,19 @@ def rows_at_once(num_states: int) -> int:
     return max(1, _CHUNK // num_states)
 
 
-def mask_first_logits(logits: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
-    """Logits of a softmax in which MASK is decided first: p(MASK) = sigmoid(logit of MASK + log odds).
+def masked_logits(logits: Tensor, log_odds: Tensor, excluded: int | None, by_confidence: bool) -> Tensor:
+    """Logits of all states of a masked coordinate, from the network's and the odds that it stays masked.
 
-    The other states share the rest by a softmax over their own logits, so that whether a coordinate is
-    revealed does not hang on the size of the logits of what it may be.
+    The network's K logits of data values have the log-sum-exp L. MASK gets the logit
+    (L or log K) + its own logit + log odds. With L, whether a coordinate is revealed is decided first and does not
+    depend on what it may be: p(MASK) = sigmoid(logit of MASK + log odds). With log K, the value of L where all
+    are zero, a coordinate is the sooner revealed the larger the logits of its values.
 
     Args:
         logits: ``(..., S)``, MASK last.
         log_odds: ``(...)``; may be ``-inf``.
         excluded: A state of probability zero, or None.
+        by_confidence: Whether log K is taken, not L.
 
     Returns:
         ``(..., S)`` in float32 or better, not normalised.
@@ -37,12 +41,15 @@ def mask_first_logits(logits: Tensor, log_odds: Tensor, excluded: int | None = N
     data = logits[..., :-1].to(torch.promote_types(logits.dtype, torch.float32))
     if excluded is not None:
         data = data.masked_fill(torch.arange(data.shape[-1], device=data.device) == excluded, float("-inf"))
-    mask = data.logsumexp(-1) + logits[..., -1] + log_odds
+    level = log(data.shape[-1]) if by_confidence else data.logsumexp(-1)
+    mask = level + logits[..., -1] + log_odds
     return torch.cat([data, mask.unsqueeze(-1)], -1)
 
 
-def log_prob_at(logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
-    """``mask_first_logits(...).log_softmax(-1)`` at ``index``.
+def log_prob_at(
+    logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None, by_confidence: bool = False
+) -> Tensor:
+    """``masked_logits(...).log_softmax(-1)`` at ``index``.
 
     Equal to the dense computation, but neither the probabilities nor any other tensor of the logits' size
     is stored for the backward pass: it computes them anew, chunk by chunk, in float32 or better.
@@ -52,45 +59,51 @@ def log_prob_at(logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int |
         index: States asked for, ``(..., m)``.
         log_odds: ``(...)``; may be ``-inf``.
         excluded: A state of probability zero, or None.
+        by_confidence: See :func:`masked_logits`.
 
     Returns:
         Log-probabilities ``(..., m)`` in float32 or better. Where they are ``-inf``, their gradient must be 0.
     """
     rows = logits.flatten(0, -2)
-    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded)
+    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded, by_confidence)
     return out.view(index.shape)
 
 
 class _LogProbAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None) -> Tensor:
-        ctx.excluded = excluded
+    def forward(
+        ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None, by_confidence: bool
+    ) -> Tensor:
+        ctx.excluded, ctx.by_confidence = excluded, by_confidence
         norms, values = [], []
         for rows, part in _chunks(logits, excluded):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
-        norm, mask = torch.cat(norms), (logits[:, -1] + log_odds).to(norms[0].dtype).unsqueeze(-1)
+        norm, mask = torch.cat(norms), (logits[:, -1] + log_odds).to(norms[0].dtype).unsqueeze(-1)  # (rows, 1)
+        if by_confidence:
+            mask = mask + log(logits.shape[-1] - 1) - norm
         ctx.save_for_backward(logits, index, norm, mask)
         is_mask = index == logits.shape[-1] - 1
         return torch.where(is_mask, logsigmoid(mask), torch.cat(values) + logsigmoid(-mask))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
         logits, index, norms, mask = ctx.saved_tensors
         outer = grad_output.to(norms.dtype)  # (rows, m)
         is_mask = index == logits.shape[-1] - 1
         of_data = torch.where(is_mask, 0.0, outer)
         total = of_data.sum(-1, keepdim=True)  # (rows, 1)
         of_mask = (outer - of_data).sum(-1, keepdim=True) * (-mask).sigmoid() - total * mask.sigmoid()
+        through_norm = -total - of_mask if ctx.by_confidence else -total
         grad = torch.empty_like(logits)
         for rows, part in _chunks(logits, ctx.excluded):
-            p = part.sub_(norms[rows]).exp_().mul_(-total[rows])
+            p = part.sub_(norms[rows]).exp_().mul_(through_norm[rows])
             p.scatter_add_(-1, index[rows], of_data[rows])
             p[:, -1:] = of_mask[rows]
             grad[rows] = p
-        return grad, None, of_mask.squeeze(-1), None
+        return grad, None, of_mask.squeeze(-1), None, None
 
 
 def _chunks(logits: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:

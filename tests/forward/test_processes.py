@@ -10,7 +10,14 @@ import torch
 from conftest import LEARNED, PROCESSES, all_states, make, randomise, small_mlp
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.errors import FLDDError
-from fldd_lightning.forward import LearnedMaskProcess, ResidualProcess, ResidualUniformProcess
+from fldd_lightning.forward import (
+    AbsorbingProcess,
+    LearnedMaskProcess,
+    ResidualProcess,
+    ResidualUniformProcess,
+    StaggeredProcess,
+)
+from fldd_lightning.forward.masking import spread_ranks
 from fldd_lightning.networks import Transformer
 from fldd_lightning.problem import Problem
 from fldd_lightning.reverse import ReverseProcess
@@ -101,13 +108,13 @@ def test_learned_mask_schedule_is_monotone() -> None:
 
 
 def test_the_order_tells_places_apart_that_the_network_cannot() -> None:
-    process = LearnedMaskProcess(Problem(3, (4,), 3), partial(Transformer, width=8, depth=1, heads=2))
+    process = LearnedMaskProcess(Problem(3, (4,), 3), partial(Transformer, width=8, depth=1, heads=2), contrast=0)
     randomise(process.network, 0.1)
     x, t = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[1, 2]])
     equal = process.kept(x, t)
     torch.testing.assert_close(equal, equal[..., :1].expand_as(equal))
     with torch.no_grad():
-        process.order[0, 0] = 0.1
+        process.order[2:, 0] = 0.1
     told_apart = process.kept(x, t)
     assert (told_apart[..., 0] < equal[..., 0] - 0.01).all()
     torch.testing.assert_close(told_apart[..., 1:], equal[..., 1:])
@@ -129,6 +136,31 @@ def test_the_reverse_process_follows_an_order_exactly() -> None:
         torch.testing.assert_close(actual, expected)
         sparse = reverse.masked_log_prob_at(masked.unsqueeze(-1), SparseStates.hard(masked, 4), step)
         torch.testing.assert_close(sparse.squeeze(-1).exp(), expected)
+
+
+def test_ranks_are_spread_evenly() -> None:
+    for shape in ((64,), (16, 16), (3, 8, 8)):
+        ranks = spread_ranks(shape)
+        assert ranks.shape == shape
+        assert (ranks >= 0).all()
+        assert (ranks < 1).all()
+        early = (ranks < 0.25).float()
+        assert abs(float(early.mean()) - 0.25) < 0.05
+        beside = (early.movedim(-1, 0)[1:] * early.movedim(-1, 0)[:-1]).sum()
+        assert beside == 0  # along the last axis no two neighbours are early
+
+
+def test_staggered_reveals_by_rank_and_without_contrast_is_absorbing() -> None:
+    problem = Problem(3, (64,), 4)
+    x, t = torch.zeros(1, 64, dtype=torch.long), torch.tensor([[1, 2, 3]])
+    kept = StaggeredProcess(problem).kept(x, t)[0]  # (3, 64)
+    sooner = spread_ranks((64,)).argsort()
+    assert (kept[:, sooner].diff(dim=1) <= 1e-6).all()
+    assert (kept[2, sooner[:10]] > 0.5).all()
+    assert (kept[0, sooner[-10:]] < 0.2).all()
+    torch.testing.assert_close(StaggeredProcess(problem, 0).kept(x, t), AbsorbingProcess(problem).kept(x, t))
+    with pytest.raises(FLDDError, match="contrast"):
+        StaggeredProcess(problem, -1)
 
 
 def test_d3pm_posterior_is_bayes_rule() -> None:

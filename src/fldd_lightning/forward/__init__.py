@@ -4,7 +4,7 @@ from ..transition import Posterior, SparseTransition, Transition
 from .base import ForwardProcess
 from .fixed import AbsorbingProcess, D3PMProcess, UniformProcess
 from .mask import MaskProcess
-from .masking import LearnedMaskProcess
+from .masking import LearnedMaskProcess, StaggeredProcess
 from .residual import ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ResidualProcess",
     "ResidualUniformProcess",
     "SparseTransition",
+    "StaggeredProcess",
     "Transition",
     "UniformProcess",
 ]
