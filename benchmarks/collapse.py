@@ -35,6 +35,7 @@ from fldd_lightning.forward import (
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
+    StaggeredProcess,
     UniformProcess,
 )
 from fldd_lightning.networks import MLP
@@ -79,6 +80,7 @@ UNIFORM = partial(ResidualUniformProcess, network=MLP)
 MASK = partial(LearnedMaskProcess, network=MLP)
 RECIPES = {
     "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
+    "staggered": Recipe(StaggeredProcess, Reinforce, 1),
     "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
     # the default: one factor at a time is changed in the rows below it
     "default": Recipe(MASK, Reinforce, 1),
@@ -90,6 +92,7 @@ RECIPES = {
     "lr_4e-3": Recipe(MASK, Reinforce, 1, (("lr", 4e-3),)),
     "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
     "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
+    "no_order": Recipe(partial(MASK, contrast=0), Reinforce, 1),  # starts from the absorbing process
     # tokens may move too
     "general": Recipe(ABSORBING, Reinforce, 1),
     "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),

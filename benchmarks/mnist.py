@@ -51,6 +51,7 @@ from fldd_lightning.forward import (
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
+    StaggeredProcess,
     UniformProcess,
 )
 from fldd_lightning.metrics import ClassifierFeatures, FeatureExtractor, PixelFeatures, SampleQuality
@@ -73,6 +74,7 @@ NETWORKS = {
 PROCESSES: dict[str, Any] = {
     "learned": LearnedMaskProcess,
     "learned general": ResidualAbsorbingProcess,
+    "staggered": StaggeredProcess,
     "absorbing": AbsorbingProcess,
     "learned uniform": ResidualUniformProcess,
     "uniform": UniformProcess,

@@ -34,6 +34,7 @@ from fldd_lightning.forward import (
     D3PMProcess,
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
+    StaggeredProcess,
     UniformProcess,
 )
 from fldd_lightning.networks import MLP
@@ -50,6 +51,7 @@ PROCESSES: dict[str, tuple[Any, Any, int]] = {
     "learned": (LEARNED_MASK, Reinforce, 1),
     "learned, 2 draws": (LEARNED_MASK, RLOO, 2),
     "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1),
+    "staggered": (StaggeredProcess, Reinforce, 1),
     "absorbing": (AbsorbingProcess, Reinforce, 1),
     "uniform": (UniformProcess, Reinforce, 1),
     "D3PM": (D3PMProcess, Reinforce, 1),

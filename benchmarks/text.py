@@ -38,6 +38,7 @@ from fldd_lightning.forward import (
     D3PMProcess,
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
+    StaggeredProcess,
     UniformProcess,
 )
 from fldd_lightning.networks import Transformer
@@ -48,6 +49,7 @@ FORWARD = partial(Transformer, width=64, depth=2, heads=4)
 PROCESSES: dict[str, Any] = {
     "learned": partial(LearnedMaskProcess, network=FORWARD),
     "learned general": partial(ResidualAbsorbingProcess, network=FORWARD),
+    "staggered": StaggeredProcess,
     "absorbing": AbsorbingProcess,
     "uniform": UniformProcess,
     "D3PM": D3PMProcess,

@@ -13,25 +13,20 @@ from hypothesis import strategies as st
 from fldd_lightning.softmax import log_prob_at, masked_logits
 
 
-def dense(
-    logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None, by_confidence: bool
-) -> torch.Tensor:
+def dense(logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None) -> torch.Tensor:
     """The definition in probabilities, with every tensor in full."""
     weights = logits[..., :-1].exp()
     if excluded is not None:
         weights = weights.masked_fill(torch.arange(weights.shape[-1]) == excluded, 0.0)
     total = weights.sum(-1, keepdim=True)
-    level = weights.shape[-1] if by_confidence else total
-    mask = level * (logits[..., -1:] + odds.unsqueeze(-1)).exp()
+    mask = total * (logits[..., -1:] + odds.unsqueeze(-1)).exp()
     p = (torch.cat([weights, mask], -1) / (total + mask)).gather(-1, index)
     return torch.where(p > 0, torch.where(p > 0, p, 1.0).log(), -math.inf)
 
 
-def joint(
-    logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None, by_confidence: bool
-) -> torch.Tensor:
+def joint(logits: torch.Tensor, index: torch.Tensor, odds: torch.Tensor, excluded: int | None) -> torch.Tensor:
     """Of all states at once."""
-    return masked_logits(logits, odds, excluded, by_confidence).log_softmax(-1).gather(-1, index)
+    return masked_logits(logits, odds, excluded).log_softmax(-1).gather(-1, index)
 
 
 @settings(max_examples=100, deadline=None)
@@ -41,7 +36,6 @@ def joint(
     m=st.integers(1, 3),
     chunk=st.integers(1, 80),
     excluded=st.sampled_from([None, 1]),
-    by_confidence=st.booleans(),
     scale=st.sampled_from([1.0, 50.0]),
     seed=st.integers(0, 2**31),
 )
@@ -51,7 +45,6 @@ def test_equals_the_dense_one(
     m: int,
     chunk: int,
     excluded: int | None,
-    by_confidence: bool,
     scale: float,
     seed: int,
 ) -> None:
@@ -65,7 +58,7 @@ def test_equals_the_dense_one(
     for function in (log_prob_at, joint, dense):
         logits, odds = leaf.clone().requires_grad_(), offset.clone().requires_grad_()
         with patch("fldd_lightning.softmax._CHUNK", chunk):
-            out = function(logits, index, odds, excluded, by_confidence)
+            out = function(logits, index, odds, excluded)
             live = out > -math.inf
             gradients = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), (logits, odds))
         results.append((out.detach(), *gradients))
@@ -79,7 +72,7 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
     index, offset = torch.tensor([[0, 4999]] * 4), torch.zeros(4)
     out = log_prob_at(logits, index, offset)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, dense(logits.detach().float(), index, offset, None, False), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, dense(logits.detach().float(), index, offset, None), atol=1e-5, rtol=1e-5)
     out.sum().backward()
     assert logits.grad is not None
     assert logits.grad.dtype == dtype

@@ -26,9 +26,10 @@ class ReverseProcess(nn.Module):
     with unknown x, so that an untrained denoiser already keeps what the process keeps. Coordinates
     at PAD stay there, and no other coordinate gets there.
 
-    Under a mask-only process unmasked coordinates carry over, and masked ones start from the odds of staying
-    masked of the schedule that all examples share: as long as the schedule does not depend on x it is
-    followed at once, also while it is being learned. At t = 1 MASK has probability zero.
+    Under a mask-only process unmasked coordinates carry over, and whether a masked one stays is decided
+    first, with the odds of the schedule that all examples share and the denoiser's logit for MASK as a
+    correction: a schedule that does not depend on x is followed exactly, whatever the network, also
+    while it is being learned. At t = 1 MASK has probability zero.
 
     Args:
         problem: K, shape and T.
@@ -51,7 +52,7 @@ class ReverseProcess(nn.Module):
         self._skip = process.reverse_skip
         if self.mask_only:
             assert isinstance(process, MaskProcess)
-            self._log_stay_odds, self._by_confidence = process.log_stay_odds, process.reveals_by_confidence
+            self._log_stay_odds = process.log_stay_odds
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
     def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class ReverseProcess(nn.Module):
         """
         logits = self.network(state, t, condition).float()
         if self.mask_only:  # unmasked coordinates carry over, whatever stands here
-            return masked_logits(logits, self._stay_odds(t, logits), self.pad, self._by_confidence).log_softmax(-1)
+            return masked_logits(logits, self._stay_odds(t, logits), self.pad).log_softmax(-1)
         logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
         if self.has_mask:
             is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
@@ -91,7 +92,7 @@ class ReverseProcess(nn.Module):
             Log-probabilities ``(B, *shape, m)``, float32.
         """
         logits = self.network(state, t, condition)
-        return log_prob_at(logits, index, self._stay_odds(t, logits), self.pad, self._by_confidence)
+        return log_prob_at(logits, index, self._stay_odds(t, logits), self.pad)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).
@@ -127,7 +128,7 @@ class ReverseProcess(nn.Module):
         masked = z_t == self.num_states - 1
         size = rows_at_once(self.num_states)
         rows, odds = (torch.split(each[masked], size) for each in (logits, self._stay_odds(t, logits)))
-        joint = (masked_logits(*part, self.pad, self._by_confidence) for part in zip(rows, odds, strict=True))
+        joint = (masked_logits(*part, self.pad) for part in zip(rows, odds, strict=True))
         drawn = [sample_categorical(part, generator) for part in joint]
         return z_t.masked_scatter(masked, torch.cat(drawn))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import log
 from typing import Any
 
 import torch
@@ -21,19 +20,16 @@ def rows_at_once(num_states: int) -> int:
     return max(1, _CHUNK // num_states)
 
 
-def masked_logits(logits: Tensor, log_odds: Tensor, excluded: int | None, by_confidence: bool) -> Tensor:
+def masked_logits(logits: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
     """Logits of all states of a masked coordinate, from the network's and the odds that it stays masked.
 
-    The network's K logits of data values have the log-sum-exp L. MASK gets the logit
-    (L or log K) + its own logit + log odds. With L, whether a coordinate is revealed is decided first and does not
-    depend on what it may be: p(MASK) = sigmoid(logit of MASK + log odds). With log K, the value of L where all
-    are zero, a coordinate is the sooner revealed the larger the logits of its values.
+    Whether it does is decided first: p(MASK) = sigmoid(logit of MASK + log odds). The data values share the
+    rest by a softmax over their own logits, however large these are.
 
     Args:
         logits: ``(..., S)``, MASK last.
         log_odds: ``(...)``; may be ``-inf``.
         excluded: A state of probability zero, or None.
-        by_confidence: Whether log K is taken, not L.
 
     Returns:
         ``(..., S)`` in float32 or better, not normalised.
@@ -41,14 +37,11 @@ def masked_logits(logits: Tensor, log_odds: Tensor, excluded: int | None, by_con
     data = logits[..., :-1].to(torch.promote_types(logits.dtype, torch.float32))
     if excluded is not None:
         data = data.masked_fill(torch.arange(data.shape[-1], device=data.device) == excluded, float("-inf"))
-    level = log(data.shape[-1]) if by_confidence else data.logsumexp(-1)
-    mask = level + logits[..., -1] + log_odds
+    mask = data.logsumexp(-1) + logits[..., -1] + log_odds
     return torch.cat([data, mask.unsqueeze(-1)], -1)
 
 
-def log_prob_at(
-    logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None, by_confidence: bool = False
-) -> Tensor:
+def log_prob_at(logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
     """``masked_logits(...).log_softmax(-1)`` at ``index``.
 
     Equal to the dense computation, but neither the probabilities nor any other tensor of the logits' size
@@ -59,51 +52,45 @@ def log_prob_at(
         index: States asked for, ``(..., m)``.
         log_odds: ``(...)``; may be ``-inf``.
         excluded: A state of probability zero, or None.
-        by_confidence: See :func:`masked_logits`.
 
     Returns:
         Log-probabilities ``(..., m)`` in float32 or better. Where they are ``-inf``, their gradient must be 0.
     """
     rows = logits.flatten(0, -2)
-    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded, by_confidence)
+    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded)
     return out.view(index.shape)
 
 
 class _LogProbAt(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None, by_confidence: bool
-    ) -> Tensor:
-        ctx.excluded, ctx.by_confidence = excluded, by_confidence
+    def forward(ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None) -> Tensor:
+        ctx.excluded = excluded
         norms, values = [], []
         for rows, part in _chunks(logits, excluded):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
         norm, mask = torch.cat(norms), (logits[:, -1] + log_odds).to(norms[0].dtype).unsqueeze(-1)  # (rows, 1)
-        if by_confidence:
-            mask = mask + log(logits.shape[-1] - 1) - norm
         ctx.save_for_backward(logits, index, norm, mask)
         is_mask = index == logits.shape[-1] - 1
         return torch.where(is_mask, logsigmoid(mask), torch.cat(values) + logsigmoid(-mask))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None]:
         logits, index, norms, mask = ctx.saved_tensors
         outer = grad_output.to(norms.dtype)  # (rows, m)
         is_mask = index == logits.shape[-1] - 1
         of_data = torch.where(is_mask, 0.0, outer)
         total = of_data.sum(-1, keepdim=True)  # (rows, 1)
         of_mask = (outer - of_data).sum(-1, keepdim=True) * (-mask).sigmoid() - total * mask.sigmoid()
-        through_norm = -total - of_mask if ctx.by_confidence else -total
         grad = torch.empty_like(logits)
         for rows, part in _chunks(logits, ctx.excluded):
-            p = part.sub_(norms[rows]).exp_().mul_(through_norm[rows])
+            p = part.sub_(norms[rows]).exp_().mul_(-total[rows])
             p.scatter_add_(-1, index[rows], of_data[rows])
             p[:, -1:] = of_mask[rows]
             grad[rows] = p
-        return grad, None, of_mask.squeeze(-1), None, None
+        return grad, None, of_mask.squeeze(-1), None
 
 
 def _chunks(logits: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:

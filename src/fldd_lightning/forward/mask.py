@@ -21,15 +21,9 @@ class MaskProcess(ForwardProcess):
 
     A subclass gives :meth:`interior_log_kept_masked` and :meth:`log_stay_odds`. Marginals, coupling and KL
     are computed over the two states x and MASK alone, which gives the same numbers as all K + 1 of them.
-
-    Attributes:
-        reveals_by_confidence: How the denoiser decides whether a coordinate stays masked, see
-            :func:`~fldd_lightning.softmax.masked_logits`. First and apart is exact where the schedule does not
-            depend on x. Where it is learned and may, letting large logits reveal a coordinate was better (QM9).
     """
 
     mask_only = True
-    reveals_by_confidence = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.num_classes + 1)

@@ -78,7 +78,6 @@ class LearnedMaskProcess(MaskProcess):
     """
 
     learned = True
-    reveals_by_confidence = True
     _order_scale = 10.0  # of the table, which Adam thereby moves ten times as fast as a weight
 
     def __init__(
