@@ -107,11 +107,16 @@ def test_the_schedule_is_the_step_that_reveals(learned: bool, tmp_path: Path, mo
         Pictures(num_rows=3)._save_schedule(model, batch, tmp_path)
     revealed = drawn["marginals"]["revealed in step"]
     assert revealed.shape == (3, 1, 4, 4)
-    if learned:  # hidden at tau with the probability of its increment, so revealed by step T - tau + 1 of sampling
+    if learned:  # masked at t and no longer at t - 1 is revealed in step T - t + 1 of sampling
         x = batch["x"]
         one_hot = torch.nn.functional.one_hot(x, 2).float()
-        increments = model.forward_process.network(one_hot, torch.zeros(len(x), dtype=torch.long)).softmax(-1)
-        expected = (increments * torch.arange(4, 0, -1)).sum(-1)  # (N, 4, 4)
+        process = model.forward_process
+        residual = process.network(one_hot, torch.zeros(len(x), dtype=torch.long))  # (N, 4, 4, T - 1)
+        masked, expected = torch.ones(len(x), 4, 4), torch.zeros(len(x), 4, 4)
+        for t in (4, 3, 2):
+            stays = masked * (process.log_stay_odds()[t] + residual[..., t - 2]).sigmoid()
+            expected, masked = expected + (masked - stays) * (5 - t), stays
+        expected = expected + 4 * masked
         assert expected.std() > 0.1
     else:
         expected = torch.full((40, 4, 4), 2.5)
