@@ -92,7 +92,7 @@ RECIPES = {
     "lr_4e-3": Recipe(MASK, Reinforce, 1, (("lr", 4e-3),)),
     "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
     "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
-    "no_order": Recipe(partial(MASK, contrast=0), Reinforce, 1),  # starts from the absorbing process
+    "no_order": Recipe(partial(MASK, base=AbsorbingProcess), Reinforce, 1),  # starts from the absorbing process
     # tokens may move too
     "general": Recipe(ABSORBING, Reinforce, 1),
     "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),

@@ -34,12 +34,12 @@ small_mlp = partial(MLP, width=8, depth=1, embedding=4)
 # The tests of the base class run on every process registered here.
 PROCESSES = {
     "absorbing": AbsorbingProcess,
-    "staggered": partial(StaggeredProcess, contrast=0.3),
+    "staggered": partial(StaggeredProcess, slack=0.9),
     "uniform": UniformProcess,
     "d3pm": D3PMProcess,
     "residual_absorbing": partial(ResidualAbsorbingProcess, network=small_mlp),
     "residual_uniform": partial(ResidualUniformProcess, network=small_mlp),
-    "learned_mask": partial(LearnedMaskProcess, network=small_mlp, contrast=0.3),
+    "learned_mask": partial(LearnedMaskProcess, network=small_mlp, base=AbsorbingProcess),
 }
 LEARNED = [name for name in PROCESSES if "residual" in name or "learned" in name]
 

@@ -17,7 +17,7 @@ from fldd_lightning.forward import (
     ResidualUniformProcess,
     StaggeredProcess,
 )
-from fldd_lightning.forward.masking import spread_ranks
+from fldd_lightning.forward.masking import bayer_ranks
 from fldd_lightning.networks import Transformer
 from fldd_lightning.problem import Problem
 from fldd_lightning.reverse import ReverseProcess
@@ -108,7 +108,7 @@ def test_learned_mask_schedule_is_monotone() -> None:
 
 
 def test_the_order_tells_places_apart_that_the_network_cannot() -> None:
-    process = LearnedMaskProcess(Problem(3, (4,), 3), partial(Transformer, width=8, depth=1, heads=2), contrast=0)
+    process = LearnedMaskProcess(Problem(3, (4,), 3), partial(Transformer, width=8, depth=1, heads=2), AbsorbingProcess)
     randomise(process.network, 0.1)
     x, t = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[1, 2]])
     equal = process.kept(x, t)
@@ -138,29 +138,28 @@ def test_the_reverse_process_follows_an_order_exactly() -> None:
         torch.testing.assert_close(sparse.squeeze(-1).exp(), expected)
 
 
-def test_ranks_are_spread_evenly() -> None:
-    for shape in ((64,), (16, 16), (3, 8, 8)):
-        ranks = spread_ranks(shape)
-        assert ranks.shape == shape
-        assert (ranks >= 0).all()
-        assert (ranks < 1).all()
-        early = (ranks < 0.25).float()
-        assert abs(float(early.mean()) - 0.25) < 0.05
-        beside = (early.movedim(-1, 0)[1:] * early.movedim(-1, 0)[:-1]).sum()
-        assert beside == 0  # along the last axis no two neighbours are early
+def test_ranks_are_those_of_ordered_dithering() -> None:
+    assert (8 * bayer_ranks((8,))).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    bayer = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
+    assert torch.equal(16 * bayer_ranks((4, 4)).T, torch.tensor(bayer).float())
+    early = (bayer_ranks((3, 9, 10)) < 0.5).float()
+    for dim in range(3):  # of two neighbours one is early, whatever the shape
+        first, second = early.narrow(dim, 1, early.shape[dim] - 1), early.narrow(dim, 0, early.shape[dim] - 1)
+        assert torch.equal(first + second, torch.ones_like(first))
 
 
-def test_staggered_reveals_by_rank_and_without_contrast_is_absorbing() -> None:
-    problem = Problem(3, (64,), 4)
-    x, t = torch.zeros(1, 64, dtype=torch.long), torch.tensor([[1, 2, 3]])
-    kept = StaggeredProcess(problem).kept(x, t)[0]  # (3, 64)
-    sooner = spread_ranks((64,)).argsort()
-    assert (kept[:, sooner].diff(dim=1) <= 1e-6).all()
-    assert (kept[2, sooner[:10]] > 0.5).all()
-    assert (kept[0, sooner[-10:]] < 0.2).all()
-    torch.testing.assert_close(StaggeredProcess(problem, 0).kept(x, t), AbsorbingProcess(problem).kept(x, t))
-    with pytest.raises(FLDDError, match="contrast"):
-        StaggeredProcess(problem, -1)
+def test_staggered_reveals_a_group_at_a_step() -> None:
+    problem = Problem(3, (16,), 4)
+    x, t = torch.zeros(1, 16, dtype=torch.long), torch.tensor([[1, 2, 3]])
+    kept = StaggeredProcess(problem, slack=1e-3).kept(x, t)[0]  # (3, 16)
+    position = torch.arange(16)
+    expected = torch.stack([position % 4 != 3, position % 2 == 0, position % 4 == 0])  # at t = 1, 2, 3
+    torch.testing.assert_close(kept, expected.float(), atol=1e-3, rtol=0)
+    early = StaggeredProcess(problem, slack=0.1).kept(x, t)[0, :, 3]
+    assert 0 < float(early[0]) < 0.1  # the last group, out of turn
+    for slack in (0.0, 1.0):
+        with pytest.raises(FLDDError, match="slack"):
+            StaggeredProcess(problem, slack)
 
 
 def test_d3pm_posterior_is_bayes_rule() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from ..errors import FLDDError
 from ..networks.base import Backbone, check_backbone
 from ..problem import Problem
 from ..states import SparseStates
-from .fixed import AbsorbingProcess
 from .mask import MaskProcess
 
 __all__ = ["LearnedMaskProcess", "StaggeredProcess"]
@@ -22,34 +22,30 @@ class StaggeredProcess(MaskProcess):
     """Masked diffusion that reveals coordinates together which lie far apart.
 
     Neighbours in a text or an image depend on each other, and a factorised step cannot draw them together.
-    A coordinate at position i has a rank r in [0, 1), the fractional part of <a, i> with the a of the
-    additive sequence of Roberts (2018), so that all coordinates of a rank below any p are spread evenly. At
-    the step from t to s = t - 1 a masked coordinate stays masked with the log odds
-
-        log(t - 1) + contrast (T r - (T - t + 1)),
-
-    the second term kept within -4 to 4: the smaller r the sooner it is revealed. T = 4 in one dimension is
-    roughly every fourth coordinate, then those halfway between, then the rest.
+    Coordinates are sorted by :func:`bayer_ranks`, cut into T groups of consecutive ranks, and revealed a group
+    at a step: for T = 4 in one dimension every fourth coordinate, those halfway between, then the rest in two
+    parts.
 
     Args:
         problem: K, shape and T.
-        contrast: How sharply ranks are told apart; 0 is the absorbing process.
+        slack: About the share of coordinates that are revealed out of turn, in (0, 1). A learned process
+            needs some, to see what another order would have brought.
 
     Raises:
-        FLDDError: If the contrast is negative.
+        FLDDError: If the slack is out of range.
     """
 
     odds: Tensor
 
-    def __init__(self, problem: Problem, contrast: float = 4.0) -> None:
+    def __init__(self, problem: Problem, slack: float = 0.05) -> None:
         super().__init__(problem)
-        if contrast < 0:
-            raise FLDDError(f"contrast is {contrast}, but it must not be negative; 0 is the absorbing process.")
+        if not 0 < slack < 1:
+            raise FLDDError(f"slack is {slack}, but it must lie strictly between 0 and 1 (0.05 is usual).")
         num_steps = problem.num_steps
-        place = num_steps * spread_ranks(problem.shape)  # (*shape)
-        t = torch.arange(num_steps + 1).reshape(-1, *[1] * place.dim())
-        earliness = (contrast * (place - (num_steps - t + 1))).clamp(-4, 4)  # (T + 1, *shape)
-        self.register_buffer("odds", AbsorbingProcess(problem).log_stay_odds() + earliness, persistent=False)
+        turn = num_steps - (num_steps * bayer_ranks(problem.shape)).floor()  # (*shape): the t of their step
+        t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())
+        odds = torch.where(t > turn, 1.0, -1.0) * log(num_steps / slack)  # (T + 1, *shape)
+        self.register_buffer("odds", odds.masked_fill(t < 2, float("-inf")), persistent=False)
 
     def log_stay_odds(self) -> Tensor:
         return self.odds
@@ -59,7 +55,7 @@ class StaggeredProcess(MaskProcess):
 
 
 class LearnedMaskProcess(MaskProcess):
-    """A learned, data-aware mask schedule over the order of :class:`StaggeredProcess`.
+    """A learned, data-aware mask schedule over a fixed one.
 
     The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x), so
     that gamma is monotone in t, gamma_T = 1 exactly and a masked coordinate never returns. With ``order``
@@ -74,22 +70,26 @@ class LearnedMaskProcess(MaskProcess):
         problem: K, shape and T.
         network: Makes the backbone from ``(problem, num_inputs, num_outputs)``; its outputs are
             log odds of each coordinate for t = 2..T.
-        contrast: Of the base; 0 starts from the absorbing process.
+        base: Makes the schedule to start from: :class:`StaggeredProcess`, or for data in which neither
+            neighbours nor anything else tells coordinates apart :class:`AbsorbingProcess`.
     """
 
     learned = True
     _order_scale = 10.0  # of the table, which Adam thereby moves ten times as fast as a weight
 
     def __init__(
-        self, problem: Problem, network: Callable[[Problem, int, int], Backbone], contrast: float = 4.0
+        self,
+        problem: Problem,
+        network: Callable[[Problem, int, int], Backbone],
+        base: Callable[[Problem], MaskProcess] = StaggeredProcess,
     ) -> None:
         super().__init__(problem)
-        self.base = StaggeredProcess(problem, contrast)
+        self.base = base(problem)
         self.network = check_backbone(network(problem, problem.num_classes, problem.num_steps - 1))
         self.order = nn.Parameter(torch.zeros(problem.num_steps + 1, *problem.shape))
 
     def log_stay_odds(self) -> Tensor:
-        return self.base.log_stay_odds() + self._order_scale * self.order
+        return self.base.log_stay_odds().to(self.order.device) + self._order_scale * self.order
 
     def interior_log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         whole = SparseStates.hard(x, self.problem.num_classes)
@@ -116,16 +116,19 @@ def log_kept_masked(log_odds: Tensor, t: Tensor) -> Tensor:
     return both.unsqueeze(1).expand(*t.shape, *both.shape[1:]).gather(-2, index).squeeze(-2)
 
 
-def spread_ranks(shape: tuple[int, ...]) -> Tensor:
-    """A rank in [0, 1) for every coordinate, such that neighbouring ranks lie far apart; float32, ``shape``.
+def bayer_ranks(shape: tuple[int, ...]) -> Tensor:
+    """A rank in [0, 1) for every coordinate, such that consecutive ranks lie far apart; float32, ``shape``.
 
-    The additive sequence of M. Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018):
-    the fractional part of sum_k i_k g^-k, with g the root of g^(d + 1) = g + 1 (the golden ratio for d = 1).
+    In one dimension the van der Corput sequence: position i has its bits mirrored at the binary point. In two
+    Bayer's matrix of ordered dithering (1973). In d dimensions the last bits of the d positions count most, and
+    of these their parity, then the parity of all but the first, and so on.
     """
-    g = 2.0
-    for _ in range(64):
-        g = (1 + g) ** (1 / (len(shape) + 1))
-    total = torch.zeros(shape, dtype=torch.float64)
-    for k, size in enumerate(shape):
-        total += torch.arange(size, dtype=torch.float64).reshape(-1, *[1] * (len(shape) - 1 - k)) * g ** -(k + 1)
-    return total.frac().float()
+    rank = torch.zeros(shape, dtype=torch.float64)
+    positions = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
+    weight = 0.5
+    for bit in range(max(shape).bit_length()):
+        bits = [(position >> bit) & 1 for position in positions]
+        for k in range(len(shape)):
+            rank += weight * (sum(bits[k:]) % 2)
+            weight /= 2
+    return rank.float()
