@@ -21,6 +21,7 @@ from fldd_lightning.forward import (
     LearnedMaskProcess,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
+    StaggeredProcess,
 )
 from fldd_lightning.metrics import PixelFeatures
 from fldd_lightning.networks import ConvNet
@@ -145,6 +146,29 @@ def test_checkpoint_of_another_configuration(tmp_path: Path, other: dict[str, An
     run.save_checkpoint(tmp_path / "model.ckpt")
     with pytest.raises(FLDDError, match=message):
         trainer(tmp_path).test(build(**other), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "other"),
+    [
+        (partial(LearnedMaskProcess, network=small_mlp), partial(StaggeredProcess, slack=0.05)),
+        (
+            partial(LearnedMaskProcess, network=small_mlp),
+            partial(LearnedMaskProcess, network=small_mlp, base=AbsorbingProcess),
+        ),
+        (partial(StaggeredProcess, slack=0.1), StaggeredProcess),
+        (
+            partial(ResidualAbsorbingProcess, network=small_mlp),
+            partial(ResidualAbsorbingProcess, network=small_mlp, floor=0.1),
+        ),
+    ],
+)
+def test_checkpoint_of_another_base_or_option_of_the_process(tmp_path: Path, trained: Any, other: Any) -> None:
+    run = fit(tmp_path, build(forward_process=trained), Pairs(batch_size=16), max_steps=2)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(FLDDError, match=r"forward_process: .* there, .* here"):
+        trainer(tmp_path).test(build(forward_process=other), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
+    trainer(tmp_path).test(build(forward_process=trained), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
 class NamedPairs(Pairs):

@@ -51,16 +51,16 @@ def test_equals_the_dense_one(
     generator = torch.Generator().manual_seed(seed)
     leaf = scale * torch.randn(rows, 2, num_states, generator=generator, dtype=torch.float64)
     index = torch.randint(num_states, (rows, 2, m), generator=generator)
-    offset = torch.randn(rows, 2, generator=generator, dtype=torch.float64)
-    offset[0] = -math.inf  # the last step: MASK is impossible
+    odds = torch.randn(rows, 2, generator=generator, dtype=torch.float64)
+    odds[0] = -math.inf  # the last step: MASK is impossible
     upstream = torch.randn(rows, 2, m, generator=generator, dtype=torch.float64)
     results = []
     for function in (log_prob_at, joint, dense):
-        logits, odds = leaf.clone().requires_grad_(), offset.clone().requires_grad_()
+        logits, log_odds = leaf.clone().requires_grad_(), odds.clone().requires_grad_()
         with patch("fldd_lightning.softmax._CHUNK", chunk):
-            out = function(logits, index, odds, excluded)
+            out = function(logits, index, log_odds, excluded)
             live = out > -math.inf
-            gradients = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), (logits, odds))
+            gradients = torch.autograd.grad(torch.where(live, out, 0.0).mul(upstream).sum(), (logits, log_odds))
         results.append((out.detach(), *gradients))
     for actual in results[:2]:
         torch.testing.assert_close(actual, results[2])
@@ -69,10 +69,10 @@ def test_equals_the_dense_one(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
     logits = (3 * torch.randn(4, 5000)).to(dtype).requires_grad_()
-    index, offset = torch.tensor([[0, 4999]] * 4), torch.zeros(4)
-    out = log_prob_at(logits, index, offset)
+    index, odds = torch.tensor([[0, 4999]] * 4), torch.zeros(4)
+    out = log_prob_at(logits, index, odds)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, dense(logits.detach().float(), index, offset, None), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, dense(logits.detach().float(), index, odds, None), atol=1e-5, rtol=1e-5)
     out.sum().backward()
     assert logits.grad is not None
     assert logits.grad.dtype == dtype

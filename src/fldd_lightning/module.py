@@ -269,7 +269,7 @@ class FLDD(EvaluatedModule):
             "num_steps": self.problem.num_steps,
             "num_labels": self.problem.num_labels,
             "padded": self.problem.padded,
-            "forward_process": type(self.forward_process).__name__,
+            "forward_process": self.forward_process.configuration(),
             "denoiser": type(self.reverse.network).__name__,
         }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .categorical import log_one_hot, sample_categorical
+from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .forward.mask import MaskProcess
 from .networks.base import Backbone, check_backbone
@@ -28,8 +29,8 @@ class ReverseProcess(nn.Module):
 
     Under a mask-only process unmasked coordinates carry over, and whether a masked one stays is decided
     first, with the odds of the schedule that all examples share and the denoiser's logit for MASK as a
-    correction: a schedule that does not depend on x is followed exactly, whatever the network, also
-    while it is being learned. At t = 1 MASK has probability zero.
+    correction. Where a schedule does not depend on x the correction is zero, as at initialisation: it is followed
+    exactly, also while it is being learned. At t = 1 MASK has probability zero.
 
     Args:
         problem: K, shape and T.
@@ -51,7 +52,8 @@ class ReverseProcess(nn.Module):
         # methods of a module held elsewhere, which add no parameters here
         self._skip = process.reverse_skip
         if self.mask_only:
-            assert isinstance(process, MaskProcess)
+            if not isinstance(process, MaskProcess):
+                raise FLDDError(f"{type(process).__name__} sets mask_only, but is not a MaskProcess. Subclass that.")
             self._log_stay_odds = process.log_stay_odds
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
@@ -134,4 +136,4 @@ class ReverseProcess(nn.Module):
 
     def _stay_odds(self, t: Tensor, logits: Tensor) -> Tensor:
         """Log odds of staying masked, for every coordinate of ``logits``."""
-        return self._log_stay_odds().to(t.device)[t].expand(logits.shape[:-1])
+        return self._log_stay_odds()[t].expand(logits.shape[:-1])

@@ -70,7 +70,7 @@ class _LogProbAt(torch.autograd.Function):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
-        norm, mask = torch.cat(norms), (logits[:, -1] + log_odds).to(norms[0].dtype).unsqueeze(-1)  # (rows, 1)
+        norm, mask = torch.cat(norms), (logits[:, -1].to(norms[0].dtype) + log_odds).unsqueeze(-1)  # (rows, 1)
         ctx.save_for_backward(logits, index, norm, mask)
         is_mask = index == logits.shape[-1] - 1
         return torch.where(is_mask, logsigmoid(mask), torch.cat(values) + logsigmoid(-mask))

@@ -16,8 +16,9 @@ from fldd_lightning.forward import (
     ResidualProcess,
     ResidualUniformProcess,
     StaggeredProcess,
+    UniformProcess,
 )
-from fldd_lightning.forward.masking import bayer_ranks
+from fldd_lightning.forward.masking import bayer_order
 from fldd_lightning.networks import Transformer
 from fldd_lightning.problem import Problem
 from fldd_lightning.reverse import ReverseProcess
@@ -121,12 +122,16 @@ def test_the_order_tells_places_apart_that_the_network_cannot() -> None:
 
 
 def test_the_reverse_process_follows_an_order_exactly() -> None:
-    """The denoiser need not learn when a coordinate is revealed, only what it is."""
+    """Whatever the denoiser says of what a coordinate is, as long as its logit for MASK is zero."""
     problem = Problem(3, (2, 2), 4)
     process = LearnedMaskProcess(problem, small_mlp)
     reverse = ReverseProcess(problem, process, small_mlp)
+    randomise(reverse)
     with torch.no_grad():
         process.order.copy_(0.2 * torch.randn_like(process.order))
+        reverse.network.mix_out.weight.view(4, 4, -1)[:, 3] = 0
+        reverse.network.mix_out.bias.view(4, 4)[:, 3] = 0
+        reverse.network.skip[..., 3] = 0
     x = torch.randint(3, (5, 2, 2))
     masked = torch.full_like(x, 3)
     for t in range(1, 5):
@@ -138,14 +143,23 @@ def test_the_reverse_process_follows_an_order_exactly() -> None:
         torch.testing.assert_close(sparse.squeeze(-1).exp(), expected)
 
 
-def test_ranks_are_those_of_ordered_dithering() -> None:
-    assert (8 * bayer_ranks((8,))).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+def test_the_order_is_that_of_ordered_dithering() -> None:
+    assert bayer_order((8,)).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     bayer = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
-    assert torch.equal(16 * bayer_ranks((4, 4)).T, torch.tensor(bayer).float())
-    early = (bayer_ranks((3, 9, 10)) < 0.5).float()
+    assert bayer_order((4, 4)).T.tolist() == bayer
+    early = (bayer_order((3, 9, 10)) < 135).float()
     for dim in range(3):  # of two neighbours one is early, whatever the shape
         first, second = early.narrow(dim, 1, early.shape[dim] - 1), early.narrow(dim, 0, early.shape[dim] - 1)
         assert torch.equal(first + second, torch.ones_like(first))
+
+
+@pytest.mark.parametrize("shape", [(1,), (9,), (1, 64), (8, 1), (3, 32, 32), (5, 7, 11)])
+@pytest.mark.parametrize("num_steps", [2, 4, 10])
+def test_staggered_groups_are_of_equal_size(shape: tuple[int, ...], num_steps: int) -> None:
+    process = StaggeredProcess(Problem(2, shape, num_steps))
+    masked = (process.log_stay_odds()[2:] > 0).flatten(1).sum(1)  # at the next step, by turn
+    numbers = torch.cat([torch.tensor([0]), masked, torch.tensor([process.problem.num_dims])]).diff()
+    assert numbers.max() - numbers.min() <= 1
 
 
 def test_staggered_reveals_a_group_at_a_step() -> None:
@@ -160,6 +174,12 @@ def test_staggered_reveals_a_group_at_a_step() -> None:
     for slack in (0.0, 1.0):
         with pytest.raises(FLDDError, match="slack"):
             StaggeredProcess(problem, slack)
+
+
+def test_the_base_is_a_fixed_mask_schedule() -> None:
+    for base in (UniformProcess, partial(LearnedMaskProcess, network=small_mlp)):
+        with pytest.raises(FLDDError, match="the base is"):
+            LearnedMaskProcess(Problem(3, (2,), 2), small_mlp, base)
 
 
 def test_d3pm_posterior_is_bayes_rule() -> None:

@@ -57,6 +57,10 @@ class ForwardProcess(nn.Module, ABC):
         """Whether the last state is MASK, which is not a data value."""
         return self.num_states == self.problem.num_classes + 1
 
+    def configuration(self) -> str:
+        """What a checkpoint has to agree on: the class, and options that are not among its weights."""
+        return type(self).__name__
+
     @abstractmethod
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log marginals strictly between data and noise (eq. 9).

@@ -27,13 +27,20 @@ class AbsorbingProcess(MaskProcess):
     is exactly masked diffusion's: a masked coordinate stays masked with probability s/t.
     """
 
+    odds: Tensor
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        steps = torch.arange(problem.num_steps + 1).clamp_min(1)
+        odds = (steps - 1).log().reshape(-1, *[1] * len(problem.shape))  # (T + 1, 1..)
+        self.register_buffer("odds", odds, persistent=False)
+
     def interior_log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         alpha = _alpha(t, self.problem.num_steps, x.dim())  # (B, M, 1.., 1)
         return torch.cat([alpha, 1 - alpha], -1).log()
 
     def log_stay_odds(self) -> Tensor:
-        steps = torch.arange(self.problem.num_steps + 1).clamp_min(1)
-        return (steps - 1).log().reshape(-1, *[1] * len(self.problem.shape))
+        return self.odds
 
 
 class UniformProcess(ForwardProcess):

@@ -58,7 +58,7 @@ class MaskProcess(ForwardProcess):
 
     def reverse_skip(self, state: Tensor, t: Tensor) -> Tensor:
         num_states = self.num_states
-        stay = self.log_stay_odds().to(t.device)[t].sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
+        stay = self.log_stay_odds()[t].sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
         mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
         masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.problem.num_classes, num_states).log()
         kept, other = kept_logits(torch.ones_like(stay), num_states)

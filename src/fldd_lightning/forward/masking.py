@@ -22,14 +22,14 @@ class StaggeredProcess(MaskProcess):
     """Masked diffusion that reveals coordinates together which lie far apart.
 
     Neighbours in a text or an image depend on each other, and a factorised step cannot draw them together.
-    Coordinates are sorted by :func:`bayer_ranks`, cut into T groups of consecutive ranks, and revealed a group
+    Coordinates are sorted by :func:`bayer_order`, cut into T groups of equal size, and revealed a group
     at a step: for T = 4 in one dimension every fourth coordinate, those halfway between, then the rest in two
     parts.
 
     Args:
         problem: K, shape and T.
-        slack: About the share of coordinates that are revealed out of turn, in (0, 1). A learned process
-            needs some, to see what another order would have brought.
+        slack: In (0, 1). At every step each coordinate does the opposite of what is its turn with a probability of
+            about ``slack / T``. A learned process needs some, to see what another order would have brought.
 
     Raises:
         FLDDError: If the slack is out of range.
@@ -42,10 +42,14 @@ class StaggeredProcess(MaskProcess):
         if not 0 < slack < 1:
             raise FLDDError(f"slack is {slack}, but it must lie strictly between 0 and 1 (0.05 is usual).")
         num_steps = problem.num_steps
-        turn = num_steps - (num_steps * bayer_ranks(problem.shape)).floor()  # (*shape): the t of their step
+        turn = num_steps - bayer_order(problem.shape) * num_steps // problem.num_dims  # (*shape): the t of their step
         t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())
         odds = torch.where(t > turn, 1.0, -1.0) * log(num_steps / slack)  # (T + 1, *shape)
+        self.slack = slack
         self.register_buffer("odds", odds.masked_fill(t < 2, float("-inf")), persistent=False)
+
+    def configuration(self) -> str:
+        return f"{super().configuration()}(slack={self.slack})"
 
     def log_stay_odds(self) -> Tensor:
         return self.odds
@@ -64,14 +68,17 @@ class LearnedMaskProcess(MaskProcess):
     ``order`` is a table per step and coordinate that all examples share. Networks that are equivariant to
     shifts, such as a Transformer with rotary positions, cannot tell a coordinate by its place, and every
     network learns an order more slowly than a table does. The reverse process starts from the posterior of
-    base + order, so that changing the order costs nothing on the way.
+    base + order, so that it follows a change of the order at once.
 
     Args:
         problem: K, shape and T.
         network: Makes the backbone from ``(problem, num_inputs, num_outputs)``; its outputs are
             log odds of each coordinate for t = 2..T.
-        base: Makes the schedule to start from: :class:`StaggeredProcess`, or for data in which neither
-            neighbours nor anything else tells coordinates apart :class:`AbsorbingProcess`.
+        base: Makes the schedule to start from: :class:`StaggeredProcess`, or for data without neighbours
+            :class:`AbsorbingProcess`.
+
+    Raises:
+        FLDDError: If the base is learned or does more than mask.
     """
 
     learned = True
@@ -85,11 +92,19 @@ class LearnedMaskProcess(MaskProcess):
     ) -> None:
         super().__init__(problem)
         self.base = base(problem)
+        if not isinstance(self.base, MaskProcess) or self.base.learned:
+            raise FLDDError(
+                f"the base is {type(self.base).__name__}, but it must be a fixed process that only masks: "
+                "StaggeredProcess or AbsorbingProcess."
+            )
         self.network = check_backbone(network(problem, problem.num_classes, problem.num_steps - 1))
         self.order = nn.Parameter(torch.zeros(problem.num_steps + 1, *problem.shape))
 
     def log_stay_odds(self) -> Tensor:
         return self.base.log_stay_odds().to(self.order.device) + self._order_scale * self.order
+
+    def configuration(self) -> str:
+        return f"{super().configuration()} over {self.base.configuration()}"
 
     def interior_log_kept_masked(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         whole = SparseStates.hard(x, self.problem.num_classes)
@@ -116,19 +131,22 @@ def log_kept_masked(log_odds: Tensor, t: Tensor) -> Tensor:
     return both.unsqueeze(1).expand(*t.shape, *both.shape[1:]).gather(-2, index).squeeze(-2)
 
 
-def bayer_ranks(shape: tuple[int, ...]) -> Tensor:
-    """A rank in [0, 1) for every coordinate, such that consecutive ranks lie far apart; float32, ``shape``.
+def bayer_order(shape: tuple[int, ...]) -> Tensor:
+    """The place of every coordinate in an order in which consecutive ones lie far apart.
 
-    In one dimension the van der Corput sequence: position i has its bits mirrored at the binary point. In two
-    Bayer's matrix of ordered dithering (1973). In d dimensions the last bits of the d positions count most, and
-    of these their parity, then the parity of all but the first, and so on.
+    In one dimension that of the van der Corput sequence: positions sorted by their bits read backwards. In two
+    that of Bayer's matrix of ordered dithering (1973). In d dimensions the last bits of the d positions count
+    most, and of these their parity, then the parity of all but the first, and so on.
+
+    Returns:
+        Integers 0..D-1, ``shape``, each once.
     """
-    rank = torch.zeros(shape, dtype=torch.float64)
+    key = torch.zeros(shape, dtype=torch.float64)
     positions = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
-    weight = 0.5
+    weight = 1.0
     for bit in range(max(shape).bit_length()):
         bits = [(position >> bit) & 1 for position in positions]
         for k in range(len(shape)):
-            rank += weight * (sum(bits[k:]) % 2)
+            key += weight * (sum(bits[k:]) % 2)
             weight /= 2
-    return rank.float()
+    return key.flatten().argsort(stable=True).argsort().view(shape)

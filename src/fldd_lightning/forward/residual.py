@@ -51,6 +51,9 @@ class ResidualProcess(ForwardProcess):
         self.floor = floor
         self.network = check_backbone(network(problem, problem.num_classes, base.num_states))
 
+    def configuration(self) -> str:
+        return f"{super().configuration()}(floor={self.floor}) over {self.base.configuration()}"
+
     def log_base(self, x: Tensor, t: Tensor) -> Tensor:
         """Log of the floored base, ``(B, M, *shape, S)``, for steps ``(B, M)`` in 1..T-1."""
         log_u = self.base.interior_log_marginals(x, t)

@@ -68,7 +68,7 @@ class Transformer(Backbone):
         if tied and num_outputs < num_inputs:
             raise FLDDError(
                 f"tied embeddings need at least as many outputs as inputs, but there are {num_outputs} and "
-                f"{num_inputs} (a LearnedMaskProcess has one output a step). Set tied to false for this network."
+                f"{num_inputs} (a LearnedMaskProcess has T - 1 outputs). Set tied to false for this network."
             )
         self.problem = problem
         self.embed = nn.Linear(num_inputs, width, bias=False)
