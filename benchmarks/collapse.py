@@ -93,6 +93,7 @@ RECIPES = {
     "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
     "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
     "no_order": Recipe(partial(MASK, base=AbsorbingProcess), Reinforce, 1),  # starts from the absorbing process
+    "slack_0.3": Recipe(partial(MASK, base=partial(StaggeredProcess, slack=0.3)), Reinforce, 1),
     # tokens may move too
     "general": Recipe(ABSORBING, Reinforce, 1),
     "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),

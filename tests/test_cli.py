@@ -154,6 +154,18 @@ def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert config["model"]["init_args"]["num_steps"] == 4
 
 
+def test_a_schedule_to_start_from_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value, expected in (
+        ("base", "fldd_lightning.forward.AbsorbingProcess", {}),
+        ("base.slack", "0.2", {"slack": 0.2}),
+    ):
+        args = ["fit", "--config", str(CONFIGS / "digits.yaml"), f"--model.forward_process.{option}", value]
+        with pytest.raises(SystemExit):
+            main([*args, "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["model"]["init_args"]["forward_process"]["init_args"]["base"]["init_args"] == expected
+
+
 def test_own_classes_are_found_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
