@@ -77,10 +77,11 @@ class Recipe:
 
 ABSORBING = partial(ResidualAbsorbingProcess, network=MLP)
 UNIFORM = partial(ResidualUniformProcess, network=MLP)
-MASK = partial(LearnedMaskProcess, network=MLP)
+# as configs/array.yaml: nothing is known of how coordinates lie
+MASK = partial(LearnedMaskProcess, network=MLP, base=AbsorbingProcess)
 RECIPES = {
     "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
-    "staggered": Recipe(StaggeredProcess, Reinforce, 1),
+    "fixed_staggered": Recipe(StaggeredProcess, Reinforce, 1),
     "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
     # the default: one factor at a time is changed in the rows below it
     "default": Recipe(MASK, Reinforce, 1),
@@ -92,8 +93,7 @@ RECIPES = {
     "lr_4e-3": Recipe(MASK, Reinforce, 1, (("lr", 4e-3),)),
     "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
     "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
-    "no_order": Recipe(partial(MASK, base=AbsorbingProcess), Reinforce, 1),  # starts from the absorbing process
-    "slack_0.3": Recipe(partial(MASK, base=partial(StaggeredProcess, slack=0.3)), Reinforce, 1),
+    "from_staggered": Recipe(partial(MASK, base=StaggeredProcess), Reinforce, 1),
     # tokens may move too
     "general": Recipe(ABSORBING, Reinforce, 1),
     "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),

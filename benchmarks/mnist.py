@@ -72,7 +72,8 @@ NETWORKS = {
     "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
 }
 PROCESSES: dict[str, Any] = {
-    "learned": LearnedMaskProcess,
+    "learned": partial(LearnedMaskProcess, base=AbsorbingProcess),
+    "learned from staggered": LearnedMaskProcess,
     "learned general": ResidualAbsorbingProcess,
     "staggered": StaggeredProcess,
     "absorbing": AbsorbingProcess,
@@ -80,7 +81,8 @@ PROCESSES: dict[str, Any] = {
     "uniform": UniformProcess,
     "D3PM": D3PMProcess,
 }
-MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in PROCESSES if process != "learned uniform"]
+COMPARED = ("learned", "learned from staggered", "learned general", "absorbing", "uniform", "D3PM")
+MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 

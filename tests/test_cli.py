@@ -159,7 +159,7 @@ def test_a_schedule_to_start_from_is_chosen_on_the_command_line(capsys: pytest.C
         ("base", "fldd_lightning.forward.AbsorbingProcess", {}),
         ("base.slack", "0.2", {"slack": 0.2}),
     ):
-        args = ["fit", "--config", str(CONFIGS / "digits.yaml"), f"--model.forward_process.{option}", value]
+        args = ["fit", "--config", str(CONFIGS / "text.yaml"), f"--model.forward_process.{option}", value]
         with pytest.raises(SystemExit):
             main([*args, "--print_config"])
         config = yaml.safe_load(capsys.readouterr().out)
