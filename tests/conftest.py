@@ -41,7 +41,7 @@ PROCESSES = {
     "residual_uniform": partial(ResidualUniformProcess, network=small_mlp),
     "learned_mask": partial(LearnedMaskProcess, network=small_mlp, base=AbsorbingProcess),
 }
-LEARNED = [name for name in PROCESSES if "residual" in name or "learned" in name]
+LEARNED = [name for name, process in PROCESSES.items() if getattr(process, "func", process).learned]
 
 
 @pytest.fixture(autouse=True)

@@ -171,6 +171,11 @@ def test_checkpoint_of_another_base_or_option_of_the_process(tmp_path: Path, tra
     trainer(tmp_path).test(build(forward_process=trained), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
+def test_a_run_that_ends_before_the_thaw_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ends after 2 steps, and the first freeze_steps=5"):
+        fit(tmp_path, build(freeze_steps=5), Pairs(batch_size=16), max_steps=2)
+
+
 class NamedPairs(Pairs):
     def __init__(self, names: str) -> None:
         super().__init__(batch_size=16)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from .errors import FLDDError
@@ -194,6 +195,12 @@ class FLDD(EvaluatedModule):
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
         factors = [learning_rate_factor(progress)]
         if own:
+            total = self.trainer.estimated_stepping_batches
+            if total <= self.freeze_steps:
+                rank_zero_warn(
+                    f"the forward process will not learn: this run ends after {total} steps, and the first "
+                    f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."
+                )
             lr = self.lr * self.forward_lr_ratio
             groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
             factors.append(learning_rate_factor(progress, self.freeze_steps))
@@ -244,7 +251,7 @@ class FLDD(EvaluatedModule):
         ]
         if differences:
             raise FLDDError(
-                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config it "
+                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
                 "and the data it was trained with; without --config and options for the data it uses its own."
             )
         self._take_vocabulary(checkpoint.get("fldd_vocabulary"))

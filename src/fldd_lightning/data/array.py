@@ -62,7 +62,12 @@ class ArrayDataModule(DiscreteDataModule):
             raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape).")
         if x.dim() == 1:
             x = x[:, None]
-        upper = self._given_classes or max(2, int(x.max()) + 1 if not x.is_floating_point() else 2)
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise FLDDError(
+                f"{self.path} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+                "(array.astype(int)), quantise the others."
+            )
+        upper = self._given_classes or max(2, int(x.max()) + 1)
         check_states(x, upper, x.shape[1:], self.path)
         return split_rows(x.long(), self.val_fraction, self.test_fraction, self.seed)
 

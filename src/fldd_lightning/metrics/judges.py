@@ -83,17 +83,13 @@ class NGramJudge(Judge):
         max_characters: Of the training text; a million take about 5 seconds and 400 MB.
 
     Raises:
-        FLDDError: If NLTK is missing or a number is out of range.
+        FLDDError: If a number is out of range.
     """
 
     def __init__(self, order: int = 5, max_characters: int = 1_000_000) -> None:
         super().__init__()
         if order < 2 or max_characters < 1:
             raise FLDDError("order must be at least 2 and max_characters at least 1.")
-        try:
-            import nltk.lm  # noqa: F401
-        except ImportError as error:
-            raise FLDDError(_MISSING) from error
         self.order, self.max_characters, self.name = order, max_characters, f"{order}gram"
         self._alphabet: frozenset[str] = frozenset()
         self._fitted_on = 0
