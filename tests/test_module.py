@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from conftest import Stripes, image_model, small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD
 from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, NELBOWriter, PerplexityCallback, Pictures
 from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split, TextDataModule
-from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
+from fldd_lightning.estimators import RLOO, Concrete, Reinforce, StepLoss, WarmUp
 from fldd_lightning.forward import (
     AbsorbingProcess,
     LearnedMaskProcess,
@@ -323,7 +324,7 @@ def test_free_bits_leave_small_steps_alone(tmp_path: Path) -> None:
     gradients = {}
     for bits in (0.0, 1e-3, 1e3):
         torch.manual_seed(0)
-        model = build(free_bits=bits, freeze_steps=0)
+        model = build(free_bits=bits, freeze_steps=0, auxiliary_weight=0.0)
         model.log = lambda *args, **kwargs: None  # type: ignore[assignment]
         loss = model.training_step(batch, 0)
         loss.backward()
@@ -336,6 +337,28 @@ def test_free_bits_leave_small_steps_alone(tmp_path: Path) -> None:
         fit(tmp_path, model, Pairs(batch_size=16), max_steps=1)
     with pytest.raises(FLDDError, match="forward_interval"):
         build(forward_interval=0)
+
+
+def test_the_auxiliary_loss_counts_as_masked_diffusion_does() -> None:
+    batch = {"x": torch.randint(3, (32, 2))}
+    losses, seen = {}, []
+    for weight in (0.0, 1.0, 3.0):
+        torch.manual_seed(0)
+        model = build(auxiliary_weight=weight, forward_process=partial(LearnedMaskProcess, network=small_mlp))
+        model.log = lambda *args, **kwargs: None  # type: ignore[assignment]
+        estimate = model.estimator.loss
+
+        def watched(step: Any, *args: Any, estimate: Any = estimate) -> StepLoss:
+            out: StepLoss = estimate(step, *args)
+            assert out.auxiliary is not None
+            seen.append((out.auxiliary / step.t).mean())  # times T / D, which is 1 here
+            return out
+
+        with patch.object(model.estimator, "loss", watched):
+            losses[weight] = model.training_step(batch, 0)
+    assert float(seen[0]) > 0
+    for weight, loss in losses.items():
+        torch.testing.assert_close(loss - losses[0.0], weight * seen[0])
 
 
 def test_forward_interval_gives_the_denoiser_more_updates(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conftest import make
+from conftest import all_states, make
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce
 from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess, Transition
 from fldd_lightning.networks import MLP, Backbone, Transformer
@@ -169,3 +169,31 @@ def test_other_networks_get_weights() -> None:
 
     state = SparseStates.hard(torch.tensor([[0, 2]]), 3)
     assert torch.equal(Own()(state, torch.tensor([1])), 2 * torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]))
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_the_auxiliary_loss_is_its_definition_and_leaves_the_forward_process_alone(name: str) -> None:
+    """-log p(x^i|z_t, revealed) where z_t^i and z_s^i are MASK, by summing over all z_t; from the dense network."""
+    problem = Problem(3, (2,), 3)
+    process, reverse = make(name, problem)
+    x, mask = torch.tensor([[0, 2]]), problem.num_classes
+    states = all_states(process.num_states, 2)
+    for t in (1, 2, 3):
+        batch, column = x.expand(len(states), -1), torch.full((len(states),), t)
+        dense, sparse = process.dense_transition(batch, column), process.transition(batch, column)
+        weight = dense.log_u_t.exp().gather(-1, states.unsqueeze(-1)).squeeze(-1).prod(1)
+        q_stay = dense.posterior.posterior(torch.full_like(states, mask))[..., mask]
+        v = reverse.network_log_prob(SparseStates.hard(states, mask + 1), column).exp()
+        log_p = (v.gather(-1, batch.unsqueeze(-1)).squeeze(-1) / (1 - v[..., mask])).log()
+        expected = ((states == mask) * q_stay * -log_p).sum(1)
+        possible = weight > 0
+        auxiliary = sparse.terms(reverse, sparse.weights(states).unsqueeze(0)).auxiliary
+        assert auxiliary is not None
+        close(auxiliary[0][possible], expected[possible])
+        assert bool((auxiliary[0][possible] > 0).any()) == (t > 1)  # at t = 1 nothing stays masked
+        if process.learned:
+            moved = torch.autograd.grad(
+                auxiliary.sum(), list(process.parameters()), retain_graph=True, allow_unused=True
+            )
+            assert all(g is None for g in moved)
+        assert gradients(auxiliary.sum(), list(reverse.parameters())).abs().max() > (0.0 if t > 1 else -1.0)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .errors import FLDDError
 
 __all__ = [
+    "check_integers",
     "check_states",
     "entropy",
     "grey_levels",
@@ -140,6 +141,15 @@ def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(states, last_possible).to(log_p.device)
 
 
+def check_integers(x: Tensor, name: str = "x") -> None:
+    """Raise FLDDError unless ``x``, called ``name`` in the message, is of an integer type."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise FLDDError(
+            f"{name} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+            "(array.astype(int)), quantise or binarise the others."
+        )
+
+
 def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = "x") -> None:
     """Check a batch of integer data against what the model was built for.
 
@@ -152,11 +162,7 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
     Raises:
         FLDDError: If the dtype, the shape or a value does not fit.
     """
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise FLDDError(
-            f"{name} has dtype {x.dtype}, but discrete diffusion needs integers 0..{num_classes - 1}. "
-            "Quantise or binarise the data first."
-        )
+    check_integers(x, name)
     if tuple(x.shape[1:]) != tuple(shape):
         raise FLDDError(
             f"{name} has shape {tuple(x.shape)}, but the model was built for (batch, "

@@ -52,6 +52,10 @@ class FLDD(EvaluatedModule):
             denoiser makes that many updates to one of the forward process.
         free_bits: Nats per example and step below which a step's KL is no longer pressed down
             (Kingma et al., 2016); 0 is the bound itself. Needs an estimator that reports a KL.
+        auxiliary_weight: Weight of the auxiliary loss: under a process that only masks, the denoiser also
+            learns what the coordinates are that stay masked, each counted 1/t times, as often as masked
+            diffusion would reveal it. After L_lambda of Austin et al., 2021, eq. 5. No gradient of it
+            reaches the forward process. 0 is the bound itself.
         weight_decay: AdamW's, for both.
         clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
@@ -82,13 +86,14 @@ class FLDD(EvaluatedModule):
         freeze_steps: int = 250,
         forward_interval: int = 1,
         free_bits: float = 0.0,
+        auxiliary_weight: float = 1.0,
         weight_decay: float = 0.0,
         clip_ratio: float = 2.0,
         ema_decay: float = 0.998,
     ) -> None:
         super().__init__()
-        if forward_interval < 1 or free_bits < 0:
-            raise FLDDError("forward_interval must be at least 1 and free_bits at least 0.")
+        if forward_interval < 1 or min(free_bits, auxiliary_weight) < 0:
+            raise FLDDError("forward_interval must be at least 1, free_bits and auxiliary_weight at least 0.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         plain = {key: describe(value) for key, value in arguments.items()}
         if any(callable(value) for value in plain.values()):
@@ -102,7 +107,7 @@ class FLDD(EvaluatedModule):
         self.estimator = build(estimator, self.problem)
         self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
-        self.forward_interval, self.free_bits = forward_interval, free_bits
+        self.forward_interval, self.free_bits, self.auxiliary_weight = forward_interval, free_bits, auxiliary_weight
         self.clip_forward = AdaptiveClip(clip_ratio, name="the forward process")
         self.clip_reverse = AdaptiveClip(clip_ratio, name="the denoiser")
         self.trained_steps = 0  # of the checkpoint that was loaded
@@ -117,7 +122,10 @@ class FLDD(EvaluatedModule):
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         terms = self.extra_terms(batch)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
-        loss = (self.problem.num_steps * self._pressed(out, t).mean() + extra) / self.problem.num_dims
+        per_step = self._pressed(out, t)
+        if out.auxiliary is not None:
+            per_step = per_step + self.auxiliary_weight * out.auxiliary / t
+        loss = (self.problem.num_steps * per_step.mean() + extra) / self.problem.num_dims
         if out.kl is not None:
             nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()
             bits = nelbo / (self.problem.num_dims * torch.log(torch.tensor(2.0)))

@@ -81,20 +81,24 @@ class ReverseProcess(nn.Module):
             logits = logits.masked_fill(is_pad, float("-inf"))
         return logits.log_softmax(-1)
 
-    def masked_log_prob_at(self, index: Tensor, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """:meth:`network_log_prob` at a few states, under a mask-only process; no second tensor of its size.
+    def masked_log_prob_at(
+        self, index: Tensor, state: State, t: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The two factors of :meth:`network_log_prob` under a mask-only process; no second tensor of its size.
 
         Args:
-            index: States asked for, ``(B, *shape, m)``.
+            index: Data values asked for, ``(B, *shape, m)``.
             state: z_t, as for :meth:`network_log_prob`.
             t: Steps ``(B,)``, in 1..T.
             condition: Labels ``(B,)`` or None.
 
         Returns:
-            Log-probabilities ``(B, *shape, m)``, float32.
+            Log-probabilities of these values for a coordinate that does not stay masked, ``(B, *shape, m)``, and
+            the log odds that it does, ``(B, *shape)``; float32.
         """
         logits = self.network(state, t, condition)
-        return log_prob_at(logits, index, self._stay_odds(t, logits), self.pad)
+        log_prob, mask = log_prob_at(logits, index, self.pad)
+        return log_prob, mask + self._stay_odds(t, logits)
 
     def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import logsigmoid
 
 __all__ = ["log_prob_at", "masked_logits", "rows_at_once"]
 
@@ -41,56 +40,50 @@ def masked_logits(logits: Tensor, log_odds: Tensor, excluded: int | None = None)
     return torch.cat([data, mask.unsqueeze(-1)], -1)
 
 
-def log_prob_at(logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None = None) -> Tensor:
-    """``masked_logits(...).log_softmax(-1)`` at ``index``.
+def log_prob_at(logits: Tensor, index: Tensor, excluded: int | None = None) -> tuple[Tensor, Tensor]:
+    """Log-softmax of the data values at ``index``, and the logit of MASK.
 
     Equal to the dense computation, but neither the probabilities nor any other tensor of the logits' size
     is stored for the backward pass: it computes them anew, chunk by chunk, in float32 or better.
 
     Args:
         logits: ``(..., S)``, in any precision, MASK last.
-        index: States asked for, ``(..., m)``.
-        log_odds: ``(...)``; may be ``-inf``.
-        excluded: A state of probability zero, or None.
+        index: Data values asked for, ``(..., m)``.
+        excluded: A value of probability zero, or None.
 
     Returns:
-        Log-probabilities ``(..., m)`` in float32 or better. Where they are ``-inf``, their gradient must be 0.
+        Log-probabilities ``(..., m)`` and logits ``(...)``, in float32 or better. Where a log-probability is
+        ``-inf``, its gradient must be 0.
     """
-    rows = logits.flatten(0, -2)
-    out: Tensor = _LogProbAt.apply(rows, index.flatten(0, -2), log_odds.flatten(), excluded)
-    return out.view(index.shape)
+    values, mask = _LogProbAt.apply(logits.flatten(0, -2), index.flatten(0, -2), excluded)
+    return values.view(index.shape), mask.view(index.shape[:-1])
 
 
 class _LogProbAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, log_odds: Tensor, excluded: int | None) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, index: Tensor, excluded: int | None) -> tuple[Tensor, Tensor]:
         ctx.excluded = excluded
         norms, values = [], []
         for rows, part in _chunks(logits, excluded):
             norm = part.logsumexp(-1, keepdim=True)
             norms.append(norm)
             values.append(part.gather(-1, index[rows]) - norm)
-        norm, mask = torch.cat(norms), (logits[:, -1].to(norms[0].dtype) + log_odds).unsqueeze(-1)  # (rows, 1)
-        ctx.save_for_backward(logits, index, norm, mask)
-        is_mask = index == logits.shape[-1] - 1
-        return torch.where(is_mask, logsigmoid(mask), torch.cat(values) + logsigmoid(-mask))
+        norm = torch.cat(norms)  # (rows, 1)
+        ctx.save_for_backward(logits, index, norm)
+        return torch.cat(values), logits[:, -1].to(norm.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        logits, index, norms, mask = ctx.saved_tensors
-        outer = grad_output.to(norms.dtype)  # (rows, m)
-        is_mask = index == logits.shape[-1] - 1
-        of_data = torch.where(is_mask, 0.0, outer)
-        total = of_data.sum(-1, keepdim=True)  # (rows, 1)
-        of_mask = (outer - of_data).sum(-1, keepdim=True) * (-mask).sigmoid() - total * mask.sigmoid()
+    def backward(ctx: Any, of_values: Tensor, of_mask: Tensor) -> tuple[Tensor, None, None]:
+        logits, index, norms = ctx.saved_tensors
+        outer = of_values.to(norms.dtype)  # (rows, m)
         grad = torch.empty_like(logits)
         for rows, part in _chunks(logits, ctx.excluded):
-            p = part.sub_(norms[rows]).exp_().mul_(-total[rows])
-            p.scatter_add_(-1, index[rows], of_data[rows])
-            p[:, -1:] = of_mask[rows]
+            p = part.sub_(norms[rows]).exp_().mul_(-outer[rows].sum(-1, keepdim=True))
+            p.scatter_add_(-1, index[rows], outer[rows])
+            p[:, -1] = of_mask[rows]
             grad[rows] = p
-        return grad, None, of_mask.squeeze(-1), None
+        return grad, None, None
 
 
 def _chunks(logits: Tensor, excluded: int | None) -> Iterator[tuple[slice, Tensor]]:

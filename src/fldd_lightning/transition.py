@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from .categorical import gumbel_noise, one_hot, sample_categorical, sample_from_uniform, sum_dims, xlogy
 from .states import SparseStates
@@ -14,7 +15,7 @@ from .states import SparseStates
 if TYPE_CHECKING:
     from .reverse import ReverseProcess
 
-__all__ = ["Posterior", "SparseTransition", "Transition"]
+__all__ = ["Posterior", "SparseTransition", "StepTerms", "Transition"]
 
 
 class Posterior(Protocol):
@@ -28,6 +29,21 @@ class Posterior(Protocol):
 
     def entropy(self) -> Tensor:
         """Its entropy per coordinate in nats for every state z_t could be in, ``(B, *shape, S)``."""
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """What n draws of z_t give for a step.
+
+    Attributes:
+        kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``.
+        auxiliary: -log p(x^i|z_t, revealed) summed over the coordinates that are masked and stay so, each times the
+            probability that it does; nats per example, ``(n, B)``, with gradients to the denoiser alone. None
+            unless the process only masks.
+    """
+
+    kl: Tensor
+    auxiliary: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +113,17 @@ class Transition:
         Returns:
             Nats per example, ``(n, B)``.
         """
-        log_v = self._reverse_log_prob(reverse, w)  # (n, B, *shape, m)
-        if reverse.pad is not None:  # finite there, so that gradients are too
-            log_v = log_v.masked_fill((self.x == reverse.pad).unsqueeze(-1), 0.0)
+        return self.terms(reverse, w).kl
+
+    def terms(self, reverse: ReverseProcess, w: Tensor) -> StepTerms:
+        """:meth:`kl`, and what else may be had of the same pass of the network."""
+        t, condition = self._repeated(len(w))
+        log_v = reverse.network_log_prob(w.flatten(0, 1), t, condition).view(w.shape)
+        return StepTerms(self._kl(reverse, w, log_v))
+
+    def _kl(self, reverse: ReverseProcess, w: Tensor, log_v: Tensor) -> Tensor:
+        """:meth:`kl` where the network's log v is known at every place, ``(n, B, *shape, m)``."""
+        log_v = self._without_pad(reverse, log_v)
         entropy = self.posterior.entropy()  # (B, *shape, m)
         if reverse.mask_only:
             mask = torch.full_like(self.x, w.shape[-1] - 1)  # the last place is MASK
@@ -108,6 +132,10 @@ class Transition:
         else:
             value = -xlogy(self.posterior.relaxed_posterior(w), log_v).sum(-1) - (w * entropy).sum(-1)
         return value.flatten(2).sum(2)
+
+    def _without_pad(self, reverse: ReverseProcess, log_v: Tensor) -> Tensor:
+        """Log-probabilities ``(n, B, *shape, m)`` with 0 at PAD: finite there, so that gradients are too."""
+        return log_v if reverse.pad is None else log_v.masked_fill((self.x == reverse.pad).unsqueeze(-1), 0.0)
 
     def _repeated(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Steps and labels of n B states."""
@@ -121,11 +149,6 @@ class Transition:
         """Places 0..m-1 of states."""
         return states
 
-    def _reverse_log_prob(self, reverse: ReverseProcess, w: Tensor) -> Tensor:
-        """Log v at every place, ``(n, B, *shape, m)``."""
-        t, condition = self._repeated(len(w))
-        return reverse.network_log_prob(w.flatten(0, 1), t, condition).view(w.shape)
-
 
 @dataclass(frozen=True)
 class SparseTransition(Transition):
@@ -135,7 +158,7 @@ class SparseTransition(Transition):
     beside the denoiser's logits.
 
     Attributes:
-        support: The m states, ``(B, *shape, m)``, different ones; MASK last.
+        support: The m states, ``(B, *shape, m)``, different ones; x first, MASK last.
         num_states: S.
     """
 
@@ -148,8 +171,13 @@ class SparseTransition(Transition):
     def _places(self, states: Tensor) -> Tensor:
         return (self.support == states.unsqueeze(-1)).int().argmax(-1)
 
-    def _reverse_log_prob(self, reverse: ReverseProcess, w: Tensor) -> Tensor:
+    def terms(self, reverse: ReverseProcess, w: Tensor) -> StepTerms:
         t, condition = self._repeated(len(w))
         support = self.support.expand(w.shape).flatten(0, 1)
         state = SparseStates(support, w.flatten(0, 1), self.num_states)
-        return reverse.masked_log_prob_at(support, state, t, condition).view(w.shape)
+        log_data, log_odds = reverse.masked_log_prob_at(support[..., :-1], state, t, condition)
+        log_data, log_odds = log_data.view(*w.shape[:-1], -1), log_odds.view(w.shape[:-1]).unsqueeze(-1)
+        log_data = self._without_pad(reverse, log_data)  # (n, B, *shape, m - 1)
+        log_v = torch.cat([log_data + logsigmoid(-log_odds), logsigmoid(log_odds)], -1)
+        stays = w[..., -1] * self.posterior.posterior(torch.full_like(self.x, w.shape[-1] - 1))[..., -1]
+        return StepTerms(self._kl(reverse, w, log_v), -(stays.detach() * log_data[..., 0]).flatten(2).sum(2))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..categorical import check_states
+from ..categorical import check_integers, check_states
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split, split_rows
 
@@ -62,11 +62,7 @@ class ArrayDataModule(DiscreteDataModule):
             raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape).")
         if x.dim() == 1:
             x = x[:, None]
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise FLDDError(
-                f"{self.path} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
-                "(array.astype(int)), quantise the others."
-            )
+        check_integers(x, self.path)
         upper = self._given_classes or max(2, int(x.max()) + 1)
         check_states(x, upper, x.shape[1:], self.path)
         return split_rows(x.long(), self.val_fraction, self.test_fraction, self.seed)

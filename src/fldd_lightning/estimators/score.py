@@ -40,12 +40,13 @@ class Reinforce(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z_t = step.draw(generator)  # (B, *shape)
-        kl = step.kl(reverse, step.weights(z_t).unsqueeze(0))[0]
+        terms = step.terms(reverse, step.weights(z_t).unsqueeze(0))
+        kl, auxiliary = terms.kl[0], mean_of_draws(terms.auxiliary)
         if not step.learns:
-            return StepLoss(kl, kl.detach())
+            return StepLoss(kl, kl.detach(), auxiliary)
         advantage = around(kl.detach(), self.mean[step.t])
         self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.baseline_decay))
-        return StepLoss(kl + advantage * step.log_prob(z_t), kl.detach())
+        return StepLoss(kl + advantage * step.log_prob(z_t), kl.detach(), auxiliary)
 
 
 class RLOO(GradientEstimator):
@@ -94,11 +95,11 @@ class RLOO(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         z = [step.draw(generator) for _ in range(self.samples)]
-        divergence = step.kl(reverse, torch.stack([step.weights(z_a) for z_a in z]))  # (n, B)
-        kl = divergence.mean(0)
+        terms = step.terms(reverse, torch.stack([step.weights(z_a) for z_a in z]))  # (n, B)
+        kl, auxiliary = terms.kl.mean(0), mean_of_draws(terms.auxiliary)
         if not step.learns:
-            return StepLoss(kl, kl.detach())
-        own = around(divergence.detach(), self.mean[step.t])
+            return StepLoss(kl, kl.detach(), auxiliary)
+        own = around(terms.kl.detach(), self.mean[step.t])
         others = (own.sum(0) - own) / (self.samples - 1)
         advantage = own - self.rho(step.t) * others
         score = (advantage * torch.stack([step.log_prob(z_a) for z_a in z])).mean(0)
@@ -107,7 +108,12 @@ class RLOO(GradientEstimator):
             known = values.mean(0).masked_fill(unseen, float("nan"))
             self.moments[i] = moved(self.moments[i], step.t, known, self.fit_decay)
         self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.fit_decay))
-        return StepLoss(kl + score, kl.detach())
+        return StepLoss(kl + score, kl.detach(), auxiliary)
+
+
+def mean_of_draws(values: Tensor | None) -> Tensor | None:
+    """The mean over draws ``(n, B)``, or None of None."""
+    return None if values is None else values.mean(0)
 
 
 def around(kl: Tensor, mean: Tensor) -> Tensor:

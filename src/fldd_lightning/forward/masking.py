@@ -101,7 +101,7 @@ class LearnedMaskProcess(MaskProcess):
         self.order = nn.Parameter(torch.zeros(problem.num_steps + 1, *problem.shape))
 
     def log_stay_odds(self) -> Tensor:
-        return self.base.log_stay_odds().to(self.order.device) + self._order_scale * self.order
+        return self.base.log_stay_odds() + self._order_scale * self.order
 
     def configuration(self) -> str:
         return f"{super().configuration()} over {self.base.configuration()}"

@@ -20,8 +20,6 @@ from ..errors import FLDDError
 
 __all__ = ["CausalLMJudge", "Judge", "Judgement", "NGramJudge"]
 
-_MISSING = 'this judge needs: pip install "fldd-lightning[text]"'
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -150,7 +148,7 @@ class CausalLMJudge(Judge):
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
-            raise FLDDError(_MISSING) from error
+            raise FLDDError('this judge needs: pip install "fldd-lightning[text]"') from error
         self.source, self.batch_size, self.dtype = source, batch_size, dtype
         self.name = Path(source).name
         is_local = Path(source).expanduser().is_dir()
