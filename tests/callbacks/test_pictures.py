@@ -138,6 +138,18 @@ def test_mask_is_a_colour_and_long_trajectories_are_thinned(tmp_path: Path) -> N
     assert pictures_module._shown(2) == [2, 1, 0]
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_any_number_of_channels_is_drawn(tmp_path: Path, channels: int) -> None:
+    model = ImageFLDD(3, (channels, 4, 5), AbsorbingProcess, small_mlp, Reinforce, num_steps=2)
+    states = model.sample(3, trajectory=True)
+    pictures_module.save_trajectory(model, states, tmp_path / "steps.png")
+    pictures_module.save_grid(model, states[-1], tmp_path / "grid.png")
+    expected = (3, channels, 4, 5) if channels in (1, 3) else (3, 1, 4, 5 * channels)
+    assert model.render(states[-1]).shape == expected
+    assert (tmp_path / "steps.png").exists()
+    assert (tmp_path / "grid.png").exists()
+
+
 def test_wrong_numbers() -> None:
     with pytest.raises(FLDDError, match="num_rows must be"):
         Pictures(num_rows=0)
