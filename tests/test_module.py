@@ -344,7 +344,7 @@ def test_the_auxiliary_loss_counts_as_masked_diffusion_does() -> None:
     losses, seen = {}, []
     for weight in (0.0, 1.0, 3.0):
         torch.manual_seed(0)
-        model = build(auxiliary_weight=weight, forward_process=partial(LearnedMaskProcess, network=small_mlp))
+        model = build(auxiliary_weight=weight, forward_process=AbsorbingProcess)
         model.log = lambda *args, **kwargs: None  # type: ignore[assignment]
         estimate = model.estimator.loss
 
@@ -359,6 +359,9 @@ def test_the_auxiliary_loss_counts_as_masked_diffusion_does() -> None:
     assert float(seen[0]) > 0
     for weight, loss in losses.items():
         torch.testing.assert_close(loss - losses[0.0], weight * seen[0])
+    for progress, share in ((0.25, 0.75), (1.0, 0.0), (1.5, 0.0)):
+        model._progress = lambda progress=progress: progress  # type: ignore[method-assign,misc]
+        torch.testing.assert_close(model.training_step(batch, 0) - losses[0.0], 3 * share * seen[0])
 
 
 def test_forward_interval_gives_the_denoiser_more_updates(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ class FLDD(EvaluatedModule):
             denoiser makes that many updates to one of the forward process.
         free_bits: Nats per example and step below which a step's KL is no longer pressed down
             (Kingma et al., 2016); 0 is the bound itself. Needs an estimator that reports a KL.
-        auxiliary_weight: Weight of the auxiliary loss: under a process that only masks, the denoiser also
-            learns what the coordinates are that stay masked, each counted 1/t times, as often as masked
-            diffusion would reveal it. After L_lambda of Austin et al., 2021, eq. 5. No gradient of it
-            reaches the forward process. 0 is the bound itself.
+        auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run: under a process
+            that only masks, the denoiser also learns what the coordinates are that stay masked, each counted
+            1/t times, as often as masked diffusion would reveal it. After L_lambda of Austin et al., 2021,
+            eq. 5. No gradient of it reaches the forward process. 0 is the bound itself.
         weight_decay: AdamW's, for both.
         clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
@@ -86,7 +86,7 @@ class FLDD(EvaluatedModule):
         freeze_steps: int = 250,
         forward_interval: int = 1,
         free_bits: float = 0.0,
-        auxiliary_weight: float = 1.0,
+        auxiliary_weight: float = 4.0,
         weight_decay: float = 0.0,
         clip_ratio: float = 2.0,
         ema_decay: float = 0.998,
@@ -124,7 +124,8 @@ class FLDD(EvaluatedModule):
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
         per_step = self._pressed(out, t)
         if out.auxiliary is not None:
-            per_step = per_step + self.auxiliary_weight * out.auxiliary / t
+            weight = self.auxiliary_weight * (1 - min(1.0, self._progress()))
+            per_step = per_step + weight * out.auxiliary / t
         loss = (self.problem.num_steps * per_step.mean() + extra) / self.problem.num_dims
         if out.kl is not None:
             nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()
@@ -266,6 +267,10 @@ class FLDD(EvaluatedModule):
         self.trained_steps = int(checkpoint.get("global_step", 0))
 
     # ---- internals ------------------------------------------------------------------------
+
+    def _progress(self) -> float:
+        """Share of the run that is done; 0 without a trainer."""
+        return 0.0 if self._trainer is None else run_progress(self.trainer)(self.global_step)
 
     def _pressed(self, out: StepLoss, t: Tensor) -> Tensor:
         """The surrogate ``(B,)``, zero for steps whose mean KL over the batch lies below the free bits."""
