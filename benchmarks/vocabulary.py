@@ -67,7 +67,9 @@ def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[
 
     def step(dense: bool) -> None:
         transition = (process.dense_transition if dense else process.transition)(x, t)
-        torch.autograd.backward(estimator.loss(transition, reverse, generator, 0).surrogate.mean())
+        out = estimator.loss(transition, reverse, generator, 0)
+        loss = out.surrogate if out.auxiliary is None else out.surrogate + out.auxiliary
+        torch.autograd.backward(loss.mean())
 
     return {"networks": networks, "step": partial(step, False), "all states": partial(step, True)}
 

@@ -52,10 +52,12 @@ class FLDD(EvaluatedModule):
             denoiser makes that many updates to one of the forward process.
         free_bits: Nats per example and step below which a step's KL is no longer pressed down
             (Kingma et al., 2016); 0 is the bound itself. Needs an estimator that reports a KL.
-        auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run: under a process
-            that only masks, the denoiser also learns what the coordinates are that stay masked, each counted
-            1/t times, as often as masked diffusion would reveal it. After L_lambda of Austin et al., 2021,
-            eq. 5. No gradient of it reaches the forward process. 0 is the bound itself.
+        auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run (a run without an
+            end keeps it). Under masked diffusion every masked coordinate teaches the denoiser at every step, with
+            its probability of being revealed, 1/t; an order reveals few at a step, and teaches little. This
+            loss counts the others up to 1/t, times the weight: L_lambda of Austin et al., 2021, eq. 5, for
+            processes that only mask. It is 0 for masked diffusion, has no gradient to the forward process, and
+            estimators over relaxed states have none. 0 is the bound itself.
         weight_decay: AdamW's, for both.
         clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
@@ -125,7 +127,8 @@ class FLDD(EvaluatedModule):
         per_step = self._pressed(out, t)
         if out.auxiliary is not None:
             weight = self.auxiliary_weight * (1 - min(1.0, self._progress()))
-            per_step = per_step + weight * out.auxiliary / t
+            per_step = per_step + weight * out.auxiliary
+            self.log("train/auxiliary", self.problem.num_steps * out.auxiliary.mean(), on_step=True, batch_size=len(x))
         loss = (self.problem.num_steps * per_step.mean() + extra) / self.problem.num_dims
         if out.kl is not None:
             nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()

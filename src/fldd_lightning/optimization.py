@@ -39,11 +39,12 @@ def run_progress(trainer: Trainer) -> Callable[[int], float]:
     A run that its clock will stop has thus brought its learning rate down by then. Without a
     limit of either kind it stays at 0.
     """
-    total = float(trainer.estimated_stepping_batches)
+    total = float(trainer.estimated_stepping_batches)  # -1: of a stream, whose length nobody knows
+    total = total if total > 0 else float("inf")
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
 
     def progress(step: int) -> float:
-        shares = [step / max(total, 1.0)]
+        shares = [step / total]
         for timer in timers:
             remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
             if remaining is not None:

@@ -76,11 +76,10 @@ class _LogProbAt(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_values: Tensor, of_mask: Tensor) -> tuple[Tensor, None, None]:
         logits, index, norms = ctx.saved_tensors
-        outer = of_values.to(norms.dtype)  # (rows, m)
         grad = torch.empty_like(logits)
         for rows, part in _chunks(logits, ctx.excluded):
-            p = part.sub_(norms[rows]).exp_().mul_(-outer[rows].sum(-1, keepdim=True))
-            p.scatter_add_(-1, index[rows], outer[rows])
+            p = part.sub_(norms[rows]).exp_().mul_(-of_values[rows].sum(-1, keepdim=True))
+            p.scatter_add_(-1, index[rows], of_values[rows])
             p[:, -1] = of_mask[rows]
             grad[rows] = p
         return grad, None, None

@@ -37,9 +37,9 @@ class StepTerms:
 
     Attributes:
         kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``.
-        auxiliary: -log p(x^i|z_t, revealed) summed over the coordinates that are masked and stay so, each times the
-            probability that it does; nats per example, ``(n, B)``, with gradients to the denoiser alone. None
-            unless the process only masks.
+        auxiliary: -log p(x^i|z_t, revealed) summed over masked coordinates, each times what its probability of being
+            revealed now lacks of 1/t, masked diffusion's; nats per example, ``(n, B)``, with gradients to the
+            denoiser alone. 0 for masked diffusion; None but for a :class:`SparseTransition`.
     """
 
     kl: Tensor
@@ -116,7 +116,12 @@ class Transition:
         return self.terms(reverse, w).kl
 
     def terms(self, reverse: ReverseProcess, w: Tensor) -> StepTerms:
-        """:meth:`kl`, and what else may be had of the same pass of the network."""
+        """:meth:`kl`, and what else may be had of the same pass of the network.
+
+        Args:
+            reverse: The reverse process; its network runs once, on all n B states.
+            w: n draws of z_t as weights, ``(n, B, *shape, m)``.
+        """
         t, condition = self._repeated(len(w))
         log_v = reverse.network_log_prob(w.flatten(0, 1), t, condition).view(w.shape)
         return StepTerms(self._kl(reverse, w, log_v))
@@ -179,5 +184,7 @@ class SparseTransition(Transition):
         log_data, log_odds = log_data.view(*w.shape[:-1], -1), log_odds.view(w.shape[:-1]).unsqueeze(-1)
         log_data = self._without_pad(reverse, log_data)  # (n, B, *shape, m - 1)
         log_v = torch.cat([log_data + logsigmoid(-log_odds), logsigmoid(log_odds)], -1)
-        stays = w[..., -1] * self.posterior.posterior(torch.full_like(self.x, w.shape[-1] - 1))[..., -1]
-        return StepTerms(self._kl(reverse, w, log_v), -(stays.detach() * log_data[..., 0]).flatten(2).sum(2))
+        stay = self.posterior.posterior(torch.full_like(self.x, w.shape[-1] - 1))[..., -1].detach()  # (B, *shape)
+        usual = (1 / self.t).reshape(-1, *[1] * (stay.dim() - 1))
+        weight = w[..., -1].detach() * (usual - (1 - stay)).clamp_min(0)
+        return StepTerms(self._kl(reverse, w, log_v), -(weight * log_data[..., 0]).flatten(2).sum(2))

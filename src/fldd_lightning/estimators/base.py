@@ -28,8 +28,9 @@ class StepLoss:
         surrogate: ``(B,)``. Its gradient is the estimate; its value means nothing.
         kl: ``(B,)``, detached: KL of the step in nats per example, or None where the estimator's
             objective is no bound (a relaxation) and must not be reported as one.
-        auxiliary: ``(B,)``: see :class:`~fldd_lightning.transition.StepTerms`; with gradients to the denoiser. None
-            where there is none, or where it would reach the forward process through relaxed states.
+        auxiliary: ``(B,)``, nats per example, mean over draws: the auxiliary loss of
+            :class:`~fldd_lightning.transition.StepTerms`. None where there is none, or where it would reach the
+            forward process through relaxed states.
     """
 
     surrogate: Tensor
