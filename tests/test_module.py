@@ -339,29 +339,40 @@ def test_free_bits_leave_small_steps_alone(tmp_path: Path) -> None:
         build(forward_interval=0)
 
 
-def test_the_auxiliary_loss_counts_as_masked_diffusion_does() -> None:
-    batch = {"x": torch.randint(3, (32, 2))}
+def test_the_auxiliary_loss_is_counted_like_a_step_and_falls_to_zero() -> None:
+    batch = {"x": torch.randint(3, (32, 5))}
     losses, seen = {}, []
     for weight in (0.0, 1.0, 3.0):
         torch.manual_seed(0)
-        model = build(auxiliary_weight=weight, forward_process=AbsorbingProcess)
+        model = build(shape=(5,), num_steps=3, auxiliary_weight=weight, forward_process=StaggeredProcess)
         model.log = lambda *args, **kwargs: None  # type: ignore[assignment]
         estimate = model.estimator.loss
 
-        def watched(step: Any, *args: Any, estimate: Any = estimate) -> StepLoss:
-            out: StepLoss = estimate(step, *args)
+        def watched(*args: Any, estimate: Any = estimate) -> StepLoss:
+            out: StepLoss = estimate(*args)
             assert out.auxiliary is not None
-            seen.append((out.auxiliary / step.t).mean())  # times T / D, which is 1 here
+            seen.append(out.auxiliary.mean())
             return out
 
         with patch.object(model.estimator, "loss", watched):
             losses[weight] = model.training_step(batch, 0)
     assert float(seen[0]) > 0
     for weight, loss in losses.items():
-        torch.testing.assert_close(loss - losses[0.0], weight * seen[0])
+        torch.testing.assert_close(loss - losses[0.0], weight * 3 / 5 * seen[0])  # T / D
     for progress, share in ((0.25, 0.75), (1.0, 0.0), (1.5, 0.0)):
-        model._progress = lambda progress=progress: progress  # type: ignore[method-assign,misc]
-        torch.testing.assert_close(model.training_step(batch, 0) - losses[0.0], 3 * share * seen[0])
+        with patch.object(model, "_progress", lambda progress=progress: progress):
+            torch.testing.assert_close(model.training_step(batch, 0) - losses[0.0], 3 * share * 3 / 5 * seen[0])
+
+
+def test_progress_runs_from_0_to_1(tmp_path: Path) -> None:
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(pl_module._progress())
+
+    seen: list[float] = []
+    assert build()._progress() == 0
+    fit(tmp_path, build(), Pairs(batch_size=16), max_steps=8, callbacks=[Watch()])
+    assert seen == [i / 8 for i in range(8)]
 
 
 def test_forward_interval_gives_the_denoiser_more_updates(tmp_path: Path) -> None:

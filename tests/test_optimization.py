@@ -38,6 +38,12 @@ def test_progress_is_that_of_the_nearer_limit(monkeypatch: pytest.MonkeyPatch) -
     assert with_limits(-1, None) == 0
 
 
+def test_a_stream_of_unknown_length_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(accelerator="cpu", max_epochs=3, logger=False)
+    monkeypatch.setattr(type(trainer), "estimated_stepping_batches", -1)  # what Lightning says of it
+    assert run_progress(trainer)(25) == 0
+
+
 def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
     clip, p = AdaptiveClip(ratio=2.0), torch.nn.Parameter(torch.zeros(4))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -17,17 +16,12 @@ __all__ = ["ImageFLDD", "LabelledImageFLDD"]
 
 
 class ImageFLDD(FLDD):
-    """Discrete images of shape ``(height, width)`` or ``(channels, height, width)``.
-
-    Three channels are shown as colours, other numbers of them side by side.
-    """
+    """Discrete images of shape ``(height, width)`` or ``(channels, height, width)``."""
 
     def render(self, x: Tensor) -> Tensor:
         if len(self.problem.shape) not in (2, 3):
             raise FLDDError(f"ImageFLDD needs image shapes, not {self.problem.shape}; use FLDD.")
         pictures = x.unsqueeze(1) if len(self.problem.shape) == 2 else x  # (N, C, H, W)
-        if pictures.shape[1] not in (1, 3):  # no colours: channels side by side
-            pictures = rearrange(pictures, "n c h w -> n 1 h (c w)")
         return grey_levels(pictures, self.problem.num_classes)
 
 

@@ -139,14 +139,19 @@ def test_mask_is_a_colour_and_long_trajectories_are_thinned(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_any_number_of_channels_is_drawn(tmp_path: Path, channels: int) -> None:
+def test_any_number_of_channels_is_drawn(tmp_path: Path, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures_module, "_save_panels", lambda panels, path: drawn.extend(panels))
     model = ImageFLDD(3, (channels, 4, 5), AbsorbingProcess, small_mlp, Reinforce, num_steps=2)
-    states = model.sample(3, trajectory=True)
+    states = torch.zeros(3, 1, channels, 4, 5, dtype=torch.long)
+    states[:, 0, -1, 1, 2] = torch.tensor([3, 2, 0])  # z_2 has MASK there
     pictures_module.save_trajectory(model, states, tmp_path / "steps.png")
-    pictures_module.save_grid(model, states[-1], tmp_path / "grid.png")
-    expected = (3, channels, 4, 5) if channels in (1, 3) else (3, 1, 4, 5 * channels)
-    assert model.render(states[-1]).shape == expected
-    assert (tmp_path / "steps.png").exists()
+    column = 2 if channels in (1, 3) else 5 * (channels - 1) + 2
+    masked, revealed = drawn[0].pictures[0, :, 1, column], drawn[1].pictures[0, :, 1, column]
+    assert masked.tolist() == list(torch.tensor(pictures_module._MASK).tolist())
+    assert revealed.tolist() == ([0.0, 0.0, 1.0] if channels == 3 else [1.0, 1.0, 1.0])
+    assert model.render(states[0]).shape == (1, channels, 4, 5)  # what the metrics see
+    pictures_module.save_grid(model, states[:, 0], tmp_path / "grid.png")
     assert (tmp_path / "grid.png").exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -96,7 +97,7 @@ class Pictures(Callback):
         # in the order of sampling, as the trajectories are
         columns = {i: _as_picture(kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
         rows = slice(self.num_rows)
-        panels = [_Panels("$x$", module.render(x[rows].cpu()))]
+        panels = [_Panels("$x$", _apart(module.render(x[rows].cpu())))]
         panels += [_Panels(f"$q(z_{{{i}}} = x\\,|\\,x)$", each[rows], (0, 1)) for i, each in columns.items()]
         panels.append(_Panels("revealed in step", revealed[rows], (1, max(2, num_steps)), "viridis_r"))
         _save_panels(panels, folder / "marginals.png")
@@ -118,7 +119,7 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
     """Write a square grid of examples ``(N, *shape)`` as PNG."""
     from torchvision.utils import save_image
 
-    pictures = module.render(x)
+    pictures = _apart(module.render(x))
     nrow = max(1, int(len(pictures) ** 0.5))
     scale = max(1, 480 // (nrow * max(pictures.shape[-2:])))
     pictures = pictures.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
@@ -134,7 +135,7 @@ def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
     panels = []
     for i in _shown(num_steps):
         z = states[num_steps - i]
-        shown = module.render(z).expand(-1, 3, -1, -1)
+        shown = _apart(module.render(z)).expand(-1, 3, -1, -1)
         is_mask = _as_picture((z == num_classes).float()).amax(1, keepdim=True)
         if is_mask.shape[-2:] == shown.shape[-2:]:
             shown = torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)
@@ -152,7 +153,12 @@ def _as_picture(values: Tensor) -> Tensor:
     """``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``FLDD.render`` does."""
     if values.dim() == 2:
         return values[:, None, None]
-    return values if values.dim() == 4 else values.flatten(2).unsqueeze(1)
+    return _apart(values) if values.dim() == 4 else values.flatten(2).unsqueeze(1)
+
+
+def _apart(pictures: Tensor) -> Tensor:
+    """``(N, C, H, W)`` as it is for grey (1) or colour (3); other channels side by side, ``(N, 1, H, C W)``."""
+    return pictures if pictures.shape[1] in (1, 3) else rearrange(pictures, "n c h w -> n 1 h (c w)")
 
 
 @dataclass(frozen=True)
