@@ -100,19 +100,21 @@ def test_no_noise_where_the_reverse_process_is_the_posterior(name: str, estimato
         assert flat(gradient, parameters).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["absorbing", "staggered", "learned_mask"])
+@pytest.mark.parametrize("name", ["staggered", "learned_mask"])
 @pytest.mark.parametrize("estimator", UNBIASED)
 def test_the_auxiliary_loss_is_handed_on(name: str, estimator: str) -> None:
-    problem = Problem(3, (2,), 3)
+    problem = Problem(3, (12,), 6)
     process, reverse = make(name, problem)
     made: GradientEstimator = UNBIASED[estimator](problem)
-    step = process.transition(torch.tensor([[0, 2], [1, 1]]), torch.tensor([2, 3]))
+    step = process.transition(torch.randint(3, (8, 12)), torch.randint(2, 6, (8,)))
     out = made.loss(step, reverse, torch.Generator().manual_seed(1), 0)
     generator = torch.Generator().manual_seed(1)
     draws = [step.draw(generator) for _ in range(getattr(made, "samples", 1))]
     each = [step.terms(reverse, step.weights(z).unsqueeze(0)).auxiliary for z in draws]
     assert out.auxiliary is not None
-    torch.testing.assert_close(out.auxiliary, torch.stack([a[0] for a in each if a is not None]).mean(0))
+    stacked = torch.stack([a[0] for a in each if a is not None])
+    assert len(draws) == 1 or stacked.std(0).max() > 1e-3  # draws differ, and their mean from each of them
+    torch.testing.assert_close(out.auxiliary, stacked.mean(0))
     relaxed = Concrete(problem).loss(step, reverse, generator, 0)
     assert relaxed.auxiliary is None
 

@@ -55,7 +55,7 @@ class FLDD(EvaluatedModule):
         auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run (a run without an
             end keeps it). Under masked diffusion every masked coordinate teaches the denoiser at every step, with
             its probability of being revealed, 1/t; an order reveals few at a step, and teaches little. This
-            loss counts the others up to 1/t, times the weight: L_lambda of Austin et al., 2021, eq. 5, for
+            loss counts the others up to 1/t, times the weight, after L_lambda of Austin et al., 2021, eq. 5, for
             processes that only mask. It is 0 for masked diffusion, has no gradient to the forward process, and
             estimators over relaxed states have none. 0 is the bound itself.
         weight_decay: AdamW's, for both.
@@ -208,7 +208,7 @@ class FLDD(EvaluatedModule):
         factors = [learning_rate_factor(progress)]
         if own:
             total = self.trainer.estimated_stepping_batches
-            if total <= self.freeze_steps:
+            if 0 < total <= self.freeze_steps:
                 rank_zero_warn(
                     f"the forward process will not learn: this run ends after {total} steps, and the first "
                     f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."

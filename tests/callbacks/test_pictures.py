@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 
 from conftest import Stripes, image_model, randomise, small_mlp
-from fldd_lightning import FLDDError, ImageFLDD
+from fldd_lightning import FLDD, FLDDError, ImageFLDD
 from fldd_lightning.callbacks import Pictures
 from fldd_lightning.callbacks import pictures as pictures_module
 from fldd_lightning.estimators import Reinforce
@@ -151,8 +151,22 @@ def test_any_number_of_channels_is_drawn(tmp_path: Path, channels: int, monkeypa
     assert masked.tolist() == list(torch.tensor(pictures_module._MASK).tolist())
     assert revealed.tolist() == ([0.0, 0.0, 1.0] if channels == 3 else [1.0, 1.0, 1.0])
     assert model.render(states[0]).shape == (1, channels, 4, 5)  # what the metrics see
+    monkeypatch.undo()
     pictures_module.save_grid(model, states[:, 0], tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").exists()
+    pictures_module.save_trajectory(model, states, tmp_path / "steps.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "steps.png"}
+
+
+def test_mask_is_blue_where_the_coordinate_is_drawn_in_plain_arrays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures_module, "_save_panels", lambda panels, path: drawn.extend(panels))
+    model = FLDD(3, (2, 2, 5), AbsorbingProcess, small_mlp, Reinforce, num_steps=2)
+    states = torch.zeros(3, 1, 2, 2, 5, dtype=torch.long)
+    states[:, 0, 1, 0, 2] = torch.tensor([3, 2, 0])
+    pictures_module.save_trajectory(model, states, Path("unused.png"))
+    shown = drawn[0].pictures[0]  # (3, 2, 10): a row for each of the first dimension
+    mask = torch.tensor(pictures_module._MASK)
+    assert (shown == mask.view(3, 1, 1)).all(0).nonzero().tolist() == [[1, 2]]
 
 
 def test_wrong_numbers() -> None:

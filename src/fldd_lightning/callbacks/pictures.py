@@ -93,9 +93,9 @@ class Pictures(Callback):
         num_steps = module.problem.num_steps
         t = torch.arange(1, num_steps + 1, device=x.device).expand(len(x), -1)
         kept = module.forward_process.kept(x, t, module.condition(batch)).cpu()  # (N, T, *shape)
-        revealed = _as_picture(num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
+        revealed = _as_picture(module, num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
         # in the order of sampling, as the trajectories are
-        columns = {i: _as_picture(kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
+        columns = {i: _as_picture(module, kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
         rows = slice(self.num_rows)
         panels = [_Panels("$x$", _apart(module.render(x[rows].cpu())))]
         panels += [_Panels(f"$q(z_{{{i}}} = x\\,|\\,x)$", each[rows], (0, 1)) for i, each in columns.items()]
@@ -136,7 +136,7 @@ def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
     for i in _shown(num_steps):
         z = states[num_steps - i]
         shown = _apart(module.render(z)).expand(-1, 3, -1, -1)
-        is_mask = _as_picture((z == num_classes).float()).amax(1, keepdim=True)
+        is_mask = _as_picture(module, (z == num_classes).float()).amax(1, keepdim=True)
         if is_mask.shape[-2:] == shown.shape[-2:]:
             shown = torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)
         panels.append(_Panels(f"$z_{{{i}}}$", shown))
@@ -149,11 +149,13 @@ def _shown(num_steps: int) -> list[int]:
     return [round(float(i)) for i in torch.linspace(num_steps, 0, most)]
 
 
-def _as_picture(values: Tensor) -> Tensor:
-    """``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``FLDD.render`` does."""
+def _as_picture(module: FLDD, values: Tensor) -> Tensor:
+    """A number for every coordinate, ``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``module.render`` does."""
     if values.dim() == 2:
         return values[:, None, None]
-    return _apart(values) if values.dim() == 4 else values.flatten(2).unsqueeze(1)
+    if values.dim() == 4 and isinstance(module, ImageFLDD):
+        return _apart(values)
+    return values.flatten(2).unsqueeze(1)
 
 
 def _apart(pictures: Tensor) -> Tensor:

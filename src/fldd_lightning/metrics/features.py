@@ -96,6 +96,11 @@ class InceptionFeatures(FeatureExtractor):
         return "fid"
 
     def forward(self, pictures: Tensor) -> Tensor:
+        if pictures.shape[1] not in (1, 3):
+            raise FLDDError(
+                f"Inception takes grey or colour pictures, not {pictures.shape[1]} channels. Use ClassifierFeatures, "
+                "which 'fldd-lightning features' trains on any."
+            )
         colours = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
         features: Tensor = self.network((colours * 255).round().byte())
         return features
