@@ -89,6 +89,8 @@ def test_inception_takes_local_weights(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "weights.pth"
     torch.save(network.state_dict(), path)
     extractor = InceptionFeatures(str(path)).eval()
+    with pytest.raises(FLDDError, match="not 4 channels"):
+        extractor(torch.rand(2, 4, 8, 8))
     grey = torch.rand(2, 1, 8, 8)
     features = extractor(grey)
     assert features.shape == (2, 2048)
