@@ -17,7 +17,7 @@ from .factory import build, describe
 from .forward import ForwardProcess
 from .networks import Backbone
 from .objective import stratified_steps
-from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_progress
+from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_length, run_progress
 from .problem import Problem
 from .reverse import ReverseProcess
 from .sampling import ancestral_sample
@@ -207,10 +207,10 @@ class FLDD(EvaluatedModule):
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
         factors = [learning_rate_factor(progress)]
         if own:
-            total = self.trainer.estimated_stepping_batches
-            if 0 < total <= self.freeze_steps:
+            total = run_length(self.trainer)
+            if total <= self.freeze_steps:
                 rank_zero_warn(
-                    f"the forward process will not learn: this run ends after {total} steps, and the first "
+                    f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
                     f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."
                 )
             lr = self.lr * self.forward_lr_ratio

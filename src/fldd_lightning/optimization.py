@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-__all__ = ["AdaptiveClip", "averaging", "learning_rate_factor", "run_progress"]
+__all__ = ["AdaptiveClip", "averaging", "learning_rate_factor", "run_length", "run_progress"]
 
 
 def learning_rate_factor(
@@ -33,14 +33,19 @@ def learning_rate_factor(
     return factor
 
 
+def run_length(trainer: Trainer) -> float:
+    """Optimiser steps of a run; infinite where nobody knows, as with a stream (Lightning says -1)."""
+    total = float(trainer.estimated_stepping_batches)
+    return total if total > 0 else float("inf")
+
+
 def run_progress(trainer: Trainer) -> Callable[[int], float]:
     """Share of a run that is done: of its steps or of its ``max_time``, whichever is further.
 
     A run that its clock will stop has thus brought its learning rate down by then. Without a
     limit of either kind it stays at 0.
     """
-    total = float(trainer.estimated_stepping_batches)  # -1: of a stream, whose length nobody knows
-    total = total if total > 0 else float("inf")
+    total = run_length(trainer)
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
 
     def progress(step: int) -> float:

@@ -124,11 +124,10 @@ class Transition:
         """
         t, condition = self._repeated(len(w))
         log_v = reverse.network_log_prob(w.flatten(0, 1), t, condition).view(w.shape)
-        return StepTerms(self._kl(reverse, w, log_v))
+        return StepTerms(self._kl(reverse, w, self._without_pad(reverse, log_v)))
 
     def _kl(self, reverse: ReverseProcess, w: Tensor, log_v: Tensor) -> Tensor:
         """:meth:`kl` where the network's log v is known at every place, ``(n, B, *shape, m)``."""
-        log_v = self._without_pad(reverse, log_v)
         entropy = self.posterior.entropy()  # (B, *shape, m)
         if reverse.mask_only:
             mask = torch.full_like(self.x, w.shape[-1] - 1)  # the last place is MASK
@@ -138,9 +137,9 @@ class Transition:
             value = -xlogy(self.posterior.relaxed_posterior(w), log_v).sum(-1) - (w * entropy).sum(-1)
         return value.flatten(2).sum(2)
 
-    def _without_pad(self, reverse: ReverseProcess, log_v: Tensor) -> Tensor:
-        """Log-probabilities ``(n, B, *shape, m)`` with 0 at PAD: finite there, so that gradients are too."""
-        return log_v if reverse.pad is None else log_v.masked_fill((self.x == reverse.pad).unsqueeze(-1), 0.0)
+    def _without_pad(self, reverse: ReverseProcess, logs: Tensor) -> Tensor:
+        """What the network says, ``(n, B, *shape, ...)``, with 0 at PAD: finite there, so that gradients are too."""
+        return logs if reverse.pad is None else logs.masked_fill((self.x == reverse.pad).unsqueeze(-1), 0.0)
 
     def _repeated(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Steps and labels of n B states."""
@@ -181,8 +180,8 @@ class SparseTransition(Transition):
         support = self.support.expand(w.shape).flatten(0, 1)
         state = SparseStates(support, w.flatten(0, 1), self.num_states)
         log_data, log_odds = reverse.masked_log_prob_at(support[..., :-1], state, t, condition)
-        log_data, log_odds = log_data.view(*w.shape[:-1], -1), log_odds.view(w.shape[:-1]).unsqueeze(-1)
-        log_data = self._without_pad(reverse, log_data)  # (n, B, *shape, m - 1)
+        log_data = self._without_pad(reverse, log_data.view(*w.shape[:-1], -1))  # (n, B, *shape, m - 1)
+        log_odds = self._without_pad(reverse, log_odds.view(*w.shape[:-1], 1))
         log_v = torch.cat([log_data + logsigmoid(-log_odds), logsigmoid(log_odds)], -1)
         stay = self.posterior.posterior(torch.full_like(self.x, w.shape[-1] - 1))[..., -1].detach()  # (B, *shape)
         usual = (1 / self.t).reshape(-1, *[1] * (stay.dim() - 1))
