@@ -15,7 +15,7 @@ from fldd_lightning import FLDD
 from fldd_lightning.callbacks import FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
-from test_module import Pairs, build, text_data, text_quality, trainer
+from test_module import Pairs, coded, text_data, text_quality, trainer
 from test_text import model_of
 
 
@@ -35,8 +35,10 @@ class Report(Callback):
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         assert isinstance(pl_module, FLDD)
+        assert pl_module.code is not None
         report = {
             "parameters": [p.detach().clone() for p in pl_module.parameters()],
+            "code": pl_module.code.state_dict(),
             "noise": pl_module.estimator.noise,
             "test": {key: float(value) for key, value in trainer.callback_metrics.items() if "test/" in key},
         }
@@ -46,7 +48,7 @@ class Report(Callback):
 if __name__ == "__main__":
     seed_everything(1)
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=3, callbacks=[Report(), Pictures()])
-    model = build(freeze_steps=1, estimator=RecordingRLOO)
+    model = coded(freeze_steps=1, estimator=RecordingRLOO)
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)

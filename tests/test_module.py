@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import Stripes, image_model, small_mlp
-from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD
+from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelledImageFLDD, MixtureCode
 from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, NELBOWriter, PerplexityCallback, Pictures
 from fldd_lightning.data import DigitsDataModule, DiscreteDataModule, Split, TextDataModule
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, StepLoss, WarmUp
@@ -49,6 +49,12 @@ def build(cls: type[FLDD] = FLDD, **kwargs: Any) -> FLDD:
         "freeze_steps": 2,
     }
     return cls(**{**defaults, **kwargs})
+
+
+def coded(**options: Any) -> FLDD:
+    """A model with a code of four values."""
+    mask = partial(LearnedMaskProcess, network=small_mlp)
+    return build(**{"forward_process": mask, "code": partial(MixtureCode, size=4), **options})
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
@@ -226,7 +232,11 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     for a, b in zip(ranks[0]["parameters"], ranks[1]["parameters"]):
         assert torch.equal(a, b)
     assert not torch.equal(ranks[0]["noise"], ranks[1]["noise"])
-    model = build(freeze_steps=1)
+    for name, value in ranks[0]["code"].items():
+        assert torch.equal(value, ranks[1]["code"][name])
+    model = coded(freeze_steps=1)
+    assert model.code is not None
+    model.code.load_state_dict(ranks[1]["code"])
     with torch.no_grad():
         for p, value in zip(model.parameters(), ranks[0]["parameters"]):
             p.copy_(value)

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .code import MixtureCode
     from .errors import FLDDError
     from .image import ImageFLDD, LabelledImageFLDD
     from .module import FLDD
     from .problem import Problem
     from .text import TextFLDD
 
-__all__ = ["FLDD", "FLDDError", "ImageFLDD", "LabelledImageFLDD", "Problem", "TextFLDD", "__version__"]
+__all__ = ["FLDD", "FLDDError", "ImageFLDD", "LabelledImageFLDD", "MixtureCode", "Problem", "TextFLDD", "__version__"]
 
 __version__ = version("fldd-lightning")
 
@@ -25,6 +26,7 @@ _HOMES = {
     "FLDDError": "errors",
     "ImageFLDD": "image",
     "LabelledImageFLDD": "image",
+    "MixtureCode": "code",
     "Problem": "problem",
     "TextFLDD": "text",
 }

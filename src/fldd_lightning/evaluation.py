@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from .categorical import check_states
+from .coded import CodedModule
 from .forward import ForwardProcess
-from .hooks import ModalityHooks
 from .metrics import NELBOMetric
 from .objective import step_kl
 from .reverse import ReverseProcess
@@ -19,7 +18,7 @@ from .reverse import ReverseProcess
 __all__ = ["EvaluatedModule"]
 
 
-class EvaluatedModule(ModalityHooks, LightningModule):
+class EvaluatedModule(CodedModule):
     """The part of :class:`~fldd_lightning.FLDD` that evaluates.
 
     Attributes:
@@ -43,17 +42,18 @@ class EvaluatedModule(ModalityHooks, LightningModule):
 
         Args:
             batch: What the data loader gives.
-            noise: Uniform float64 numbers ``(B, T, *shape)``.
+            noise: Uniform float64 numbers ``(B, T, D + 1)``: of every step, D for z_t, one for the code.
 
         Returns:
-            ``(B, T)`` in nats per example; the sum over T is an unbiased NELBO.
+            ``(B, T)`` in nats per example; with :meth:`further_terms` the sum is an unbiased NELBO.
         """
-        x, condition = self._checked(batch), self.condition(batch)
+        x = self._checked(batch)
         columns = []
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
-            step = self.forward_process.transition(x, t, condition)
-            columns.append(step_kl(step, self.reverse, step.draw_from_uniform(noise[:, i])))
+            step = self.forward_process.transition(x, t, self.drawn_condition(batch, noise[:, i, -1]))
+            z_t = step.draw_from_uniform(noise[:, i, :-1].view(x.shape))
+            columns.append(step_kl(step, self.reverse, z_t))
         return torch.stack(columns, 1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -66,7 +66,7 @@ class EvaluatedModule(ModalityHooks, LightningModule):
         """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
         index = self._index(batch, batch_idx)
         kl = self.nelbo_terms(batch, self._noise(index))
-        terms = self.extra_terms(batch)
+        terms = self.further_terms(batch)
         return {"nelbo": kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0])), "index": index}
 
     def on_validation_epoch_start(self) -> None:
@@ -119,25 +119,25 @@ class EvaluatedModule(ModalityHooks, LightningModule):
         return torch.arange(len(x), device=x.device) + (batch_idx * self.trainer.world_size + self.global_rank) * len(x)
 
     def _noise(self, index: Tensor) -> Tensor:
-        """Uniform numbers ``(B, T, *shape)`` that depend on each example's index alone."""
+        """Uniform numbers ``(B, T, D + 1)`` that depend on each example's index alone."""
         rows = []
         for i in index.tolist():
             generator = torch.Generator().manual_seed(i)
-            size = (self.problem.num_steps, *self.problem.shape)
+            size = (self.problem.num_steps, self.problem.num_dims + 1)
             rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
         noise = torch.stack(rows)
         return noise.to(self._noise_device())
 
     def _prepare_evaluation(self, stage: str) -> None:
         if stage not in self.bounds:
-            names = self.extra_term_names()
+            names = self.further_term_names()
             bound = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
             self.bounds[stage] = bound.to(self.device)
             self.extra_metrics[stage] = nn.ModuleDict(dict(self.make_metrics())).to(self.device)
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
         kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
-        terms = self.extra_terms(batch)
+        terms = self.further_terms(batch)
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
         bound.update(kl, terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from .code import MixtureCode
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
 from .evaluation import EvaluatedModule
@@ -45,6 +47,8 @@ class FLDD(EvaluatedModule):
         forward_process: Makes the forward process from the :class:`Problem`.
         denoiser: Makes the denoiser from ``(problem, num_inputs, num_outputs)``.
         estimator: Makes the gradient estimator from the :class:`Problem`.
+        code: Makes, from the :class:`Problem`, the code of an example that is drawn before the first step and that both
+            networks see; it is fitted to the training data when training starts. None does without.
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
         freeze_steps: Optimiser steps before the forward process starts to move.
@@ -83,6 +87,7 @@ class FLDD(EvaluatedModule):
         num_steps: int = 4,
         num_labels: int = 0,
         padded: bool = False,
+        code: Callable[[Problem], MixtureCode] | None = None,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -104,8 +109,13 @@ class FLDD(EvaluatedModule):
             plain["shape"] = list(shape)
             self.save_hyperparameters(plain)
         self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
+        self.code = None if code is None else build(code, self.problem)
+        if self.code is not None:
+            if num_labels > 0:
+                raise FLDDError("labels stand where a code would. Set num_labels to 0, or code to null.")
+            self.problem = replace(self.problem, num_labels=self.code.size)
         self.forward_process = build(forward_process, self.problem)
-        self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a))
+        self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
         self.estimator = build(estimator, self.problem)
         self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
@@ -120,9 +130,10 @@ class FLDD(EvaluatedModule):
         x = self._checked(batch)
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
-        step = self.forward_process.transition(x, t, self.condition(batch))
+        uniform = torch.rand(len(x), dtype=torch.float64, device=generator.device, generator=generator)
+        step = self.forward_process.transition(x, t, self.drawn_condition(batch, uniform))
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
-        terms = self.extra_terms(batch)
+        terms = self.further_terms(batch)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
         per_step = self._pressed(out, t)
         if out.auxiliary is not None:
@@ -187,7 +198,7 @@ class FLDD(EvaluatedModule):
                     self.reverse,
                     size,
                     generator,
-                    self.sample_condition(size, generator),
+                    self.prior_condition(size, generator),
                     self.sample_padding(size, generator),
                     num_steps,
                     trajectory,
@@ -294,6 +305,7 @@ class FLDD(EvaluatedModule):
             "padded": self.problem.padded,
             "forward_process": self.forward_process.configuration(),
             "denoiser": type(self.reverse.network).__name__,
+            "code": "none" if self.code is None else self.code.configuration(),
         }
 
     def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .categorical import log_one_hot, sample_categorical
+from .code import MixtureCode
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .forward.mask import MaskProcess
@@ -32,10 +34,14 @@ class ReverseProcess(nn.Module):
     correction. Where a schedule does not depend on x the correction is zero, as at initialisation: it is followed
     exactly, also while it is being learned. At t = 1 MASK has probability zero.
 
+    With a code the logits of masked coordinates start from log p(x_i|c) of its mixture, which is the best there is
+    while nothing is visible.
+
     Args:
         problem: K, shape and T.
         process: The forward process; only its base, or the schedule that all examples share, is used.
         denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
+        code: What the labels stand for, if they are codes.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class ReverseProcess(nn.Module):
         problem: Problem,
         process: ForwardProcess,
         denoiser: Callable[[Problem, int, int], Backbone],
+        code: MixtureCode | None = None,
     ) -> None:
         super().__init__()
         self.num_states = process.num_states
@@ -55,6 +62,7 @@ class ReverseProcess(nn.Module):
             if not isinstance(process, MaskProcess):
                 raise FLDDError(f"{type(process).__name__} sets mask_only, but is not a MaskProcess. Subclass that.")
             self._log_stay_odds = process.log_stay_odds
+            self._log_data = None if code is None else code.log_conditional_of
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
     def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -68,9 +76,10 @@ class ReverseProcess(nn.Module):
         Returns:
             Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1 and for PAD.
         """
-        logits = self.network(state, t, condition).float()
         if self.mask_only:  # unmasked coordinates carry over, whatever stands here
+            logits = self._masked_logits(state, t, condition).float()
             return masked_logits(logits, self._stay_odds(t, logits), self.pad).log_softmax(-1)
+        logits = self.network(state, t, condition).float()
         logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
         if self.has_mask:
             is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
@@ -96,7 +105,7 @@ class ReverseProcess(nn.Module):
             Log-probabilities of these values for a coordinate that does not stay masked, ``(B, *shape, m)``, and
             the log odds that it does, ``(B, *shape)``; float32.
         """
-        logits = self.network(state, t, condition)
+        logits = self._masked_logits(state, t, condition)
         log_prob, mask = log_prob_at(logits, index, self.pad)
         return log_prob, mask + self._stay_odds(t, logits)
 
@@ -130,13 +139,20 @@ class ReverseProcess(nn.Module):
         """
         if not self.mask_only:
             return sample_categorical(self.log_prob(z_t, t, condition), generator)
-        logits = self.network(SparseStates.hard(z_t, self.num_states), t, condition)
+        logits = self._masked_logits(SparseStates.hard(z_t, self.num_states), t, condition)
         masked = z_t == self.num_states - 1
         size = rows_at_once(self.num_states)
         rows, odds = (torch.split(each[masked], size) for each in (logits, self._stay_odds(t, logits)))
         joint = (masked_logits(*part, self.pad) for part in zip(rows, odds, strict=True))
         drawn = [sample_categorical(part, generator) for part in joint]
         return z_t.masked_scatter(masked, torch.cat(drawn))
+
+    def _masked_logits(self, state: State, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Logits of a mask-only process ``(B, *shape, S)``: the network's, for data values over those of the code."""
+        logits: Tensor = self.network(state, t, condition)
+        if self._log_data is None or condition is None:
+            return logits
+        return logits + F.pad(self._log_data(condition), (0, 1)).to(logits.dtype)
 
     def _stay_odds(self, t: Tensor, logits: Tensor) -> Tensor:
         """Log odds of staying masked, for every coordinate of ``logits``."""

@@ -91,15 +91,15 @@ def test_unet_takes_odd_sizes() -> None:
 def test_stated_sizes_and_costs_of_image_networks() -> None:
     """Parameters in millions and GFLOP an image, as the docstrings and docs/images.md say."""
     binary, colour = Problem(2, (28, 28), 4), Problem(32, (3, 32, 32), 4)
-    for network, states_in, millions, cost in (
-        (UNet(binary, 3, 2, widths=(16, 32, 64)), 3, 0.41, 0.080),
-        (UNet(binary, 3, 2), 3, 1.6, 0.32),
-        (UNet(colour, 33, 32, widths=(64, 128, 256)), 33, 6.4, 1.8),
-        (DiT(binary, 3, 2), 3, 2.8, 0.18),
-        (DiT(colour, 33, 32), 33, 3.4, 0.31),
+    for network, problem, states_in, millions, cost in (
+        (UNet(binary, 3, 2, widths=(16, 32, 64)), binary, 3, 0.41, 0.080),
+        (UNet(binary, 3, 2), binary, 3, 1.6, 0.32),
+        (UNet(colour, 33, 32, widths=(64, 128, 256)), colour, 33, 6.4, 1.8),
+        (DiT(binary, 3, 2), binary, 3, 2.8, 0.18),
+        (DiT(colour, 33, 32), colour, 33, 3.4, 0.31),
     ):
         assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
-        state = torch.zeros(1, *network.problem.shape, states_in)
+        state = torch.zeros(1, *problem.shape, states_in)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(state, torch.ones(1, dtype=torch.long))
         assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.03)

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
 
 from ..forward import ForwardProcess, MaskProcess
+from ..loaders import apart_from_training
 from ..module import FLDD
 
 __all__ = ["CollapseMonitor"]
@@ -75,7 +75,7 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
-            self._warn(shares, float(kl.sum()), moved)
+            self._warn(shares, float(kl.sum() + metrics.get("kl_code", 0.0)), moved)
 
     def _warn(self, shares: Tensor, bound: float, moved: float | None) -> None:
         assert self._marginal_entropy is not None
@@ -84,7 +84,7 @@ class CollapseMonitor(Callback):
             self._warned = True
             rank_zero_warn(
                 f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
-                f"{100 * float(shares.max()):.0f} % of the KL, and their sum {bound:.3f} is no better than a product "
+                f"{100 * float(shares.max()):.0f} % of the KL, and the bound {bound:.3f} is no better than a product "
                 f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
                 "smaller forward_lr_ratio, another base process, or RLOO with several samples."
             )
@@ -147,7 +147,7 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
     num_classes = module.problem.num_classes
     counts = torch.zeros(module.problem.num_dims, num_classes, dtype=torch.float64)
     seen = 0
-    for batch in _apart_from_training(trainer.train_dataloader):
+    for batch in apart_from_training(trainer.train_dataloader):
         x = module.data(batch).flatten(1).long().cpu()  # (B, D)
         counts.scatter_add_(1, x.T, torch.ones_like(x.T, dtype=torch.float64))
         seen += len(x)
@@ -157,19 +157,6 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
         counts[:, module.problem.pad] = 0
     live = counts.sum(1)  # (D,)
     return float((torch.xlogy(live, live).sum() - torch.xlogy(counts, counts).sum()) / seen)
-
-
-def _apart_from_training(loader: Any) -> Iterable[Any]:
-    """The same examples from a loader of its own: iterating over the trainer's would start its workers' epoch anew."""
-    if not isinstance(loader, DataLoader):
-        return loader  # type: ignore[no-any-return]
-    return DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        shuffle=not isinstance(loader.dataset, IterableDataset),
-        collate_fn=loader.collate_fn,
-        generator=torch.Generator().manual_seed(0),
-    )
 
 
 def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:
@@ -183,5 +170,5 @@ def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float
         learned, fixed = process.interior_log_kept_masked, base.interior_log_kept_masked
     else:
         learned, fixed = process.interior_log_marginals, base.interior_log_marginals
-    difference = learned(x, t, module.condition(batch)).exp() - fixed(x, t).exp()
+    difference = learned(x, t, module.likely_condition(batch)).exp() - fixed(x, t).exp()
     return float(0.5 * difference.abs().sum(-1).mean())

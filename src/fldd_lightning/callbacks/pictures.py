@@ -92,7 +92,7 @@ class Pictures(Callback):
         x = module.data(batch).long()
         num_steps = module.problem.num_steps
         t = torch.arange(1, num_steps + 1, device=x.device).expand(len(x), -1)
-        kept = module.forward_process.kept(x, t, module.condition(batch)).cpu()  # (N, T, *shape)
+        kept = module.forward_process.kept(x, t, module.likely_condition(batch)).cpu()  # (N, T, *shape)
         revealed = _as_picture(module, num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
         # in the order of sampling, as the trajectories are
         columns = {i: _as_picture(module, kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}

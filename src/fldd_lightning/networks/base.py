@@ -12,7 +12,7 @@ from ..errors import FLDDError
 from ..problem import Problem
 from ..states import SparseStates, State
 
-__all__ = ["Backbone", "check_backbone", "check_labels", "embed_states", "zero_last_layer"]
+__all__ = ["Backbone", "StepEmbedding", "check_backbone", "check_labels", "embed_states", "zero_last_layer"]
 
 
 class Backbone(nn.Module, ABC):
@@ -48,6 +48,31 @@ class Backbone(nn.Module, ABC):
         Returns:
             Logits ``(B, *shape, num_outputs)``.
         """
+
+
+class StepEmbedding(nn.Module):
+    """A vector for every step; in a conditional model another one for every label, added to it.
+
+    Args:
+        problem: T and the number of labels.
+        width: Features.
+        std: Standard deviation of both at the start.
+    """
+
+    def __init__(self, problem: Problem, width: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.problem = problem
+        self.step = nn.Embedding(problem.num_steps + 1, width)
+        self.label = nn.Embedding(problem.num_labels, width) if problem.num_labels else None
+        for table in (self.step, self.label):
+            if table is not None:
+                nn.init.normal_(table.weight, std=std)
+
+    def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``(B, width)`` for steps and labels ``(B,)``; raises where labels are missing, or given without need."""
+        check_labels(self.problem, condition)
+        features: Tensor = self.step(t)
+        return features if self.label is None else features + self.label(condition)
 
 
 def check_backbone(network: nn.Module) -> Backbone:

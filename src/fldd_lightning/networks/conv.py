@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, check_labels, zero_last_layer
+from .base import Backbone, StepEmbedding, zero_last_layer
 
 __all__ = ["ConvNet"]
 
@@ -35,7 +35,6 @@ class ConvNet(Backbone):
                 f"ConvNet needs images of shape (height, width) or (channels, height, width), not "
                 f"{problem.shape}. Use the MLP for other data."
             )
-        self.problem = problem
         channels = problem.shape[0] if len(problem.shape) == 3 else 1
         self.channels = channels
         self.first = nn.Conv2d(channels * num_inputs, width, 3, padding=1)
@@ -46,12 +45,10 @@ class ConvNet(Backbone):
         zero_last_layer(self.last)
 
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_labels(self.problem, condition)
-        index = t if condition is None else t * self.problem.num_labels + condition
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
         hidden = self.first(rearrange(images, "b c h w s -> b (c s) h w").contiguous()) + self.position
         for block in self.blocks:
-            hidden = block(hidden, index)
+            hidden = block(hidden, t, condition)
         mixed = self.last(F.gelu(self.norm(hidden)))  # (B, C * outputs, H, W)
         logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
         return logits if state.dim() == 5 else logits.squeeze(1)
@@ -61,13 +58,13 @@ class _Block(nn.Module):
     def __init__(self, problem: Problem, width: int, dilation: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
-        self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), width)
+        self.time = StepEmbedding(problem, width)
         self.near = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
         self.all = nn.Linear(width, width)  # the global path: what the whole image says
         self.out = nn.Conv2d(width, width, 1)
 
-    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         normed = self.norm(hidden)
-        context = self.all(normed.mean((2, 3))) + self.time(index)  # (B, width)
+        context = self.all(normed.mean((2, 3))) + self.time(t, condition)  # (B, width)
         out: Tensor = hidden + self.out(F.gelu(self.near(normed) + context[:, :, None, None]))
         return out

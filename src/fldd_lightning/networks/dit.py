@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, check_labels, zero_last_layer
+from .base import Backbone, StepEmbedding, zero_last_layer
 from .block import AdaLNBlock, AdaLNOutput
 
 __all__ = ["DiT"]
@@ -54,13 +54,13 @@ class DiT(Backbone):
             raise FLDDError(
                 f"patch={patch} must divide the image's {height}x{columns} and heads={heads} the width {width}."
             )
-        self.problem, self.patch = problem, patch
+        self.patch = patch
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         area = self.channels * patch**2
         num_patches = (height // patch) * (columns // patch)
         self.embed = nn.Linear(area * num_inputs, width)
         self.position = nn.Parameter(0.02 * torch.randn(1, num_patches, width))
-        self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), width)
+        self.time = StepEmbedding(problem, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, heads, dropout, width) for _ in range(depth))
         self.norm = AdaLNOutput(width, width)
         self.last = nn.Linear(width, area * num_outputs)
@@ -69,8 +69,7 @@ class DiT(Backbone):
         self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, num_inputs, num_outputs))
 
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_labels(self.problem, condition)
-        time = F.silu(self.time(t if condition is None else t * self.problem.num_labels + condition))  # (B, width)
+        time = F.silu(self.time(t, condition))  # (B, width)
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
         p, rows = self.patch, images.shape[2] // self.patch
         patches = rearrange(images, "b c (h p) (w q) s -> b (h w) (c p q s)", p=p, q=p)

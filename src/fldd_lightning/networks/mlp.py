@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..problem import Problem
 from ..states import State
-from .base import Backbone, check_labels, embed_states, zero_last_layer
+from .base import Backbone, StepEmbedding, embed_states, zero_last_layer
 
 __all__ = ["MLP"]
 
@@ -44,27 +44,24 @@ class MLP(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.problem = problem
         num_dims = problem.num_dims
         self.embed = nn.Linear(num_inputs, embedding, bias=False)
         nn.init.normal_(self.embed.weight)
         self.mix_in = nn.Linear(num_dims * embedding, width)
         self.layers = nn.ModuleList(_ResidualLayer(problem, width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.last_time = _conditioner(problem, width)
+        self.last_time = StepEmbedding(problem, width, std=0.3)
         self.mix_out = nn.Linear(width, num_dims * num_outputs)
         zero_last_layer(self.mix_out)
         self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, embedding, num_outputs))
 
     def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_labels(self.problem, condition)
-        index = t if condition is None else t * self.problem.num_labels + condition
         embedded = embed_states(self.embed.weight.T, state)  # (B, *shape, E)
         tokens = embedded.flatten(1, -2)  # (B, D, E)
         hidden = self.mix_in(rearrange(tokens, "b d e -> b (d e)"))  # (B, width)
         for layer in self.layers:
-            hidden = layer(hidden, index)
-        mixed = self.mix_out(F.gelu(self.norm(hidden) + self.last_time(index)))  # (B, D * outputs)
+            hidden = layer(hidden, t, condition)
+        mixed = self.mix_out(F.gelu(self.norm(hidden) + self.last_time(t, condition)))  # (B, D * outputs)
         own = torch.bmm(tokens, self.skip[t].to(tokens.dtype))  # (B, D, outputs)
         logits: Tensor = rearrange(mixed, "b (d o) -> b d o", d=tokens.shape[1]) + own
         return logits.reshape(*embedded.shape[:-1], -1)
@@ -74,19 +71,12 @@ class _ResidualLayer(nn.Module):
     def __init__(self, problem: Problem, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.time = _conditioner(problem, width)
+        self.time = StepEmbedding(problem, width, std=0.3)
         self.inner = nn.Linear(width, width)
         self.outer = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
-        inner = F.gelu(self.inner(self.norm(hidden)) + self.time(index))
+    def forward(self, hidden: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        inner = F.gelu(self.inner(self.norm(hidden)) + self.time(t, condition))
         out: Tensor = hidden + self.outer(self.dropout(inner))
         return out
-
-
-def _conditioner(problem: Problem, width: int) -> nn.Embedding:
-    """A vector for every step, or for every pair of step and label."""
-    table = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), width)
-    nn.init.normal_(table.weight, std=0.3)
-    return table

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..errors import FLDDError
 from ..problem import Problem
 from ..states import State
-from .base import Backbone, check_labels, embed_states, zero_last_layer
+from .base import Backbone, StepEmbedding, embed_states, zero_last_layer
 from .block import AdaLNBlock, AdaLNOutput, RotaryPositions
 
 __all__ = ["Transformer"]
@@ -70,10 +70,9 @@ class Transformer(Backbone):
                 f"tied embeddings need at least as many outputs as inputs, but there are {num_outputs} and "
                 f"{num_inputs} (a LearnedMaskProcess has T - 1 outputs). Set tied to false for this network."
             )
-        self.problem = problem
         self.embed = nn.Linear(num_inputs, width, bias=False)
         nn.init.normal_(self.embed.weight, std=0.02 if tied else 1.0)
-        self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), time_width)
+        self.time = StepEmbedding(problem, time_width)
         self.rotary = RotaryPositions(problem.shape[0], width // heads)
         self.blocks = nn.ModuleList(AdaLNBlock(width, heads, dropout, time_width) for _ in range(depth))
         self.norm = AdaLNOutput(width, time_width)
@@ -83,8 +82,7 @@ class Transformer(Backbone):
         self.further = nn.Parameter(0.02 * torch.randn(num_outputs - num_inputs, width)) if tied else None
 
     def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_labels(self.problem, condition)
-        time = F.silu(self.time(t if condition is None else t * self.problem.num_labels + condition))
+        time = F.silu(self.time(t, condition))
         hidden = embed_states(self.embed.weight.T, state)  # (B, L, width)
         for block in self.blocks:
             hidden = block(hidden, time, self.rotary)

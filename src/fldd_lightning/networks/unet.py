@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, check_labels, zero_last_layer
+from .base import Backbone, StepEmbedding, zero_last_layer
 
 __all__ = ["UNet"]
 
@@ -54,10 +54,9 @@ class UNet(Backbone):
             raise FLDDError(f"UNet needs images, (height, width) or (channels, height, width), not {problem.shape}.")
         if not widths or any(width % 8 for width in widths) or widths[-1] % heads:
             raise FLDDError(f"widths {list(widths)} must be multiples of 8, the last one of heads={heads}, too.")
-        self.problem = problem
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         features = 4 * widths[0]
-        self.time = nn.Embedding((problem.num_steps + 1) * max(problem.num_labels, 1), features)
+        self.time = StepEmbedding(problem, features)
         self.first = nn.Conv2d(self.channels * num_inputs, widths[0], 3, padding=1)
         self.position = nn.Parameter(torch.zeros(1, widths[0], *problem.shape[-2:]))
         before = [widths[0], *widths[:-1]]
@@ -72,8 +71,7 @@ class UNet(Backbone):
         zero_last_layer(self.last)
 
     def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_labels(self.problem, condition)
-        time = self.time(t if condition is None else t * self.problem.num_labels + condition)  # (B, features)
+        time = self.time(t, condition)  # (B, features)
         images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
         pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()  # else torch.compile may fail
         hidden = self.first(pixels) + self.position

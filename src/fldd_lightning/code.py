@@ -1,0 +1,199 @@
+"""A code of the whole example, drawn before the first step: a mixture of products, fitted by expectation maximisation.
+
+The forward process leaves one number c of an example in the state z_T, beside the noise, and the reverse
+process draws it from a prior,
+
+    -log p(x) <= KL(q(c|x) || p(c)) + E_q(c|x)[NELBO(x|c)],
+
+the prior term of a hierarchical VAE (eq. 5 with u_T that depends on x). With T = 1 and a denoiser that knows c alone
+the model is the mixture sum_c p(c) prod_i p(x_i|c), the best q(c|x) is its posterior, and expectation
+maximisation is ascent on the bound itself. The code is learned there, without the noise of a score function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .categorical import sample_from_uniform
+from .errors import FLDDError
+from .problem import Problem
+
+__all__ = ["MixtureCode"]
+
+_ITERATIONS = 25
+_BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
+_CHUNK = 2**22  # numbers of a one-hot tensor worked on at once
+
+
+class MixtureCode(nn.Module):
+    """c ~ q(c|x) with a prior p(c); both networks see it as they see a label.
+
+    :meth:`fit` tries mixtures of 1, 4, 16, ... components up to ``size`` and keeps the one that is most likely to have
+    made examples held out of its training. Where no mixture is better than a product of marginals all examples
+    have the same code, which costs nothing. So it is before fitting. Coordinates at PAD do not count.
+
+    Args:
+        problem: K and shape.
+        size: C, the most codes there may be.
+        smoothing: Examples' worth of the data's marginals that every component is blended with.
+
+    Attributes:
+        log_prior: log p(c), ``(C,)``; ``-inf`` for codes not in use.
+        log_conditional: log p(x_i|c), ``(C, *shape, K)``; 0 at PAD.
+        is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
+
+    Raises:
+        FLDDError: If the size is below 2 or the smoothing is not positive.
+    """
+
+    log_prior: Tensor
+    log_conditional: Tensor
+    is_fitted: Tensor
+
+    def __init__(self, problem: Problem, size: int = 256, smoothing: float = 1.0) -> None:
+        super().__init__()
+        if size < 2 or smoothing <= 0:
+            raise FLDDError(f"a code needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
+        self.problem, self.size, self.smoothing = problem, size, smoothing
+        log_prior = torch.full((size,), float("-inf"))
+        log_prior[0] = 0.0
+        self.register_buffer("log_prior", log_prior)
+        self.register_buffer("log_conditional", torch.zeros(size, *problem.shape, problem.num_classes))
+        self.register_buffer("is_fitted", torch.tensor(False))
+
+    def configuration(self) -> str:
+        """What a checkpoint has to agree on."""
+        return f"{type(self).__name__}(size={self.size})"
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """Log q(c|x), ``(B, C)``, for data ``(B, *shape)``."""
+        return (self._log_likelihood(x) + self.log_prior).log_softmax(-1)
+
+    def kl(self, x: Tensor) -> Tensor:
+        """KL(q(c|x) || p(c)) in nats per example, ``(B,)``: E_q[log p(x|c)] - log p(x) of the mixture."""
+        log_likelihood = self._log_likelihood(x)
+        log_joint = log_likelihood + self.log_prior
+        expected = (log_joint.softmax(-1) * log_likelihood).sum(-1)
+        return (expected - log_joint.logsumexp(-1)).clamp_min(0)
+
+    def log_conditional_of(self, code: Tensor) -> Tensor:
+        """Log p(x_i|c), ``(B, *shape, K)``, for codes ``(B,)``."""
+        return self.log_conditional[code]
+
+    def draw(self, x: Tensor, uniform: Tensor) -> Tensor:
+        """Codes of data ``(B, *shape)`` from float64 numbers in [0, 1), ``(B,)``; integers ``(B,)``."""
+        return sample_from_uniform(self.log_posterior(x), uniform)
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Codes from the prior, integers ``(N,)`` on the generator's device."""
+        p = self.log_prior.exp().to(generator.device)
+        return torch.multinomial(p, num_samples, True, generator=generator)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        """Fit the mixture.
+
+        Args:
+            x: Examples ``(N, *shape)``; a tenth of them, 5,000 at most, are held out to choose the number of codes by.
+            seed: Of which these are, and of where the components start.
+
+        Returns:
+            ``codes``, how many are in use, and in nats per held-out example ``nll``, minus the log-likelihood of the
+            mixture, and ``nll_marginals``, that of a product of marginals.
+
+        Raises:
+            FLDDError: If there are fewer than 20 examples.
+        """
+        if len(x) < 20:
+            raise FLDDError(f"{len(x)} training examples are too few to fit a code to. Give more, or set code to null.")
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        num_held = min(len(x) // 10, 5_000)
+        held, kept = x[order[:num_held].to(x.device)], x[order[num_held:].to(x.device)]
+        best: tuple[float, Tensor, Tensor] | None = None
+        nll_marginals = float("inf")
+        size = 1
+        while size <= min(self.size, len(kept)):
+            log_prior, log_conditional = self._maximise(kept, size)
+            nll = -float(_log_joint(held, log_prior, log_conditional).logsumexp(-1).double().mean())
+            if size == 1:
+                nll_marginals = nll
+            if best is None or nll < best[0]:
+                best = nll, log_prior, log_conditional
+            size = self.size if size < self.size < 4 * size else 4 * size
+        assert best is not None
+        nll, log_prior, log_conditional = best
+        self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
+        self.log_conditional.zero_()[: len(log_prior)] = log_conditional
+        self.is_fitted.fill_(True)
+        return {"codes": len(log_prior), "nll": nll, "nll_marginals": nll_marginals}
+
+    def _maximise(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
+        num_classes, pad = self.problem.num_classes, self.problem.pad
+        counts = sum(_one_hot(part, num_classes, pad).sum(0) for part in _chunks(x, num_classes))
+        assert isinstance(counts, Tensor)
+        marginals = _normalised(counts + 1 / num_classes, pad)  # (*shape, K)
+        conditional = marginals + _BLEND * (_one_hot(x[:size], num_classes, pad) - marginals)
+        if size == 1:
+            conditional = marginals.unsqueeze(0)
+        prior = torch.full((size,), 1 / size, device=x.device)
+        for _ in range(_ITERATIONS if size > 1 else 0):
+            log_prior, log_conditional = prior.log(), _log(conditional, pad)
+            joint, total = torch.zeros_like(conditional), torch.zeros_like(prior)
+            for part in _chunks(x, num_classes):
+                r = _log_joint(part, log_prior, log_conditional).softmax(-1)  # (b, C)
+                joint += torch.tensordot(r, _one_hot(part, num_classes, pad), ([0], [0]))
+                total += r.sum(0)
+            conditional = _normalised(joint + self.smoothing * marginals, pad)
+            prior = total / total.sum()
+        return prior.log(), _log(conditional, pad)
+
+    def _log_likelihood(self, x: Tensor) -> Tensor:
+        """Log p(x|c) of every code, ``(B, C)``."""
+        return _log_likelihood(x, self.log_conditional)
+
+
+def _log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(C, *shape, K)``; PAD has 0 there."""
+    num_classes = log_conditional.shape[-1]
+    parts = [
+        F.one_hot(part, num_classes).to(log_conditional).flatten(1) @ log_conditional.flatten(1).T
+        for part in _chunks(x, num_classes)
+    ]
+    return torch.cat(parts)
+
+
+def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x, c), ``(B, C)``."""
+    return log_prior + _log_likelihood(x, log_conditional)
+
+
+def _one_hot(x: Tensor, num_classes: int, pad: int | None) -> Tensor:
+    """``(B, *shape, K)`` of float32, with zeros at PAD."""
+    ones = F.one_hot(x, num_classes).float()
+    if pad is not None:
+        ones[..., pad] = 0.0
+    return ones
+
+
+def _normalised(weights: Tensor, pad: int | None) -> Tensor:
+    """Probabilities proportional to ``weights`` over the last dimension, PAD left out."""
+    if pad is not None:
+        weights = weights.clone()
+        weights[..., pad] = 0.0
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _log(conditional: Tensor, pad: int | None) -> Tensor:
+    """The logarithm, finite, with 0 at PAD."""
+    log_conditional = conditional.clamp_min(1e-9).log()
+    if pad is not None:
+        log_conditional[..., pad] = 0.0
+    return log_conditional
+
+
+def _chunks(x: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """A few examples at a time."""
+    return torch.split(x, max(1, _CHUNK // (x[0].numel() * num_classes)))
