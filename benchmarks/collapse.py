@@ -25,7 +25,7 @@ from codes import ClusterCode, RankCode, WalkCode
 from common import append_row, machine, one_thread, train_and_test, write_report
 from lightning.pytorch import seed_everything
 
-from fldd_lightning import FLDD
+from fldd_lightning import FLDD, MixtureCode
 from fldd_lightning import data as sources
 from fldd_lightning.callbacks import KnownOptimum
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
@@ -70,38 +70,53 @@ class Recipe:
     """One row of the comparison."""
 
     process: Callable[[Problem], ForwardProcess]
-    estimator: Callable[[Problem], GradientEstimator]
-    samples: int
+    estimator: Callable[[Problem], GradientEstimator] = Reinforce
+    samples: int = 1
     options: tuple[tuple[str, Any], ...] = ()
 
 
-ABSORBING = partial(ResidualAbsorbingProcess, network=MLP)
+GENERAL = partial(ResidualAbsorbingProcess, network=MLP)
 UNIFORM = partial(ResidualUniformProcess, network=MLP)
 # as configs/array.yaml: nothing is known of how coordinates lie
 MASK = partial(LearnedMaskProcess, network=MLP, base=AbsorbingProcess)
+STAGGERED = partial(LearnedMaskProcess, network=MLP)
+CODE = ("code", MixtureCode)
+
+
+def changed(*options: tuple[str, Any]) -> Recipe:
+    """The default but for some options."""
+    return Recipe(MASK, options=(CODE, *options))
+
+
 RECIPES = {
-    "fixed": Recipe(AbsorbingProcess, Reinforce, 1),
-    "fixed_staggered": Recipe(StaggeredProcess, Reinforce, 1),
-    "fixed_uniform": Recipe(UniformProcess, Reinforce, 1),
+    "fixed": Recipe(AbsorbingProcess),
+    "fixed_staggered": Recipe(StaggeredProcess),
+    "fixed_uniform": Recipe(UniformProcess),
+    "fixed, code": Recipe(AbsorbingProcess, options=(CODE,)),
+    "fixed_uniform, code": Recipe(UniformProcess, options=(CODE,)),
     # the default: one factor at a time is changed in the rows below it
-    "default": Recipe(MASK, Reinforce, 1),
-    **{f"rloo{n}": Recipe(MASK, partial(RLOO, samples=n), n) for n in (2, 4, 8)},
-    "concrete": Recipe(MASK, Concrete, 1),
-    "no_freeze": Recipe(MASK, Reinforce, 1, (("freeze_steps", 0),)),
-    "slow_forward": Recipe(MASK, Reinforce, 1, (("forward_lr_ratio", 0.3), ("freeze_steps", 500))),
-    "fast_forward": Recipe(MASK, Reinforce, 1, (("forward_lr_ratio", 3.0),)),
-    "lr_4e-3": Recipe(MASK, Reinforce, 1, (("lr", 4e-3),)),
-    "free_bits": Recipe(MASK, Reinforce, 1, (("free_bits", 0.5),)),
-    "inner4": Recipe(MASK, Reinforce, 1, (("forward_interval", 4),)),
-    "from_staggered": Recipe(partial(MASK, base=StaggeredProcess), Reinforce, 1),
+    "default": changed(),
+    "no_code": Recipe(MASK),
+    "code_1024": Recipe(MASK, options=(("code", partial(MixtureCode, size=1024)),)),
+    **{f"rloo{n}": Recipe(MASK, partial(RLOO, samples=n), n, (CODE,)) for n in (2, 4, 8)},
+    "concrete": Recipe(MASK, Concrete, options=(CODE,)),
+    "no_freeze": changed(("freeze_steps", 0)),
+    "slow_forward": changed(("forward_lr_ratio", 0.3), ("freeze_steps", 500)),
+    "fast_forward": changed(("forward_lr_ratio", 3.0)),
+    "lr_4e-3": changed(("lr", 4e-3)),
+    "free_bits": changed(("free_bits", 0.5)),
+    "inner4": changed(("forward_interval", 4)),
+    "no_auxiliary": changed(("auxiliary_weight", 0.0)),
+    "from_staggered": Recipe(STAGGERED, options=(CODE,)),
+    "from_staggered, no_code": Recipe(STAGGERED),
     # tokens may move too
-    "general": Recipe(ABSORBING, Reinforce, 1),
-    "general_rloo4": Recipe(ABSORBING, partial(RLOO, samples=4), 4),
-    "general_concrete": Recipe(ABSORBING, Concrete, 1),
-    "uniform": Recipe(UNIFORM, Reinforce, 1),
-    "uniform_rloo4": Recipe(UNIFORM, partial(RLOO, samples=4), 4),
-    "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000), 1),
-    "oracle": Recipe(AbsorbingProcess, Reinforce, 1),  # its process is the problem's own; see CODES
+    "general": Recipe(GENERAL, options=(CODE,)),
+    "general_rloo4": Recipe(GENERAL, partial(RLOO, samples=4), 4, (CODE,)),
+    "general_concrete": Recipe(GENERAL, Concrete, options=(CODE,)),
+    "uniform": Recipe(UNIFORM, options=(CODE,)),
+    "uniform, no_code": Recipe(UNIFORM),
+    "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000)),
+    "oracle": Recipe(AbsorbingProcess),  # its process is the problem's own; see CODES
 }
 
 
@@ -123,6 +138,7 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
     )
     logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
+    kl.append(logged.get("test/kl_code", 0.0))  # at the place of T + 1
     row = {
         "problem": problem,
         "recipe": recipe_name,

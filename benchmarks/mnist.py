@@ -40,7 +40,7 @@ from common import (
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
-from fldd_lightning import ImageFLDD
+from fldd_lightning import ImageFLDD, MixtureCode
 from fldd_lightning.categorical import grey_levels
 from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.data import MNISTDataModule
@@ -71,17 +71,21 @@ NETWORKS = {
     "unet": Network(lambda size: partial(UNet, widths=(16, 32, 64)), 4 * 32),
     "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
 }
-PROCESSES: dict[str, Any] = {
-    "learned": partial(LearnedMaskProcess, base=AbsorbingProcess),
-    "learned from staggered": LearnedMaskProcess,
-    "learned general": ResidualAbsorbingProcess,
-    "staggered": StaggeredProcess,
-    "absorbing": AbsorbingProcess,
-    "learned uniform": ResidualUniformProcess,
-    "uniform": UniformProcess,
-    "D3PM": D3PMProcess,
+# process, and whether it has a code
+PROCESSES: dict[str, tuple[Any, bool]] = {
+    "learned": (LearnedMaskProcess, True),
+    "learned, no code": (LearnedMaskProcess, False),
+    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), True),
+    "learned general": (ResidualAbsorbingProcess, True),
+    "staggered, code": (StaggeredProcess, True),
+    "staggered": (StaggeredProcess, False),
+    "absorbing": (AbsorbingProcess, False),
+    "learned uniform": (ResidualUniformProcess, True),
+    "learned uniform, no code": (ResidualUniformProcess, False),
+    "uniform": (UniformProcess, False),
+    "D3PM": (D3PMProcess, False),
 }
-COMPARED = ("learned", "learned from staggered", "learned general", "absorbing", "uniform", "D3PM")
+COMPARED = ("learned", "learned, no code", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
@@ -98,14 +102,18 @@ def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) ->
     if process == "data":
         samples = data.splits["val"].x[:num_samples]
     else:
-        factory = partial(PROCESSES[process], network=network) if process.startswith("learned") else PROCESSES[process]
-        model = ImageFLDD(2, (size, size), factory, network, Reinforce, num_steps=key["num_steps"])
+        factory, has_code = PROCESSES[process]
+        if getattr(factory, "func", factory).learned:
+            factory = partial(factory, network=network)
+        code = MixtureCode if has_code else None
+        model = ImageFLDD(2, (size, size), factory, network, Reinforce, num_steps=key["num_steps"], code=code)
         logged, seconds = train_and_test(model, data, key["steps"])
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         samples = model.sample(num_samples, 0, batch_size=500)
         samples_path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
         kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, key["num_steps"] + 1)]
+        kl.append(logged.get("test/kl_code", 0.0))  # at the place of T + 1
         shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):

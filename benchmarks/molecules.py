@@ -28,6 +28,7 @@ from common import (
 )
 from lightning.pytorch import seed_everything
 
+from fldd_lightning import MixtureCode
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import (
     AbsorbingProcess,
@@ -46,15 +47,17 @@ from examples.molecules.smiles import MoleculeFLDD, SmilesDataModule
 PASSES = 4 * 64  # denoiser passes per training step
 NETWORK = partial(MLP, width=512)
 LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
-# process, estimator, draws of z_t for each molecule
-PROCESSES: dict[str, tuple[Any, Any, int]] = {
-    "learned": (LEARNED_MASK, Reinforce, 1),
-    "learned, 2 draws": (LEARNED_MASK, RLOO, 2),
-    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1),
-    "staggered": (StaggeredProcess, Reinforce, 1),
-    "absorbing": (AbsorbingProcess, Reinforce, 1),
-    "uniform": (UniformProcess, Reinforce, 1),
-    "D3PM": (D3PMProcess, Reinforce, 1),
+# process, estimator, draws of z_t for each molecule, and the code
+PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
+    "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
+    "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
+    "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
+    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),
+    "staggered, code": (StaggeredProcess, Reinforce, 1, MixtureCode),
+    "staggered": (StaggeredProcess, Reinforce, 1, None),
+    "absorbing": (AbsorbingProcess, Reinforce, 1, None),
+    "uniform": (UniformProcess, Reinforce, 1, None),
+    "D3PM": (D3PMProcess, Reinforce, 1, None),
 }
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
@@ -62,9 +65,11 @@ MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    factory, estimator, draws = PROCESSES[process]
+    factory, estimator, draws, code = PROCESSES[process]
     data = SmilesDataModule(path, batch_size=PASSES // draws, seed=seed)
-    model = MoleculeFLDD(data.num_classes, data.shape, factory, NETWORK, estimator, num_steps, num_samples=samples)
+    model = MoleculeFLDD(
+        data.num_classes, data.shape, factory, NETWORK, estimator, num_steps, code=code, num_samples=samples
+    )
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
     row = {"process": process, "num_steps": num_steps, "seed": seed, "steps": steps, "samples": samples, **measured}
