@@ -76,6 +76,7 @@ PROCESSES: dict[str, tuple[Any, bool]] = {
     "learned": (LearnedMaskProcess, True),
     "learned, no code": (LearnedMaskProcess, False),
     "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), True),
+    "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), False),
     "learned general": (ResidualAbsorbingProcess, True),
     "staggered, code": (StaggeredProcess, True),
     "staggered": (StaggeredProcess, False),
