@@ -231,6 +231,8 @@ def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match="size of at least 2"):
         MixtureCode(Problem(3, (2,), 2), size=1)
+    with pytest.raises(FLDDError, match="more than 1 GiB"):
+        MixtureCode(Problem(50_257, (1_024,), 2))
     with pytest.raises(FLDDError, match="too few to fit a code"):
         MixtureCode(Problem(3, (2,), 2)).fit(all_states(3, 2))
     with pytest.raises(FLDDError, match="num_labels to 0, or code to null"):

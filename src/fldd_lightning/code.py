@@ -24,6 +24,7 @@ __all__ = ["MixtureCode"]
 
 _ITERATIONS = 25
 _BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
+_MOST_NUMBERS = 2**28
 _CHUNK = 2**22  # numbers of a one-hot tensor worked on at once
 
 
@@ -45,7 +46,7 @@ class MixtureCode(nn.Module):
         is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
 
     Raises:
-        FLDDError: If the size is below 2 or the smoothing is not positive.
+        FLDDError: If the size is below 2, the smoothing is not positive, or the tables would be larger than 1 GiB.
     """
 
     log_prior: Tensor
@@ -56,6 +57,11 @@ class MixtureCode(nn.Module):
         super().__init__()
         if size < 2 or smoothing <= 0:
             raise FLDDError(f"a code needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
+        if size * problem.num_dims * problem.num_classes > _MOST_NUMBERS:
+            raise FLDDError(
+                f"a code of size {size} for {problem.num_dims} coordinates of {problem.num_classes} classes would need "
+                "more than 1 GiB. Make it smaller, or set code to null."
+            )
         self.problem, self.size, self.smoothing = problem, size, smoothing
         log_prior = torch.full((size,), float("-inf"))
         log_prior[0] = 0.0
