@@ -12,6 +12,8 @@ maximisation is ascent on the bound itself. The code is learned there, without t
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +27,8 @@ __all__ = ["MixtureCode"]
 _ITERATIONS = 25
 _BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
 _MOST_NUMBERS = 2**28
-_CHUNK = 2**22  # numbers of a one-hot tensor worked on at once
+_CHUNK = 1_024  # examples worked on at once
+_FEW = 8  # classes up to which a product with one-hot vectors is faster than adding up rows
 
 
 class MixtureCode(nn.Module):
@@ -138,37 +141,24 @@ class MixtureCode(nn.Module):
     def _maximise(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
         num_classes, pad = self.problem.num_classes, self.problem.pad
-        counts = sum(_one_hot(part, num_classes, pad).sum(0) for part in _chunks(x, num_classes))
-        assert isinstance(counts, Tensor)
-        marginals = _normalised(counts + 1 / num_classes, pad)  # (*shape, K)
-        conditional = marginals + _BLEND * (_one_hot(x[:size], num_classes, pad) - marginals)
+        everything = _counts(x, torch.ones(len(x), 1, device=x.device), num_classes, pad) + 1 / num_classes
+        if pad is not None:
+            everything[..., pad] = 0
+        marginals = everything / everything.sum(-1, keepdim=True)  # (1, *shape, K)
         if size == 1:
-            conditional = marginals.unsqueeze(0)
-        prior = torch.full((size,), 1 / size, device=x.device)
-        for _ in range(_ITERATIONS if size > 1 else 0):
-            log_prior, log_conditional = prior.log(), _log(conditional, pad)
-            joint, total = torch.zeros_like(conditional), torch.zeros_like(prior)
-            for part in _chunks(x, num_classes):
-                r = _log_joint(part, log_prior, log_conditional).softmax(-1)  # (b, C)
-                joint += torch.tensordot(r, _one_hot(part, num_classes, pad), ([0], [0]))
-                total += r.sum(0)
-            conditional = _normalised(joint + self.smoothing * marginals, pad)
-            prior = total / total.sum()
-        return prior.log(), _log(conditional, pad)
+            return torch.zeros(1, device=x.device), _log(marginals, pad)
+        starts = _counts(x[:size], torch.eye(size, device=x.device), num_classes, pad)  # one-hot
+        log_conditional = _log(marginals + _BLEND * (starts - marginals), pad)
+        log_prior = torch.full((size,), -log(size), device=x.device)
+        for _ in range(_ITERATIONS):
+            r = torch.cat([_log_joint(part, log_prior, log_conditional).softmax(-1) for part in torch.split(x, _CHUNK)])
+            log_conditional = _log(_counts(x, r, num_classes, pad) + self.smoothing * marginals, pad)
+            log_prior = r.mean(0).log()
+        return log_prior, log_conditional
 
     def _log_likelihood(self, x: Tensor) -> Tensor:
         """Log p(x|c) of every code, ``(B, C)``."""
         return _log_likelihood(x, self.log_conditional)
-
-
-def _log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(C, *shape, K)``; PAD has 0 there."""
-    num_classes = log_conditional.shape[-1]
-    parts = [
-        F.one_hot(part, num_classes).to(log_conditional).flatten(1) @ log_conditional.flatten(1).T
-        for part in _chunks(x, num_classes)
-    ]
-    return torch.cat(parts)
 
 
 def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
@@ -176,30 +166,32 @@ def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
     return log_prior + _log_likelihood(x, log_conditional)
 
 
-def _one_hot(x: Tensor, num_classes: int, pad: int | None) -> Tensor:
-    """``(B, *shape, K)`` of float32, with zeros at PAD."""
-    ones = F.one_hot(x, num_classes).float()
+def _log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(C, *shape, K)``; PAD has 0 there."""
+    flat = x.flatten(1)  # (B, D)
+    first = log_conditional.shape[-1] * torch.arange(flat.shape[1], device=x.device)
+    table = log_conditional.flatten(1).T.contiguous()  # (D * K, C)
+    return F.embedding_bag(flat + first, table, mode="sum")
+
+
+def _counts(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tensor:
+    """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(C, *shape, K)``."""
+    counts = torch.zeros(x[0].numel(), num_classes, weights.shape[1], device=x.device)  # (D, K, C)
+    for part, weight in zip(torch.split(x.flatten(1), _CHUNK), torch.split(weights, _CHUNK), strict=True):
+        if num_classes <= _FEW:
+            one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
+            counts += torch.einsum("bdk,bc->dkc", one_hot, weight)
+        else:
+            for d in range(len(counts)):
+                counts[d].index_add_(0, part[:, d], weight)
     if pad is not None:
-        ones[..., pad] = 0.0
-    return ones
+        counts[:, pad] = 0
+    return counts.movedim(-1, 0).reshape(-1, *x.shape[1:], num_classes)
 
 
-def _normalised(weights: Tensor, pad: int | None) -> Tensor:
-    """Probabilities proportional to ``weights`` over the last dimension, PAD left out."""
+def _log(counts: Tensor, pad: int | None) -> Tensor:
+    """Logarithm of probabilities proportional to counts over the last dimension: finite, and 0 at PAD."""
+    log_p = (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-9).log()
     if pad is not None:
-        weights = weights.clone()
-        weights[..., pad] = 0.0
-    return weights / weights.sum(-1, keepdim=True)
-
-
-def _log(conditional: Tensor, pad: int | None) -> Tensor:
-    """The logarithm, finite, with 0 at PAD."""
-    log_conditional = conditional.clamp_min(1e-9).log()
-    if pad is not None:
-        log_conditional[..., pad] = 0.0
-    return log_conditional
-
-
-def _chunks(x: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """A few examples at a time."""
-    return torch.split(x, max(1, _CHUNK // (x[0].numel() * num_classes)))
+        log_p[..., pad] = 0.0
+    return log_p

@@ -15,7 +15,7 @@ from .loaders import apart_from_training
 
 __all__ = ["CodedModule"]
 
-_EXAMPLES = 50_000  # that a code is fitted to, at most
+_EXAMPLES, _COORDINATES = 50_000, 2**25  # that a code is fitted to, at most
 
 
 class CodedModule(ModalityHooks, LightningModule):
@@ -67,9 +67,10 @@ class CodedModule(ModalityHooks, LightningModule):
 
     def _training_examples(self) -> Tensor:
         """Some of them, ``(N, *shape)``."""
+        wanted = min(_EXAMPLES, _COORDINATES // self.problem.num_dims)
         parts: list[Tensor] = []
         for batch in apart_from_training(self.trainer.train_dataloader):
             parts.append(self.data(batch).long().to(self.device))
-            if sum(map(len, parts)) >= _EXAMPLES:
+            if sum(map(len, parts)) >= wanted:
                 break
-        return torch.cat(parts)
+        return torch.cat(parts)[:wanted]
