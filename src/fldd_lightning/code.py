@@ -120,23 +120,16 @@ class MixtureCode(nn.Module):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         num_held = min(len(x) // 10, 5_000)
         held, kept = x[order[:num_held].to(x.device)], x[order[num_held:].to(x.device)]
-        best: tuple[float, Tensor, Tensor] | None = None
-        nll_marginals = float("inf")
-        size = 1
-        while size <= min(self.size, len(kept)):
-            log_prior, log_conditional = self._maximise(kept, size)
-            nll = -float(_log_joint(held, log_prior, log_conditional).logsumexp(-1).double().mean())
-            if size == 1:
-                nll_marginals = nll
-            if best is None or nll < best[0]:
-                best = nll, log_prior, log_conditional
-            size = self.size if size < self.size < 4 * size else 4 * size
-        assert best is not None
-        nll, log_prior, log_conditional = best
+        most = min(self.size, len(kept))
+        sizes = [4**k for k in range(most.bit_length()) if 4**k < most] + [most]
+        fits = [self._maximise(kept, size) for size in sizes]
+        nll = [-float(_log_joint(held, *each).logsumexp(-1).double().mean()) for each in fits]
+        chosen = nll.index(min(nll))
+        log_prior, log_conditional = fits[chosen]
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
         self.log_conditional.zero_()[: len(log_prior)] = log_conditional
         self.is_fitted.fill_(True)
-        return {"codes": len(log_prior), "nll": nll, "nll_marginals": nll_marginals}
+        return {"codes": len(log_prior), "nll": nll[chosen], "nll_marginals": nll[0]}
 
     def _maximise(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
