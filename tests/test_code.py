@@ -10,9 +10,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from conftest import PROCESSES, all_states, exact_step_kl, randomise
-from fldd_lightning import FLDD, FLDDError, MixtureCode
+from fldd_lightning import FLDD, FLDDError, LabelledImageFLDD, MixtureCode
+from fldd_lightning.categorical import sample_from_uniform
+from fldd_lightning.code import _log_joint
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.forward import AbsorbingProcess
 from fldd_lightning.problem import Problem
@@ -25,7 +29,7 @@ def some_code(problem: Problem) -> MixtureCode:
     """A code of any old mixture, one of its components out of use."""
     code = MixtureCode(problem, size=SIZE)
     code.log_prior.copy_(torch.tensor([0.5, 0.3, 0.2, 0.0]).log())
-    code.log_conditional.copy_((2 * torch.randn(code.log_conditional.shape)).log_softmax(-1))
+    code.log_conditional.copy_((2 * torch.randn(code.log_conditional.shape)).log_softmax(-2))
     return code
 
 
@@ -33,7 +37,7 @@ def mixture_log_p(code: MixtureCode, x: torch.Tensor) -> torch.Tensor:
     """log sum_c p(c) prod_i p(x_i|c), written out."""
     p = torch.zeros(len(x))
     for c in range(SIZE):
-        factors = [code.log_conditional[c, i][x[:, i]].exp() for i in range(x.shape[1])]
+        factors = [code.log_conditional[i, :, c][x[:, i]].exp() for i in range(x.shape[1])]
         p += code.log_prior[c].exp() * torch.stack(factors).prod(0)
     return p.log()
 
@@ -110,7 +114,7 @@ def test_kl_and_draws_are_those_of_the_posterior() -> None:
     n = 1_000
     uniform = ((torch.arange(n) + 0.5) / n).double()  # of every quantile one
     for i, x_i in enumerate(x):
-        counts = code.draw(x_i.expand(n, -1), uniform).bincount(minlength=SIZE)
+        counts = sample_from_uniform(code.log_posterior(x_i.expand(n, -1)), uniform).bincount(minlength=SIZE)
         torch.testing.assert_close(counts / n, q[i], atol=2 / n, rtol=0)
     counts = code.sample(20_000, torch.Generator().manual_seed(0)).bincount(minlength=SIZE)
     torch.testing.assert_close(counts / 20_000, code.log_prior.exp(), atol=0.02, rtol=0)
@@ -135,7 +139,7 @@ def test_fit_finds_clusters_and_no_more_of_them() -> None:
     assert fit_["nll"] < optimum + 0.3 < fit_["nll_marginals"] - 2
     assert fit_["codes"] in (4, 16)
     torch.testing.assert_close(code.log_prior.exp().sum(), torch.tensor(1.0))
-    torch.testing.assert_close(code.log_conditional[:4].exp().sum(-1), torch.ones(4, 12))
+    torch.testing.assert_close(code.log_conditional[..., :4].exp().sum(1), torch.ones(12, 4))
 
 
 def test_fit_of_independent_coordinates_has_one_code() -> None:
@@ -143,7 +147,7 @@ def test_fit_of_independent_coordinates_has_one_code() -> None:
     code = MixtureCode(Problem(4, (12,), 2), size=16)
     assert code.fit(x)["codes"] == 1
     assert float(code.kl(x).max()) == 0
-    assert int(code.draw(x, torch.rand(len(x)).double()).max()) == 0
+    assert int(code.log_posterior(x).argmax(-1).max()) == 0
 
 
 def test_more_rounds_are_never_less_likely() -> None:
@@ -160,9 +164,7 @@ def test_more_rounds_are_never_less_likely() -> None:
 def _nll_after(code: MixtureCode, x: torch.Tensor, rounds: int) -> float:
     with patch("fldd_lightning.code._ITERATIONS", rounds):
         log_prior, log_conditional = code._maximise(x, SIZE)
-    code.log_prior.copy_(log_prior)
-    code.log_conditional.copy_(log_conditional)
-    return -float((code._log_likelihood(x) + code.log_prior).logsumexp(-1).mean())
+    return -float(_log_joint(x, log_prior, log_conditional).logsumexp(-1).mean())
 
 
 def test_padding_says_nothing_of_the_code() -> None:
@@ -171,8 +173,8 @@ def test_padding_says_nothing_of_the_code() -> None:
     x[torch.arange(len(x)) % 2 == 0, 8:] = pad
     code = MixtureCode(Problem(5, (12,), 2, padded=True), size=16)
     code.fit(x)
-    assert (code.log_conditional[..., pad] == 0).all()
-    torch.testing.assert_close(code.log_conditional[:, :, :pad].exp().sum(-1)[:4], torch.ones(4, 12))
+    assert (code.log_conditional[:, pad] == 0).all()
+    torch.testing.assert_close(code.log_conditional[:, :pad, :4].exp().sum(1), torch.ones(12, 4))
     only_pad = torch.full((1, 12), pad)
     torch.testing.assert_close(code.log_posterior(only_pad)[0], code.log_prior)
     assert float(code.kl(only_pad)) == 0
@@ -204,7 +206,7 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path) -> None:
     tested = [trainer(tmp_path).test(each, Clusters(batch_size=7), verbose=False)[0] for each in (model, loaded)]
     assert tested[0] == tested[1]
     for other in (clusters_model(code=None), clusters_model(code=partial(MixtureCode, size=8))):
-        with pytest.raises(FLDDError, match=r"num_labels: 4 there"):
+        with pytest.raises(FLDDError, match=r"\(code: MixtureCode\(size=4\) there, .* here\)"):
             trainer(tmp_path).test(other, Clusters(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
@@ -231,12 +233,47 @@ def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match="size of at least 2"):
         MixtureCode(Problem(3, (2,), 2), size=1)
-    with pytest.raises(FLDDError, match="more than 1 GiB"):
+    with pytest.raises(FLDDError, match="more than 256 MiB"):
         MixtureCode(Problem(50_257, (1_024,), 2))
     with pytest.raises(FLDDError, match="too few to fit a code"):
-        MixtureCode(Problem(3, (2,), 2)).fit(all_states(3, 2))
-    with pytest.raises(FLDDError, match="num_labels to 0, or code to null"):
+        MixtureCode(Problem(3, (2,), 2)).fit(all_states(3, 2)[:1])
+    assert MixtureCode(Problem(3, (2,), 2)).fit(all_states(3, 2))["codes"] == 1  # nine examples
+    with pytest.raises(FLDDError, match="labels stand where a code would"):
         coded(num_labels=3)
+    with pytest.raises(FLDDError, match="labels stand where a code would"):
+        coded(cls=LabelledImageFLDD)
+
+
+def test_the_code_is_fitted_to_what_is_trained_on_and_no_more(tmp_path: Path) -> None:
+    """A sampler of the user's own is kept; values that do not exist and data that can be read once are refused."""
+    x = torch.cat([torch.zeros(60, 12, dtype=torch.long), torch.ones(60, 12, dtype=torch.long)])
+    for options in ({"sampler": SubsetRandomSampler(range(60))}, {"batch_sampler": BatchSampler(range(60), 20, False)}):
+        size = {} if "batch_sampler" in options else {"batch_size": 20}
+        model = clusters_model()
+        trainer(tmp_path, max_steps=2).fit(model, DataLoader(x, **options, **size))  # type: ignore[arg-type]
+        assert model.code is not None
+        assert float(model.code.kl(x[:60]).max()) < 1e-4
+        first = model.code.log_conditional[..., 0].exp()  # (12, K): half of the examples were never seen
+        assert float(first[:, 0].min()) > 0.95
+    with pytest.raises(FLDDError, match=r"must lie in 0\.\.3"):
+        trainer(tmp_path, max_steps=2).fit(clusters_model(), DataLoader(x + 4, batch_size=20))  # type: ignore[arg-type]
+    with pytest.raises(FLDDError, match="Train on one DataLoader"):
+        trainer(tmp_path, max_steps=2).fit(clusters_model(), iter(DataLoader(x, batch_size=20)))  # type: ignore[arg-type]
+
+
+def test_validation_before_the_first_update_has_the_code(tmp_path: Path) -> None:
+    """The averaged weights are a copy from before the fit."""
+    seen: list[bool] = []
+
+    class Look(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                seen.append(bool(pl_module.code.is_fitted) and int((pl_module.code.log_prior > -torch.inf).sum()) > 1)
+
+    options = {"accumulate_grad_batches": 8, "val_check_interval": 1, "max_steps": 1, "callbacks": [Look()]}
+    fit(tmp_path, clusters_model(), Clusters(batch_size=50), **options)
+    assert seen
+    assert all(seen)
 
 
 def test_evaluation_with_a_code_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .categorical import sample_from_uniform
 from .errors import FLDDError
 from .problem import Problem
 
@@ -26,8 +25,9 @@ __all__ = ["MixtureCode"]
 
 _ITERATIONS = 25
 _BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
-_MOST_NUMBERS = 2**28
-_CHUNK = 1_024  # examples worked on at once
+_MOST_NUMBERS = 2**26  # of the table: it goes with every checkpoint
+_CHUNK, _NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
+_FEWEST = 20  # examples
 _FEW = 8  # classes up to which a product with one-hot vectors is faster than adding up rows
 
 
@@ -45,11 +45,11 @@ class MixtureCode(nn.Module):
 
     Attributes:
         log_prior: log p(c), ``(C,)``; ``-inf`` for codes not in use.
-        log_conditional: log p(x_i|c), ``(C, *shape, K)``; 0 at PAD.
+        log_conditional: log p(x_i|c), ``(*shape, K, C)``; 0 at PAD.
         is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
 
     Raises:
-        FLDDError: If the size is below 2, the smoothing is not positive, or the tables would be larger than 1 GiB.
+        FLDDError: If the size is below 2, the smoothing is not positive, or the table would be larger than 256 MiB.
     """
 
     log_prior: Tensor
@@ -63,13 +63,13 @@ class MixtureCode(nn.Module):
         if size * problem.num_dims * problem.num_classes > _MOST_NUMBERS:
             raise FLDDError(
                 f"a code of size {size} for {problem.num_dims} coordinates of {problem.num_classes} classes would need "
-                "more than 1 GiB. Make it smaller, or set code to null."
+                "a table of more than 256 MiB. Make it smaller, or set code to null."
             )
         self.problem, self.size, self.smoothing = problem, size, smoothing
         log_prior = torch.full((size,), float("-inf"))
         log_prior[0] = 0.0
         self.register_buffer("log_prior", log_prior)
-        self.register_buffer("log_conditional", torch.zeros(size, *problem.shape, problem.num_classes))
+        self.register_buffer("log_conditional", torch.zeros(*problem.shape, problem.num_classes, size))
         self.register_buffer("is_fitted", torch.tensor(False))
 
     def configuration(self) -> str:
@@ -78,22 +78,18 @@ class MixtureCode(nn.Module):
 
     def log_posterior(self, x: Tensor) -> Tensor:
         """Log q(c|x), ``(B, C)``, for data ``(B, *shape)``."""
-        return (self._log_likelihood(x) + self.log_prior).log_softmax(-1)
+        return _log_joint(x, self.log_prior, self.log_conditional).log_softmax(-1)
 
     def kl(self, x: Tensor) -> Tensor:
         """KL(q(c|x) || p(c)) in nats per example, ``(B,)``: E_q[log p(x|c)] - log p(x) of the mixture."""
-        log_likelihood = self._log_likelihood(x)
+        log_likelihood = _log_likelihood(x, self.log_conditional)
         log_joint = log_likelihood + self.log_prior
         expected = (log_joint.softmax(-1) * log_likelihood).sum(-1)
         return (expected - log_joint.logsumexp(-1)).clamp_min(0)
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         """Log p(x_i|c), ``(B, *shape, K)``, for codes ``(B,)``."""
-        return self.log_conditional[code]
-
-    def draw(self, x: Tensor, uniform: Tensor) -> Tensor:
-        """Codes of data ``(B, *shape)`` from float64 numbers in [0, 1), ``(B,)``; integers ``(B,)``."""
-        return sample_from_uniform(self.log_posterior(x), uniform)
+        return self.log_conditional.index_select(-1, code).movedim(-1, 0)
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Codes from the prior, integers ``(N,)`` on the generator's device."""
@@ -105,7 +101,8 @@ class MixtureCode(nn.Module):
         """Fit the mixture.
 
         Args:
-            x: Examples ``(N, *shape)``; a tenth of them, 5,000 at most, are held out to choose the number of codes by.
+            x: Examples ``(N, *shape)``; a tenth of them, 5,000 at most, are held out to choose the number of codes by. With
+                fewer than 20 there is one code.
             seed: Of which these are, and of where the components start.
 
         Returns:
@@ -113,21 +110,21 @@ class MixtureCode(nn.Module):
             mixture, and ``nll_marginals``, that of a product of marginals.
 
         Raises:
-            FLDDError: If there are fewer than 20 examples.
+            FLDDError: If there are fewer than two examples.
         """
-        if len(x) < 20:
+        if len(x) < 2:
             raise FLDDError(f"{len(x)} training examples are too few to fit a code to. Give more, or set code to null.")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        num_held = min(len(x) // 10, 5_000)
+        num_held = min(max(1, len(x) // 10), 5_000)
         held, kept = x[order[:num_held].to(x.device)], x[order[num_held:].to(x.device)]
-        most = min(self.size, len(kept))
-        sizes = [4**k for k in range(most.bit_length()) if 4**k < most] + [most]
+        most = min(self.size, len(kept)) if len(x) >= _FEWEST else 1
+        sizes = [*(4**k for k in range(most.bit_length()) if 4**k < most), most]
         fits = [self._maximise(kept, size) for size in sizes]
-        nll = [-float(_log_joint(held, *each).logsumexp(-1).double().mean()) for each in fits]
+        nll = [-float(_log_joint(held, *each).logsumexp(-1).cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))
         log_prior, log_conditional = fits[chosen]
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
-        self.log_conditional.zero_()[: len(log_prior)] = log_conditional
+        self.log_conditional.zero_()[..., : len(log_prior)] = log_conditional
         self.is_fitted.fill_(True)
         return {"codes": len(log_prior), "nll": nll[chosen], "nll_marginals": nll[0]}
 
@@ -136,8 +133,8 @@ class MixtureCode(nn.Module):
         num_classes, pad = self.problem.num_classes, self.problem.pad
         everything = _counts(x, torch.ones(len(x), 1, device=x.device), num_classes, pad) + 1 / num_classes
         if pad is not None:
-            everything[..., pad] = 0
-        marginals = everything / everything.sum(-1, keepdim=True)  # (1, *shape, K)
+            everything[..., pad, :] = 0
+        marginals = everything / everything.sum(-2, keepdim=True)  # (*shape, K, 1)
         if size == 1:
             return torch.zeros(1, device=x.device), _log(marginals, pad)
         starts = _counts(x[:size], torch.eye(size, device=x.device), num_classes, pad)  # one-hot
@@ -149,10 +146,6 @@ class MixtureCode(nn.Module):
             log_prior = r.mean(0).log()
         return log_prior, log_conditional
 
-    def _log_likelihood(self, x: Tensor) -> Tensor:
-        """Log p(x|c) of every code, ``(B, C)``."""
-        return _log_likelihood(x, self.log_conditional)
-
 
 def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
     """Log p(x, c), ``(B, C)``."""
@@ -160,31 +153,34 @@ def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
 
 
 def _log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(C, *shape, K)``; PAD has 0 there."""
-    flat = x.flatten(1)  # (B, D)
-    first = log_conditional.shape[-1] * torch.arange(flat.shape[1], device=x.device)
-    table = log_conditional.flatten(1).T.contiguous()  # (D * K, C)
-    return F.embedding_bag(flat + first, table, mode="sum")
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
+    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no embedding_bag
+    flat = x.flatten(1).to(device)  # (B, D)
+    first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
+    table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
+    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
 
 
 def _counts(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tensor:
-    """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(C, *shape, K)``."""
-    counts = torch.zeros(x[0].numel(), num_classes, weights.shape[1], device=x.device)  # (D, K, C)
-    for part, weight in zip(torch.split(x.flatten(1), _CHUNK), torch.split(weights, _CHUNK), strict=True):
+    """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(*shape, K, C)``."""
+    num_dims = x[0].numel()
+    counts = torch.zeros(num_dims, num_classes, weights.shape[1], device=x.device)
+    size = max(1, min(_CHUNK, _NUMBERS // (num_dims * num_classes)))
+    for part, weight in zip(torch.split(x.flatten(1), size), torch.split(weights, size), strict=True):
         if num_classes <= _FEW:
             one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
             counts += torch.einsum("bdk,bc->dkc", one_hot, weight)
         else:
-            for d in range(len(counts)):
+            for d in range(num_dims):
                 counts[d].index_add_(0, part[:, d], weight)
     if pad is not None:
         counts[:, pad] = 0
-    return counts.movedim(-1, 0).reshape(-1, *x.shape[1:], num_classes)
+    return counts.view(*x.shape[1:], num_classes, -1)
 
 
 def _log(counts: Tensor, pad: int | None) -> Tensor:
-    """Logarithm of probabilities proportional to counts over the last dimension: finite, and 0 at PAD."""
-    log_p = (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-9).log()
+    """Logarithm of probabilities proportional to counts ``(*shape, K, C)``: finite, and 0 at PAD."""
+    log_p = (counts / counts.sum(-2, keepdim=True)).clamp_min(1e-9).log()
     if pad is not None:
-        log_p[..., pad] = 0.0
+        log_p[..., pad, :] = 0.0
     return log_p

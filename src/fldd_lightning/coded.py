@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from .categorical import check_states, sample_from_uniform
 from .code import MixtureCode
 from .hooks import ModalityHooks
 from .loaders import apart_from_training
 
 __all__ = ["CodedModule"]
 
-_EXAMPLES, _COORDINATES = 50_000, 2**25  # that a code is fitted to, at most
+_EXAMPLES, _LOOK_UPS = 50_000, 2**33  # that a code is fitted to, at most; examples, and in a round of fitting
 
 
 class CodedModule(ModalityHooks, LightningModule):
@@ -28,27 +31,42 @@ class CodedModule(ModalityHooks, LightningModule):
     code: MixtureCode | None
 
     def on_train_start(self) -> None:
-        """Fit the code to training examples, in one process for all of them. A run that is resumed keeps its code."""
+        """Fit the code to training examples. A run that is resumed keeps its code."""
         if self.code is None or bool(self.code.is_fitted):
             return
-        if self.trainer.is_global_zero:
-            fit = self.code.fit(self._training_examples(), seed=torch.initial_seed() % 2**31)
-            rank_zero_info(
-                f"{fit['codes']:.0f} codes of at most {self.code.size}: {fit['nll']:.2f} nats an example by the code "
-                f"alone, {fit['nll_marginals']:.2f} by a product of marginals."
-            )
-        for buffer in self.code.buffers():
+        examples = self._training_examples(self.code)
+        rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
+        fit = self.code.fit(examples, seed=torch.initial_seed() % 2**31)
+        rank_zero_info(
+            f"{fit['codes']:.0f} codes of at most {self.code.size}: {fit['nll']:.2f} nats an example by the code "
+            f"alone, {fit['nll_marginals']:.2f} by a product of marginals."
+        )
+        averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+        copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
+        for name, buffer in self.code.named_buffers():
             buffer.copy_(self.trainer.strategy.broadcast(buffer))
+            for copy in copies:  # they were made before
+                copy.module.code.get_buffer(name).copy_(buffer)
 
-    def drawn_condition(self, batch: Any, uniform: Tensor) -> Tensor | None:
-        """Labels, or codes drawn from float64 numbers in [0, 1), ``(B,)``; None where there is neither."""
-        return self.condition(batch) if self.code is None else self.code.draw(self.data(batch).long(), uniform)
+    def condition_draws(self, batch: Any, x: Tensor) -> Callable[[Tensor], Tensor | None]:
+        """What both networks see beside the state, as a function of float64 numbers in [0, 1), ``(B,)``.
+
+        Args:
+            batch: What the data loader gives.
+            x: Its integers ``(B, *shape)``.
+
+        Returns:
+            A function that draws codes ``(B,)``; it returns the labels, or None, where there is no code.
+        """
+        if self.code is None:
+            labels = self.condition(batch)
+            return lambda uniform: labels
+        log_q = self.code.log_posterior(x)
+        return lambda uniform: sample_from_uniform(log_q, uniform)
 
     def likely_condition(self, batch: Any) -> Tensor | None:
-        """The same with the most likely codes, for pictures and monitors."""
-        return (
-            self.condition(batch) if self.code is None else self.code.log_posterior(self.data(batch).long()).argmax(-1)
-        )
+        """The same with the most likely codes, for pictures and monitors; ``(B,)``."""
+        return self.condition(batch) if self.code is None else self.code.log_posterior(self._checked(batch)).argmax(-1)
 
     def prior_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         """Labels or codes ``(N,)`` for samples; None where there is neither."""
@@ -56,21 +74,27 @@ class CodedModule(ModalityHooks, LightningModule):
             return self.sample_condition(num_samples, generator)
         return self.code.sample(num_samples, generator).to(self.device)
 
-    def further_terms(self, batch: Any) -> dict[str, Tensor]:
+    def further_terms(self, batch: Any, x: Tensor) -> dict[str, Tensor]:
         """Terms of the bound beside the steps', ``(B,)`` each in nats: the modality's, and ``kl_code``."""
         terms = self.extra_terms(batch)
-        return terms if self.code is None else {**terms, "kl_code": self.code.kl(self.data(batch).long())}
+        return terms if self.code is None else {**terms, "kl_code": self.code.kl(x)}
 
     def further_term_names(self) -> tuple[str, ...]:
         """The names of :meth:`further_terms`."""
         return self.extra_term_names() + (() if self.code is None else ("kl_code",))
 
-    def _training_examples(self) -> Tensor:
-        """Some of them, ``(N, *shape)``."""
-        wanted = min(_EXAMPLES, _COORDINATES // self.problem.num_dims)
+    def _checked(self, batch: Any) -> Tensor:
+        """The integers of a batch, ``(B, *shape)``."""
+        x = self.data(batch)
+        check_states(x, self.problem.num_classes, self.problem.shape)
+        return x.long()
+
+    def _training_examples(self, code: MixtureCode) -> Tensor:
+        """Some of them, ``(N, *shape)``, fewer where every one costs more."""
+        wanted = max(1_000, min(_EXAMPLES, _LOOK_UPS // (self.problem.num_dims * code.size)))
         parts: list[Tensor] = []
         for batch in apart_from_training(self.trainer.train_dataloader):
-            parts.append(self.data(batch).long().to(self.device))
+            parts.append(self._checked(batch).to(self.device))
             if sum(map(len, parts)) >= wanted:
                 break
         return torch.cat(parts)[:wanted]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .categorical import check_states
 from .coded import CodedModule
 from .forward import ForwardProcess
 from .metrics import NELBOMetric
@@ -48,10 +47,11 @@ class EvaluatedModule(CodedModule):
             ``(B, T)`` in nats per example; with :meth:`further_terms` the sum is an unbiased NELBO.
         """
         x = self._checked(batch)
+        condition = self.condition_draws(batch, x)
         columns = []
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
-            step = self.forward_process.transition(x, t, self.drawn_condition(batch, noise[:, i, -1]))
+            step = self.forward_process.transition(x, t, condition(noise[:, i, -1]))
             z_t = step.draw_from_uniform(noise[:, i, :-1].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))
         return torch.stack(columns, 1)
@@ -66,7 +66,7 @@ class EvaluatedModule(CodedModule):
         """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
         index = self._index(batch, batch_idx)
         kl = self.nelbo_terms(batch, self._noise(index))
-        terms = self.further_terms(batch)
+        terms = self.further_terms(batch, self._checked(batch))
         return {"nelbo": kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0])), "index": index}
 
     def on_validation_epoch_start(self) -> None:
@@ -103,11 +103,6 @@ class EvaluatedModule(CodedModule):
 
     # ---- internals ------------------------------------------------------------------------
 
-    def _checked(self, batch: Any) -> Tensor:
-        x = self.data(batch)
-        check_states(x, self.problem.num_classes, self.problem.shape)
-        return x.long()
-
     def _noise_device(self) -> torch.device:
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
@@ -137,7 +132,7 @@ class EvaluatedModule(CodedModule):
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
         kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
-        terms = self.further_terms(batch)
+        terms = self.further_terms(batch, self._checked(batch))
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
         bound.update(kl, terms)

@@ -29,7 +29,7 @@ class ModalityHooks:
         return x
 
     def condition(self, batch: Any) -> Tensor | None:
-        """Labels ``(B,)`` that both networks see, or None."""
+        """Labels ``(B,)`` that both networks see, or None; a model with labels has no code."""
         return None
 
     def sample_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:

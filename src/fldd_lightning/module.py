@@ -17,6 +17,7 @@ from .estimators import GradientEstimator, StepLoss
 from .evaluation import EvaluatedModule
 from .factory import build, describe
 from .forward import ForwardProcess
+from .hooks import ModalityHooks
 from .networks import Backbone
 from .objective import stratified_steps
 from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_length, run_progress
@@ -30,9 +31,9 @@ __all__ = ["FLDD"]
 class FLDD(EvaluatedModule):
     """Forward-Learned Discrete Diffusion.
 
-    Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension) and
-    ``*/kl_t{t}``. Training draws one step per example, evaluation sums all T. Evaluation and
-    checkpoints use averaged weights.
+    Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension),
+    ``*/kl_t{t}`` and, with a code, ``{val,test}/kl_code``. Training draws one step per example, evaluation
+    sums all T. Evaluation and checkpoints use averaged weights.
 
     A modality is added by subclassing; what it may override stands in
     :class:`~fldd_lightning.hooks.ModalityHooks`. A subclass with options of its own passes
@@ -111,8 +112,8 @@ class FLDD(EvaluatedModule):
         self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.code = None if code is None else build(code, self.problem)
         if self.code is not None:
-            if num_labels > 0:
-                raise FLDDError("labels stand where a code would. Set num_labels to 0, or code to null.")
+            if num_labels > 0 or type(self).condition is not ModalityHooks.condition:
+                raise FLDDError("labels stand where a code would. Set code to null, or use a model without labels.")
             self.problem = replace(self.problem, num_labels=self.code.size)
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
@@ -131,9 +132,9 @@ class FLDD(EvaluatedModule):
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
         uniform = torch.rand(len(x), dtype=torch.float64, device=generator.device, generator=generator)
-        step = self.forward_process.transition(x, t, self.drawn_condition(batch, uniform))
+        step = self.forward_process.transition(x, t, self.condition_draws(batch, x)(uniform))
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
-        terms = self.further_terms(batch)
+        terms = self.further_terms(batch, x)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
         per_step = self._pressed(out, t)
         if out.auxiliary is not None:
@@ -269,6 +270,10 @@ class FLDD(EvaluatedModule):
         saved, own = checkpoint.get("fldd_problem"), self._identity()
         if saved is None:
             raise FLDDError("this checkpoint was not written by fldd-lightning; it has no 'fldd_problem'.")
+        if "code" not in saved:
+            raise FLDDError(
+                "this checkpoint is of an earlier version, which had other networks. Train the model again."
+            )
         differences = [
             f"{key}: {saved.get(key)} there, {own[key]} here" for key in own if saved.get(key, False) != own[key]
         ]
@@ -301,7 +306,7 @@ class FLDD(EvaluatedModule):
             "num_classes": self.problem.num_classes,
             "shape": list(self.problem.shape),
             "num_steps": self.problem.num_steps,
-            "num_labels": self.problem.num_labels,
+            "num_labels": self.problem.num_labels if self.code is None else 0,
             "padded": self.problem.padded,
             "forward_process": self.forward_process.configuration(),
             "denoiser": type(self.reverse.network).__name__,

@@ -34,8 +34,8 @@ class ReverseProcess(nn.Module):
     correction. Where a schedule does not depend on x the correction is zero, as at initialisation: it is followed
     exactly, also while it is being learned. At t = 1 MASK has probability zero.
 
-    With a code the logits of masked coordinates start from log p(x_i|c) of its mixture, which is the best there is
-    while nothing is visible.
+    With a code the logits of such a process start from log p(x_i|c) of the code's mixture, which is the best there is
+    while nothing is visible; it takes two more tensors of the logits' size.
 
     Args:
         problem: K, shape and T.
@@ -150,9 +150,10 @@ class ReverseProcess(nn.Module):
     def _masked_logits(self, state: State, t: Tensor, condition: Tensor | None) -> Tensor:
         """Logits of a mask-only process ``(B, *shape, S)``: the network's, for data values over those of the code."""
         logits: Tensor = self.network(state, t, condition)
-        if self._log_data is None or condition is None:
+        if self._log_data is None:
             return logits
-        return logits + F.pad(self._log_data(condition), (0, 1)).to(logits.dtype)
+        assert condition is not None  # the network has seen to that
+        return logits + F.pad(self._log_data(condition), (0, 1))
 
     def _stay_odds(self, t: Tensor, logits: Tensor) -> Tensor:
         """Log odds of staying masked, for every coordinate of ``logits``."""

@@ -113,5 +113,5 @@ def check_labels(problem: Problem, condition: Tensor | None) -> None:
     if (condition is None) == (problem.num_labels > 0):
         raise FLDDError(
             f"the network was built for {problem.num_labels} labels, but it was given "
-            f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data."
+            f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; a code counts as one."
         )
