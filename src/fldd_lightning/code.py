@@ -101,8 +101,8 @@ class MixtureCode(nn.Module):
         """Fit the mixture.
 
         Args:
-            x: Examples ``(N, *shape)``; a tenth of them, 5,000 at most, are held out to choose the number of codes by. With
-                fewer than 20 there is one code.
+            x: Examples ``(N, *shape)``; a tenth of them, 5,000 at most, are held out to choose the number of codes
+                by. With fewer than 20 there is one code.
             seed: Of which these are, and of where the components start.
 
         Returns:
