@@ -138,7 +138,8 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
     )
     logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
-    kl.append(logged.get("test/kl_code", 0.0))  # at the place of T + 1
+    if model.code is not None:
+        kl.append(logged["test/kl_code"])  # at the place of T + 1
     row = {
         "problem": problem,
         "recipe": recipe_name,

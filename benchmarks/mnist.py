@@ -114,7 +114,8 @@ def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) ->
         samples_path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
         kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, key["num_steps"] + 1)]
-        kl.append(logged.get("test/kl_code", 0.0))  # at the place of T + 1
+        if model.code is not None:
+            kl.append(logged["test/kl_code"])  # at the place of T + 1
         shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
