@@ -42,6 +42,10 @@ def mixture_log_p(code: MixtureCode, x: torch.Tensor) -> torch.Tensor:
     return p.log()
 
 
+def mixture_nll(code: MixtureCode, x: torch.Tensor) -> torch.Tensor:
+    return -mixture_log_p(code, x).mean()
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_bound_with_a_code_is_one(name: str) -> None:
     """-log sum_c p(c) p(x|c) <= KL(q(c|x) || p(c)) + sum_c q(c|x) NELBO(x|c), all of it enumerated."""
@@ -197,6 +201,9 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path) -> None:
     assert bool(model.code.is_fitted)
     logged = run.callback_metrics
     assert 0.5 < float(logged["val/kl_code"]) < 1.5  # of four clusters log 4, 1.39
+    assert {"train/kl_code", "val/nll_code"} <= logged.keys()
+    alone = mixture_nll(model.code, Clusters().splits["val"].x)
+    torch.testing.assert_close(logged["val/nll_code"], alone, atol=1e-4, rtol=1e-4)
     steps = logged["val/kl_t1"] + logged["val/kl_t2"]
     torch.testing.assert_close(logged["val/nelbo"], steps + logged["val/kl_code"])
     run.save_checkpoint(tmp_path / "model.ckpt")

@@ -63,7 +63,7 @@ class MixtureCode(nn.Module):
         if size * problem.num_dims * problem.num_classes > _MOST_NUMBERS:
             raise FLDDError(
                 f"a code of size {size} for {problem.num_dims} coordinates of {problem.num_classes} classes would need "
-                "a table of more than 256 MiB. Make it smaller, or set code to null."
+                "a table of more than 256 MiB. Lower model.code.size, or set model.code to null."
             )
         self.problem, self.size, self.smoothing = problem, size, smoothing
         log_prior = torch.full((size,), float("-inf"))
@@ -86,6 +86,10 @@ class MixtureCode(nn.Module):
         log_joint = log_likelihood + self.log_prior
         expected = (log_joint.softmax(-1) * log_likelihood).sum(-1)
         return (expected - log_joint.logsumexp(-1)).clamp_min(0)
+
+    def nll(self, x: Tensor) -> Tensor:
+        """Minus the log-likelihood of the mixture, the bound at T = 1, in nats per example, ``(B,)``."""
+        return -_log_joint(x, self.log_prior, self.log_conditional).logsumexp(-1)
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         """Log p(x_i|c), ``(B, *shape, K)``, for codes ``(B,)``."""
@@ -113,7 +117,9 @@ class MixtureCode(nn.Module):
             FLDDError: If there are fewer than two examples.
         """
         if len(x) < 2:
-            raise FLDDError(f"{len(x)} training examples are too few to fit a code to. Give more, or set code to null.")
+            raise FLDDError(
+                f"{len(x)} training examples are too few to fit a code to. Give more, or set model.code to null."
+            )
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         num_held = min(max(1, len(x) // 10), 5_000)
         held, kept = x[order[:num_held].to(x.device)], x[order[num_held:].to(x.device)]
@@ -126,7 +132,7 @@ class MixtureCode(nn.Module):
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
         self.log_conditional.zero_()[..., : len(log_prior)] = log_conditional
         self.is_fitted.fill_(True)
-        return {"codes": len(log_prior), "nll": nll[chosen], "nll_marginals": nll[0]}
+        return {"codes": int(log_prior.isfinite().sum()), "nll": nll[chosen], "nll_marginals": nll[0]}
 
     def _maximise(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""

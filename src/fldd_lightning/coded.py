@@ -32,15 +32,23 @@ class CodedModule(ModalityHooks, LightningModule):
 
     def on_train_start(self) -> None:
         """Fit the code to training examples. A run that is resumed keeps its code."""
-        if self.code is None or bool(self.code.is_fitted):
+        if self.code is None:
+            return
+        if bool(self.code.is_fitted):
+            rank_zero_info(f"Keeping the code as it is: {int(self.code.log_prior.isfinite().sum())} codes.")
             return
         examples = self._training_examples(self.code)
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
         fit = self.code.fit(examples, seed=torch.initial_seed() % 2**31)
-        rank_zero_info(
-            f"{fit['codes']:.0f} codes of at most {self.code.size}: {fit['nll']:.2f} nats an example by the code "
-            f"alone, {fit['nll_marginals']:.2f} by a product of marginals."
-        )
+        if fit["codes"] == 1:
+            rank_zero_info("One code, which says nothing: no clusters were found, or there are too few examples.")
+        else:
+            rank_zero_info(
+                f"{fit['codes']:.0f} codes ({self.code.size} at most). On held-out training examples: {fit['nll']:.2f} "
+                f"nats by the code alone, {fit['nll_marginals']:.2f} by a product of marginals."
+            )
+        for logger in self.loggers:
+            logger.log_metrics({f"code/{name}": value for name, value in fit.items()}, step=self.global_step)
         averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
         copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
         for name, buffer in self.code.named_buffers():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from .coded import CodedModule
 from .forward import ForwardProcess
@@ -128,11 +129,17 @@ class EvaluatedModule(CodedModule):
             names = self.further_term_names()
             bound = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
             self.bounds[stage] = bound.to(self.device)
-            self.extra_metrics[stage] = nn.ModuleDict(dict(self.make_metrics())).to(self.device)
+            metrics: dict[str, Metric] = dict(self.make_metrics())
+            if self.code is not None:
+                metrics["nll_code"] = MeanMetric()
+            self.extra_metrics[stage] = nn.ModuleDict(metrics).to(self.device)
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
+        x = self._checked(batch)
         kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
-        terms = self.further_terms(batch, self._checked(batch))
+        terms = self.further_terms(batch, x)
+        if self.code is not None:
+            self.extra_metrics[stage]["nll_code"].update(self.code.nll(x))  # type: ignore[index]
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
         bound.update(kl, terms)

@@ -32,7 +32,8 @@ class FLDD(EvaluatedModule):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension),
-    ``*/kl_t{t}`` and, with a code, ``{val,test}/kl_code``. Training draws one step per example, evaluation
+    ``*/kl_t{t}``, further terms of the bound and, with a code, ``*/kl_code`` and the bound of the
+    code alone, ``{val,test}/nll_code``. Training draws one step per example, evaluation
     sums all T. Evaluation and checkpoints use averaged weights.
 
     A modality is added by subclassing; what it may override stands in
@@ -113,7 +114,9 @@ class FLDD(EvaluatedModule):
         self.code = None if code is None else build(code, self.problem)
         if self.code is not None:
             if num_labels > 0 or type(self).condition is not ModalityHooks.condition:
-                raise FLDDError("labels stand where a code would. Set code to null, or use a model without labels.")
+                raise FLDDError(
+                    "labels stand where a code would: set model.code to null, or use a model without labels."
+                )
             self.problem = replace(self.problem, num_labels=self.code.size)
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
@@ -136,6 +139,8 @@ class FLDD(EvaluatedModule):
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         terms = self.further_terms(batch, x)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.mean(), on_step=True, batch_size=len(x))
         per_step = self._pressed(out, t)
         if out.auxiliary is not None:
             weight = self.auxiliary_weight * (1 - min(1.0, self._progress()))
@@ -280,7 +285,7 @@ class FLDD(EvaluatedModule):
         if differences:
             raise FLDDError(
                 "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
-                "and the data it was trained with; without --config and options for the data it uses its own."
+                "and the data it was trained with, and no options that change them; without any it uses its own."
             )
         self._take_vocabulary(checkpoint.get("fldd_vocabulary"))
         self.trained_steps = int(checkpoint.get("global_step", 0))
