@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from conftest import PROCESSES, all_states, exact_step_kl, randomise
 from fldd_lightning import FLDD, FLDDError, LabelledImageFLDD, MixtureCode
+from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.categorical import sample_from_uniform
 from fldd_lightning.code import _log_joint
 from fldd_lightning.data import DiscreteDataModule, Split
@@ -235,6 +236,14 @@ def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:
         fit(tmp_path, model, data, max_steps=2)
         values[code is None] = trainer(tmp_path).test(model, data, verbose=False)[0]["test/nelbo"]
     assert values[False] < values[True] - 2
+
+
+def test_monitor_says_when_the_steps_add_nothing(tmp_path: Path) -> None:
+    """A denoiser of random weights, which never move, spoils the mixture."""
+    model = clusters_model(freeze_steps=2, lr=0.0)
+    randomise(model.reverse)
+    with pytest.warns(UserWarning, match="The steps add nothing to the code"):
+        fit(tmp_path, model, Clusters(batch_size=50), max_epochs=1, callbacks=[CollapseMonitor()])
 
 
 def test_what_cannot_be() -> None:

@@ -75,9 +75,11 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
-            self._warn(shares, float(kl.sum() + metrics.get("kl_code", 0.0)), moved)
+            further: Any = pl_module.extra_metrics["val"]
+            of_code = None if pl_module.code is None else float(further["nll_code"].compute())
+            self._warn(shares, float(kl.sum() + metrics.get("kl_code", 0.0)), moved, of_code)
 
-    def _warn(self, shares: Tensor, bound: float, moved: float | None) -> None:
+    def _warn(self, shares: Tensor, bound: float, moved: float | None, of_code: float | None) -> None:
         assert self._marginal_entropy is not None
         floor = self._marginal_entropy * (1 - self.margin)
         if float(shares.max()) > self.share and bound > floor:
@@ -87,6 +89,13 @@ class CollapseMonitor(Callback):
                 f"{100 * float(shares.max()):.0f} % of the KL, and the bound {bound:.3f} is no better than a product "
                 f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
                 "smaller forward_lr_ratio, another base process, or RLOO with several samples."
+            )
+        elif of_code is not None and bound >= of_code:
+            self._warned = True
+            rank_zero_warn(
+                f"The steps add nothing to the code: val/nelbo is {bound:.3f}, and val/nll_code, of the code alone, "
+                f"{of_code:.3f} nats. Train longer, or with dropout where there are few examples; or the code is all "
+                "there is to learn."
             )
         elif moved is not None and moved < 1e-3:
             self._warned = True
