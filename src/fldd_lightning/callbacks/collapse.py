@@ -28,8 +28,8 @@ class CollapseMonitor(Callback):
     (nats per example, of the training data; given where the padding is, if there is any),
     ``collapse/share_t{t}`` (share of each step in the KL) and
     ``collapse/moved`` (mean total variation between the learned marginals and their base,
-    over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run, also when the
-    bound is no lower than that of the code alone.
+    over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run,
+    also when the bound is no lower than that of the code alone.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
