@@ -173,33 +173,26 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
-    """Samples side by side: a row for each process, a column for each T; of the lowest seed there is."""
+    """Samples side by side, a panel for each process and T; of the lowest seed there is."""
     from matplotlib.figure import Figure
 
-    chosen: dict[tuple[str, int], dict[str, str]] = {}
+    chosen: dict[tuple[int, int], dict[str, str]] = {}
     for row in sorted(rows, key=lambda row: (int(row["steps"]), -int(row["seed"]))):
-        chosen[row["process"], int(row["num_steps"])] = row
-    processes = [name for name in PROCESSES if any(name == process for process, _ in chosen)]
-    budgets = sorted({num_steps for process, num_steps in chosen if process != "data"})
-    drawn = Figure(figsize=(2.3 * len(budgets) + 0.4, 2.5 * len(processes)), layout="constrained")
-    axes = drawn.subplots(len(processes), len(budgets), squeeze=False)
-    for i, process in enumerate(processes):
-        for j, num_steps in enumerate(budgets):
-            axis, row = axes[i][j], chosen.get((process, num_steps))
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if i == 0:
-                axis.set_title(f"T = {num_steps}", fontsize=11)
-            if j == 0:
-                axis.set_ylabel(process, fontsize=11)
-            if row is None:
-                continue
-            x = np.load(samples_file(csv_path, row))["x"][:36]  # (36, H, W)
-            height, width = x.shape[1:]
-            grid = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
-            grid = grid.reshape(6, 6, height + 2, width + 2).swapaxes(1, 2).reshape(6 * (height + 2), -1)
-            axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_xlabel(f"{float(row['nelbo']):.1f} nats, Fréchet {float(row['frechet']):.2f}", fontsize=8)
+        chosen[[*PROCESSES].index(row["process"]), int(row["num_steps"])] = row
+    columns = min(3, len(chosen))
+    height = -(-len(chosen) // columns)
+    drawn = Figure(figsize=(2.5 * columns, 2.9 * height), layout="constrained")
+    axes = drawn.subplots(height, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (_, row) in zip(axes, sorted(chosen.items()), strict=False):
+        x = np.load(samples_file(csv_path, row))["x"][:36]  # (36, H, W)
+        rows_, size = x.shape[1:]
+        grid = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
+        grid = grid.reshape(6, 6, rows_ + 2, size + 2).swapaxes(1, 2).reshape(6 * (rows_ + 2), -1)
+        axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        title = f"{row['process']}, T = {row['num_steps']}"
+        axis.set_title(f"{title}\n{float(row['nelbo']):.1f} nats, Fréchet {float(row['frechet']):.2f}", fontsize=8)
     drawn.savefig(path, dpi=150)
 
 
