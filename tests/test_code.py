@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
-from conftest import PROCESSES, all_states, exact_step_kl, randomise
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise
 from fldd_lightning import FLDD, FLDDError, LabelledImageFLDD, MixtureCode
 from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.categorical import sample_from_uniform
@@ -64,7 +64,7 @@ def test_bound_with_a_code_is_one(name: str) -> None:
     assert (q[:, -1] == 0).all()
     for c in range(SIZE - 1):
         process, reverse = _given(model, c)
-        p += code.log_prior[c].exp().double() * _likelihood(process, reverse, num_steps, states)
+        p += code.log_prior[c].exp().double() * exact_log_likelihood(process, reverse, num_steps).detach().exp()
         bound += q[:, c] * sum(exact_step_kl(process, reverse, x, t) for t in range(1, num_steps + 1))
     assert float(p.sum()) == pytest.approx(1.0, abs=1e-5)
     is_data = (states < 3).all(1)
@@ -85,16 +85,6 @@ def _given(model: FLDD, c: int) -> tuple[Any, Any]:
             return value
 
     return Given(model.forward_process), Given(model.reverse)
-
-
-def _likelihood(process: Any, reverse: Any, num_steps: int, states: torch.Tensor) -> torch.Tensor:
-    """p(z_0) of all states, by propagating the prior."""
-    p = process.log_prior().double().exp()[states].prod(1)
-    for t in range(num_steps, 0, -1):
-        log_v = reverse.log_prob(states, torch.full((len(states),), t)).double()
-        each = [log_v.gather(-1, z.expand(len(states), -1).unsqueeze(-1)).squeeze(-1).sum(1) for z in states]
-        p = p @ torch.stack(each, 1).exp()
-    return p.detach()
 
 
 def test_one_step_and_an_untrained_denoiser_are_the_mixture_itself() -> None:
