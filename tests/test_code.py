@@ -158,7 +158,7 @@ def test_more_rounds_are_never_less_likely() -> None:
 
 def _nll_after(code: MixtureCode, x: torch.Tensor, rounds: int) -> float:
     with patch("fldd_lightning.code._ITERATIONS", rounds):
-        log_prior, log_conditional = code._maximise(x, SIZE)
+        log_prior, log_conditional = code._maximise(x, SIZE, code._marginals(x))
     return -float(_log_joint(x, log_prior, log_conditional).logsumexp(-1).mean())
 
 

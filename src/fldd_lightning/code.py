@@ -27,8 +27,8 @@ _ITERATIONS = 25
 _BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
 _MOST_NUMBERS = 2**26  # of the table: it goes with every checkpoint
 _CHUNK, _NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
-_FEWEST = 20  # examples
-_FEW = 8  # classes up to which a product with one-hot vectors is faster than adding up rows
+_FEWEST_EXAMPLES = 20  # for more than one component
+_FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
 
 
 class MixtureCode(nn.Module):
@@ -123,9 +123,10 @@ class MixtureCode(nn.Module):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         num_held = min(max(1, len(x) // 10), 5_000)
         held, kept = x[order[:num_held].to(x.device)], x[order[num_held:].to(x.device)]
-        most = min(self.size, len(kept)) if len(x) >= _FEWEST else 1
+        most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
         sizes = [*(4**k for k in range(most.bit_length()) if 4**k < most), most]
-        fits = [self._maximise(kept, size) for size in sizes]
+        marginals = self._marginals(kept)
+        fits = [self._maximise(kept, size, marginals) for size in sizes]
         nll = [-float(_log_joint(held, *each).logsumexp(-1).cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))
         log_prior, log_conditional = fits[chosen]
@@ -134,13 +135,17 @@ class MixtureCode(nn.Module):
         self.is_fitted.fill_(True)
         return {"codes": int(log_prior.isfinite().sum()), "nll": nll[chosen], "nll_marginals": nll[0]}
 
-    def _maximise(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def _marginals(self, x: Tensor) -> Tensor:
+        """p(x_i) with one example's worth of equal shares, ``(*shape, K, 1)``; 0 at PAD."""
+        num_classes, pad = self.problem.num_classes, self.problem.pad
+        counts = _counts(x, torch.ones(len(x), 1, device=x.device), num_classes, pad) + 1 / num_classes
+        if pad is not None:
+            counts[..., pad, :] = 0
+        return counts / counts.sum(-2, keepdim=True)
+
+    def _maximise(self, x: Tensor, size: int, marginals: Tensor) -> tuple[Tensor, Tensor]:
         """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
         num_classes, pad = self.problem.num_classes, self.problem.pad
-        everything = _counts(x, torch.ones(len(x), 1, device=x.device), num_classes, pad) + 1 / num_classes
-        if pad is not None:
-            everything[..., pad, :] = 0
-        marginals = everything / everything.sum(-2, keepdim=True)  # (*shape, K, 1)
         if size == 1:
             return torch.zeros(1, device=x.device), _log(marginals, pad)
         starts = _counts(x[:size], torch.eye(size, device=x.device), num_classes, pad)  # one-hot
@@ -173,7 +178,7 @@ def _counts(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Te
     counts = torch.zeros(num_dims, num_classes, weights.shape[1], device=x.device)
     size = max(1, min(_CHUNK, _NUMBERS // (num_dims * num_classes)))
     for part, weight in zip(torch.split(x.flatten(1), size), torch.split(weights, size), strict=True):
-        if num_classes <= _FEW:
+        if num_classes <= _FEW_CLASSES:
             one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
             counts += torch.einsum("bdk,bc->dkc", one_hot, weight)
         else:
