@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from codes import ClusterCode, RankCode, WalkCode
-from common import append_row, machine, one_thread, train_and_test, write_report
+from common import append_row, kl_shares, machine, one_thread, train_and_test, write_report
 from lightning.pytorch import seed_everything
 
 from fldd_lightning import FLDD, MixtureCode
@@ -137,9 +137,6 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
         **options,
     )
     logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
-    kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
-    if model.code is not None:
-        kl.append(logged["test/kl_code"])  # at the place of T + 1
     row = {
         "problem": problem,
         "recipe": recipe_name,
@@ -151,7 +148,7 @@ def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -
         "marginal_entropy": data.marginal_entropy,
         "gap": logged["test/gap"],
         "energy_distance": logged["test/energy_distance"],
-        "shares": " ".join(f"{value / sum(kl):.2f}" for value in kl),
+        "shares": kl_shares(logged, num_steps),
         "seconds": round(seconds),
         "torch": torch.__version__,
         "machine": machine(),

@@ -23,6 +23,7 @@ from fldd_lightning.data import DiscreteDataModule
 __all__ = [
     "append_row",
     "comparison_parser",
+    "kl_shares",
     "machine",
     "mean_and_range",
     "one_thread",
@@ -70,6 +71,14 @@ def split_model(name: str) -> tuple[str, int]:
 def machine() -> str:
     """Where a row was measured."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, 1 thread"
+
+
+def kl_shares(logged: Mapping[str, float], num_steps: int) -> str:
+    """Shares of t = 1..T in the KL of a test and, at the place of T + 1, of the code, if there is one."""
+    kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
+    if "test/kl_code" in logged:
+        kl.append(logged["test/kl_code"])
+    return " ".join(f"{value / sum(kl):.2f}" for value in kl)
 
 
 def train_and_test(

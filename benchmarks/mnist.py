@@ -30,6 +30,7 @@ import torch
 from common import (
     append_row,
     comparison_parser,
+    kl_shares,
     machine,
     mean_and_range,
     one_thread,
@@ -113,10 +114,7 @@ def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) ->
         samples = model.sample(num_samples, 0, batch_size=500)
         samples_path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
-        kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, key["num_steps"] + 1)]
-        if model.code is not None:
-            kl.append(logged["test/kl_code"])  # at the place of T + 1
-        shares = " ".join(f"{value / sum(kl):.2f}" for value in kl)
+        shares = kl_shares(logged, key["num_steps"])
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
         values = quality(extractor, samples, real)
@@ -180,16 +178,16 @@ def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
     for row in sorted(rows, key=lambda row: (int(row["steps"]), -int(row["seed"]))):
         chosen[[*PROCESSES].index(row["process"]), int(row["num_steps"])] = row
     columns = min(3, len(chosen))
-    height = -(-len(chosen) // columns)
-    drawn = Figure(figsize=(2.5 * columns, 2.9 * height), layout="constrained")
-    axes = drawn.subplots(height, columns, squeeze=False).ravel()
+    lines = -(-len(chosen) // columns)
+    drawn = Figure(figsize=(2.5 * columns, 2.9 * lines), layout="constrained")
+    axes = drawn.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, (_, row) in zip(axes, sorted(chosen.items()), strict=False):
         x = np.load(samples_file(csv_path, row))["x"][:36]  # (36, H, W)
-        rows_, size = x.shape[1:]
+        height, width = x.shape[1:]
         grid = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
-        grid = grid.reshape(6, 6, rows_ + 2, size + 2).swapaxes(1, 2).reshape(6 * (rows_ + 2), -1)
+        grid = grid.reshape(6, 6, height + 2, width + 2).swapaxes(1, 2).reshape(6 * (height + 2), -1)
         axis.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         title = f"{row['process']}, T = {row['num_steps']}"
         axis.set_title(f"{title}\n{float(row['nelbo']):.1f} nats, Fréchet {float(row['frechet']):.2f}", fontsize=8)
