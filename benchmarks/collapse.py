@@ -21,11 +21,11 @@ from statistics import mean
 from typing import Any
 
 import torch
-from codes import ClusterCode, RankCode, WalkCode
 from common import append_row, kl_shares, machine, one_thread, train_and_test, write_report
 from lightning.pytorch import seed_everything
 
-from fldd_lightning import FLDD, MixtureCode
+from codes import ClusterCode, RankCode, WalkCode
+from fldd_lightning import FLDD, ChainCode, MixtureCode
 from fldd_lightning import data as sources
 from fldd_lightning.callbacks import KnownOptimum
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
@@ -80,7 +80,7 @@ UNIFORM = partial(ResidualUniformProcess, network=MLP)
 # as configs/array.yaml: nothing is known of how coordinates lie
 MASK = partial(LearnedMaskProcess, network=MLP, base=AbsorbingProcess)
 STAGGERED = partial(LearnedMaskProcess, network=MLP)
-CODE = ("code", MixtureCode)
+CODE, CHAIN = ("code", MixtureCode), ("code", ChainCode)
 
 
 def changed(*options: tuple[str, Any]) -> Recipe:
@@ -109,6 +109,9 @@ RECIPES = {
     "no_auxiliary": changed(("auxiliary_weight", 0.0)),
     "from_staggered": Recipe(STAGGERED, options=(CODE,)),
     "from_staggered, no_code": Recipe(STAGGERED),
+    # as configs/text.yaml: sequences
+    "chain": Recipe(STAGGERED, options=(CHAIN,)),
+    "fixed_staggered, chain": Recipe(StaggeredProcess, options=(CHAIN,)),
     # tokens may move too
     "general": Recipe(GENERAL, options=(CODE,)),
     "general_rloo4": Recipe(GENERAL, partial(RLOO, samples=4), 4, (CODE,)),

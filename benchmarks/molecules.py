@@ -28,7 +28,7 @@ from common import (
 )
 from lightning.pytorch import seed_everything
 
-from fldd_lightning import MixtureCode
+from fldd_lightning import ChainCode, MixtureCode
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import (
     AbsorbingProcess,
@@ -50,6 +50,8 @@ LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
 # process, estimator, draws of z_t for each molecule, and the code
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
+    "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
+    "staggered, chain": (StaggeredProcess, Reinforce, 1, ChainCode),
     "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
     "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
     "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),

@@ -29,7 +29,7 @@ from common import (
 )
 from lightning.pytorch import seed_everything
 
-from fldd_lightning import TextFLDD
+from fldd_lightning import ChainCode, TextFLDD
 from fldd_lightning.callbacks import PerplexityCallback
 from fldd_lightning.data import TextDataModule
 from fldd_lightning.estimators import Reinforce
@@ -46,13 +46,18 @@ from fldd_lightning.networks import Transformer
 TOKENS = 4096  # that the denoiser sees in a training step
 DENOISER = partial(Transformer, width=128, depth=3, heads=4)
 FORWARD = partial(Transformer, width=64, depth=2, heads=4)
-PROCESSES: dict[str, Any] = {
-    "learned": partial(LearnedMaskProcess, network=FORWARD),
-    "learned general": partial(ResidualAbsorbingProcess, network=FORWARD),
-    "staggered": StaggeredProcess,
-    "absorbing": AbsorbingProcess,
-    "uniform": UniformProcess,
-    "D3PM": D3PMProcess,
+LEARNED_MASK = partial(LearnedMaskProcess, network=FORWARD)
+PROCESSES: dict[str, tuple[Any, Any]] = {  # and the code
+    "learned": (LEARNED_MASK, ChainCode),
+    "learned, parts of 4": (LEARNED_MASK, partial(ChainCode, part=4)),
+    "learned, no code": (LEARNED_MASK, None),
+    "learned general": (partial(ResidualAbsorbingProcess, network=FORWARD), ChainCode),
+    "staggered, code": (StaggeredProcess, ChainCode),
+    "staggered": (StaggeredProcess, None),
+    "absorbing, code": (AbsorbingProcess, ChainCode),
+    "absorbing": (AbsorbingProcess, None),
+    "uniform": (UniformProcess, None),
+    "D3PM": (D3PMProcess, None),
 }
 MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
 
@@ -61,7 +66,8 @@ def run(path: str, process: str, num_steps: int, length: int, seed: int, steps: 
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     data = TextDataModule(path, length=length, batch_size=TOKENS // length, cache_dir=None, seed=seed)
-    model = TextFLDD(data.num_classes, data.shape, PROCESSES[process], DENOISER, Reinforce, num_steps, lr=1e-3)
+    forward, code = PROCESSES[process]
+    model = TextFLDD(data.num_classes, data.shape, forward, DENOISER, Reinforce, num_steps, code=code, lr=1e-3)
     logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
     row: dict[str, object] = {
         "length": length,

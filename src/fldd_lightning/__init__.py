@@ -10,23 +10,36 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .code import MixtureCode
+    from .codes import ChainCode, Code, MixtureCode
     from .errors import FLDDError
     from .image import ImageFLDD, LabelledImageFLDD
     from .module import FLDD
     from .problem import Problem
     from .text import TextFLDD
 
-__all__ = ["FLDD", "FLDDError", "ImageFLDD", "LabelledImageFLDD", "MixtureCode", "Problem", "TextFLDD", "__version__"]
+__all__ = [
+    "FLDD",
+    "ChainCode",
+    "Code",
+    "FLDDError",
+    "ImageFLDD",
+    "LabelledImageFLDD",
+    "MixtureCode",
+    "Problem",
+    "TextFLDD",
+    "__version__",
+]
 
 __version__ = version("fldd-lightning")
 
 _HOMES = {
+    "ChainCode": "codes",
+    "Code": "codes",
     "FLDD": "module",
     "FLDDError": "errors",
     "ImageFLDD": "image",
     "LabelledImageFLDD": "image",
-    "MixtureCode": "code",
+    "MixtureCode": "codes",
     "Problem": "problem",
     "TextFLDD": "text",
 }

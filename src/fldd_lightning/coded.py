@@ -11,14 +11,12 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from .categorical import check_states, sample_from_uniform
-from .code import MixtureCode
+from .categorical import check_states
+from .codes import Code
 from .hooks import ModalityHooks
 from .loaders import apart_from_training
 
 __all__ = ["CodedModule"]
-
-_EXAMPLES, _LOOK_UPS = 50_000, 2**33  # that a code is fitted to, at most; examples, and in a round of fitting
 
 
 class CodedModule(ModalityHooks, LightningModule):
@@ -28,14 +26,14 @@ class CodedModule(ModalityHooks, LightningModule):
         code: What the forward process leaves of an example at T, or None.
     """
 
-    code: MixtureCode | None
+    code: Code | None
 
     def on_train_start(self) -> None:
         """Fit the code to training examples. A run that is resumed keeps its code."""
         if self.code is None:
             return
         if bool(self.code.is_fitted):
-            rank_zero_info(f"Keeping the code as it is: {int(self.code.log_prior.isfinite().sum())} codes.")
+            rank_zero_info(f"Keeping the code as it is: {self.code.num_used} codes.")
             return
         examples = self._training_examples(self.code)
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
@@ -57,27 +55,26 @@ class CodedModule(ModalityHooks, LightningModule):
                 copy.module.code.get_buffer(name).copy_(buffer)
 
     def condition_draws(self, batch: Any, x: Tensor) -> Callable[[Tensor], Tensor | None]:
-        """What both networks see beside the state, as a function of float64 numbers in [0, 1), ``(B,)``.
+        """What both networks see beside the state, as a function of float64 numbers in [0, 1), ``(B, m)``.
 
         Args:
             batch: What the data loader gives.
             x: Its integers ``(B, *shape)``.
 
         Returns:
-            A function that draws codes ``(B,)``; it returns the labels, or None, where there is no code.
+            A function that draws codes ``(B, m)``; it returns the labels ``(B,)``, or None, where there is no code.
         """
         if self.code is None:
             labels = self.condition(batch)
             return lambda uniform: labels
-        log_q = self.code.log_posterior(x)
-        return lambda uniform: sample_from_uniform(log_q, uniform)
+        return self.code.draws(x)
 
     def likely_condition(self, batch: Any) -> Tensor | None:
-        """The same with the most likely codes, for pictures and monitors; ``(B,)``."""
-        return self.condition(batch) if self.code is None else self.code.log_posterior(self._checked(batch)).argmax(-1)
+        """The same with the most likely codes, for pictures and monitors; ``(B, m)``."""
+        return self.condition(batch) if self.code is None else self.code.likely(self._checked(batch))
 
     def prior_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
-        """Labels or codes ``(N,)`` for samples; None where there is neither."""
+        """Labels ``(N,)`` or codes ``(N, m)`` for samples; None where there is neither."""
         if self.code is None:
             return self.sample_condition(num_samples, generator)
         return self.code.sample(num_samples, generator).to(self.device)
@@ -97,12 +94,11 @@ class CodedModule(ModalityHooks, LightningModule):
         check_states(x, self.problem.num_classes, self.problem.shape)
         return x.long()
 
-    def _training_examples(self, code: MixtureCode) -> Tensor:
-        """Some of them, ``(N, *shape)``, fewer where every one costs more."""
-        wanted = max(1_000, min(_EXAMPLES, _LOOK_UPS // (self.problem.num_dims * code.size)))
+    def _training_examples(self, code: Code) -> Tensor:
+        """As many as the code wants, ``(N, *shape)``."""
         parts: list[Tensor] = []
         for batch in apart_from_training(self.trainer.train_dataloader):
             parts.append(self._checked(batch).to(self.device))
-            if sum(map(len, parts)) >= wanted:
+            if sum(map(len, parts)) >= code.num_examples:
                 break
-        return torch.cat(parts)[:wanted]
+        return torch.cat(parts)[: code.num_examples]

@@ -42,18 +42,18 @@ class EvaluatedModule(CodedModule):
 
         Args:
             batch: What the data loader gives.
-            noise: Uniform float64 numbers ``(B, T, D + 1)``: of every step, D for z_t, one for the code.
+            noise: Uniform float64 numbers ``(B, T, D + m)``: of every step, D for z_t, the others for the code.
 
         Returns:
             ``(B, T)`` in nats per example; with :meth:`further_terms` the sum is an unbiased NELBO.
         """
         x = self._checked(batch)
         condition = self.condition_draws(batch, x)
-        columns = []
+        columns, num_dims = [], self.problem.num_dims
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
-            step = self.forward_process.transition(x, t, condition(noise[:, i, -1]))
-            z_t = step.draw_from_uniform(noise[:, i, :-1].view(x.shape))
+            step = self.forward_process.transition(x, t, condition(noise[:, i, num_dims:]))
+            z_t = step.draw_from_uniform(noise[:, i, :num_dims].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))
         return torch.stack(columns, 1)
 
@@ -115,11 +115,11 @@ class EvaluatedModule(CodedModule):
         return torch.arange(len(x), device=x.device) + (batch_idx * self.trainer.world_size + self.global_rank) * len(x)
 
     def _noise(self, index: Tensor) -> Tensor:
-        """Uniform numbers ``(B, T, D + 1)`` that depend on each example's index alone."""
+        """Uniform numbers ``(B, T, D + m)`` that depend on each example's index alone."""
         rows = []
         for i in index.tolist():
             generator = torch.Generator().manual_seed(i)
-            size = (self.problem.num_steps, self.problem.num_dims + 1)
+            size = (self.problem.num_steps, self.problem.num_dims + self.problem.num_parts)
             rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
         noise = torch.stack(rows)
         return noise.to(self._noise_device())

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from .code import MixtureCode
+from .codes import Code
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
 from .evaluation import EvaluatedModule
@@ -89,7 +89,7 @@ class FLDD(EvaluatedModule):
         num_steps: int = 4,
         num_labels: int = 0,
         padded: bool = False,
-        code: Callable[[Problem], MixtureCode] | None = None,
+        code: Callable[[Problem], Code] | None = None,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -117,7 +117,7 @@ class FLDD(EvaluatedModule):
                 raise FLDDError(
                     "labels stand where a code would: set model.code to null, or use a model without labels."
                 )
-            self.problem = replace(self.problem, num_labels=self.code.size)
+            self.problem = replace(self.problem, num_labels=self.code.size, num_parts=self.code.num_parts)
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
         self.estimator = build(estimator, self.problem)
@@ -134,7 +134,9 @@ class FLDD(EvaluatedModule):
         x = self._checked(batch)
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
-        uniform = torch.rand(len(x), dtype=torch.float64, device=generator.device, generator=generator)
+        uniform = torch.rand(
+            len(x), self.problem.num_parts, dtype=torch.float64, device=generator.device, generator=generator
+        )
         step = self.forward_process.transition(x, t, self.condition_draws(batch, x)(uniform))
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         terms = self.further_terms(batch, x)

@@ -19,6 +19,8 @@ class Problem:
         shape: Shape of one example, without the batch; D is its product.
         num_steps: T, the number of denoising steps, fixed at training time.
         num_labels: Number of condition labels, or 0 for an unconditional model.
+        num_parts: m, how many parts of an example have a label of their own, as with a
+            :class:`~fldd_lightning.codes.ChainCode`; 1 for labels of the whole. Coordinate i of D is in part i m // D.
         padded: Whether the last class, K-1, is PAD. Coordinates at PAD do not belong to an example: where they
             are is given to both processes, they stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
@@ -32,6 +34,7 @@ class Problem:
     num_steps: int
     num_labels: int = 0
     padded: bool = False
+    num_parts: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -47,6 +50,10 @@ class Problem:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
         if self.num_labels < 0:
             raise FLDDError(f"num_labels is {self.num_labels}, but it cannot be negative.")
+        if not 1 <= self.num_parts <= self.num_dims:
+            raise FLDDError(
+                f"num_parts is {self.num_parts}, but {self.num_dims} coordinates have 1 to {self.num_dims} parts."
+            )
 
     @property
     def pad(self) -> int | None:

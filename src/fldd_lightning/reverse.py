@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .categorical import log_one_hot, sample_categorical
-from .code import MixtureCode
+from .codes import Code
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .forward.mask import MaskProcess
@@ -49,7 +49,7 @@ class ReverseProcess(nn.Module):
         problem: Problem,
         process: ForwardProcess,
         denoiser: Callable[[Problem, int, int], Backbone],
-        code: MixtureCode | None = None,
+        code: Code | None = None,
     ) -> None:
         super().__init__()
         self.num_states = process.num_states

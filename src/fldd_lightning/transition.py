@@ -143,7 +143,8 @@ class Transition:
 
     def _repeated(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Steps and labels of n B states."""
-        return self.t.repeat(n), None if self.condition is None else self.condition.repeat(n)
+        labels = self.condition
+        return self.t.repeat(n), None if labels is None else labels.repeat(n, *[1] * (labels.dim() - 1))
 
     def _states(self, places: Tensor) -> Tensor:
         """States at places 0..m-1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +13,15 @@ from ..errors import FLDDError
 from ..problem import Problem
 from ..states import SparseStates, State
 
-__all__ = ["Backbone", "StepEmbedding", "check_backbone", "check_labels", "embed_states", "zero_last_layer"]
+__all__ = [
+    "Backbone",
+    "StateEmbedding",
+    "StepEmbedding",
+    "check_backbone",
+    "check_labels",
+    "embed_states",
+    "zero_last_layer",
+]
 
 
 class Backbone(nn.Module, ABC):
@@ -43,7 +52,7 @@ class Backbone(nn.Module, ABC):
             state: Weights over input states ``(B, *shape, num_inputs)``, one-hot or relaxed; or
                 SparseStates, where ``takes_sparse`` is set.
             t: Steps ``(B,)``, integers in 0..T.
-            condition: Labels ``(B,)`` in 0..num_labels-1, or None.
+            condition: Labels ``(B,)`` or codes ``(B, m)`` in 0..num_labels-1, or None.
 
         Returns:
             Logits ``(B, *shape, num_outputs)``.
@@ -51,7 +60,7 @@ class Backbone(nn.Module, ABC):
 
 
 class StepEmbedding(nn.Module):
-    """A vector for every step; in a conditional model another one for every label, added to it.
+    """A vector for every step; in a conditional model another one for every label of the whole, added to it.
 
     Args:
         problem: T and the number of labels.
@@ -63,16 +72,50 @@ class StepEmbedding(nn.Module):
         super().__init__()
         self.problem = problem
         self.step = nn.Embedding(problem.num_steps + 1, width)
-        self.label = nn.Embedding(problem.num_labels, width) if problem.num_labels else None
+        of_whole = problem.num_labels > 0 and problem.num_parts == 1
+        self.label = nn.Embedding(problem.num_labels, width) if of_whole else None
         for table in (self.step, self.label):
             if table is not None:
                 nn.init.normal_(table.weight, std=std)
 
     def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``(B, width)`` for steps and labels ``(B,)``; raises where labels are missing, or given without need."""
+        """``(B, width)`` for steps and labels ``(B,)`` or ``(B, m)``; raises where these are missing or not wanted."""
         check_labels(self.problem, condition)
         features: Tensor = self.step(t)
-        return features if self.label is None else features + self.label(condition)
+        if self.label is None or condition is None:
+            return features
+        labels: Tensor = self.label(condition.flatten())
+        return features + labels
+
+
+class StateEmbedding(nn.Linear):
+    """The mean embedding of the states of every coordinate, plus a vector for the code of the part it is in.
+
+    Args:
+        problem: D, and the codes, if parts of an example have their own.
+        num_inputs: States.
+        features: Features of a coordinate.
+        std: Standard deviation of the weights at the start.
+    """
+
+    part_of: Tensor
+
+    def __init__(self, problem: Problem, num_inputs: int, features: int, std: float = 1.0) -> None:
+        super().__init__(num_inputs, features, bias=False)
+        nn.init.normal_(self.weight, std=std)
+        self.code = nn.Embedding(problem.num_labels, features) if problem.num_parts > 1 else None
+        if self.code is not None:
+            nn.init.normal_(self.code.weight, std=std)
+        part_of = torch.arange(problem.num_dims) * problem.num_parts // problem.num_dims  # (D,)
+        self.register_buffer("part_of", part_of, persistent=False)
+
+    def forward(self, state: State, condition: Tensor | None = None) -> Tensor:
+        """``(B, *shape, features)`` for ``(B, *shape, num_inputs)`` or SparseStates, and codes ``(B, m)``."""
+        embedded = embed_states(self.weight.T, state)
+        if self.code is None or condition is None:
+            return embedded
+        codes: Tensor = self.code(condition)[:, self.part_of]  # (B, D, features)
+        return embedded + codes.reshape(embedded.shape)
 
 
 def check_backbone(network: nn.Module) -> Backbone:

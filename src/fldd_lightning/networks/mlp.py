@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..problem import Problem
 from ..states import State
-from .base import Backbone, StepEmbedding, embed_states, zero_last_layer
+from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
 
 __all__ = ["MLP"]
 
@@ -45,8 +45,7 @@ class MLP(Backbone):
     ) -> None:
         super().__init__()
         num_dims = problem.num_dims
-        self.embed = nn.Linear(num_inputs, embedding, bias=False)
-        nn.init.normal_(self.embed.weight)
+        self.embed = StateEmbedding(problem, num_inputs, embedding)
         self.mix_in = nn.Linear(num_dims * embedding, width)
         self.layers = nn.ModuleList(_ResidualLayer(problem, width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -56,7 +55,7 @@ class MLP(Backbone):
         self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, embedding, num_outputs))
 
     def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        embedded = embed_states(self.embed.weight.T, state)  # (B, *shape, E)
+        embedded = self.embed(state, condition)  # (B, *shape, E)
         tokens = embedded.flatten(1, -2)  # (B, D, E)
         hidden = self.mix_in(rearrange(tokens, "b d e -> b (d e)"))  # (B, width)
         for layer in self.layers:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..errors import FLDDError
 from ..problem import Problem
 from ..states import State
-from .base import Backbone, StepEmbedding, embed_states, zero_last_layer
+from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
 from .block import AdaLNBlock, AdaLNOutput, RotaryPositions
 
 __all__ = ["Transformer"]
@@ -70,8 +70,7 @@ class Transformer(Backbone):
                 f"tied embeddings need at least as many outputs as inputs, but there are {num_outputs} and "
                 f"{num_inputs} (a LearnedMaskProcess has T - 1 outputs). Set tied to false for this network."
             )
-        self.embed = nn.Linear(num_inputs, width, bias=False)
-        nn.init.normal_(self.embed.weight, std=0.02 if tied else 1.0)
+        self.embed = StateEmbedding(problem, num_inputs, width, std=0.02 if tied else 1.0)
         self.time = StepEmbedding(problem, time_width)
         self.rotary = RotaryPositions(problem.shape[0], width // heads)
         self.blocks = nn.ModuleList(AdaLNBlock(width, heads, dropout, time_width) for _ in range(depth))
@@ -83,7 +82,7 @@ class Transformer(Backbone):
 
     def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
         time = F.silu(self.time(t, condition))
-        hidden = embed_states(self.embed.weight.T, state)  # (B, L, width)
+        hidden = self.embed(state, condition)  # (B, L, width)
         for block in self.blocks:
             hidden = block(hidden, time, self.rotary)
         out: Tensor = self.last(self.norm(hidden, time))

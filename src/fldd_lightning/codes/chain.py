@@ -1,0 +1,277 @@
+"""Codes of the parts of a sequence, a Markov chain: a hidden Markov model, fitted by expectation maximisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..categorical import sample_from_uniform
+from ..errors import FLDDError
+from ..problem import Problem
+from .base import Code, hold_out, marginals_of
+from .tables import CHUNK, MOST_NUMBERS, count, log_likelihood, normalised
+
+__all__ = ["ChainCode"]
+
+_ITERATIONS = 20
+_BLEND = 0.3  # of a part in the value that starts from it; the rest are the marginals
+_FEWEST_EXAMPLES = 20  # for more than one value
+_EXAMPLES, _PRODUCTS = 50_000, 2**35  # that it is fitted to, at most; examples, and products in a round of fitting
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Log p(c_1) ``(C,)``, log p(c_{j+1}|c_j) ``(m - 1, C, C)`` and log p(x_i|c_j) ``(D, K, C)``."""
+
+    first: Tensor
+    following: Tensor
+    conditional: Tensor
+
+
+class ChainCode(Code):
+    """One number c_j of every part of a sequence, with the prior p(c_1) prod_j p(c_{j+1}|c_j).
+
+    A code of the whole cannot say much of each part of a long sequence. Here a part is some neighbouring coordinates,
+    and with T = 1 the model is a hidden Markov model with products for emissions: its posterior, its
+    likelihood and expectation maximisation are exact (Baum et al., 1970). A sample costs m look-ups more and no network
+    pass. Networks for sequences see c_j at the coordinates of part j.
+
+    :meth:`fit` tries 1, 16, 64, ... values up to ``size``, with tables for every part or the same for all, which
+    suits text that is cut anywhere, and keeps what is most likely to have made held-out examples. Coordinates at
+    PAD do not count.
+
+    Args:
+        problem: K and a shape of ``(length,)``.
+        part: Coordinates of a part, at most.
+        size: C, the most values c_j may take. A round of fitting costs m C^2 operations an example.
+        smoothing: Examples' worth of what they have in common that the tables of every value are blended with.
+
+    Attributes:
+        log_first: log p(c_1), ``(C,)``; ``-inf`` for values not in use.
+        log_following: log p(c_{j+1}|c_j), ``(m - 1, C, C)``; ``-inf`` for values not in use.
+
+    Raises:
+        FLDDError: If the shape is not that of a sequence, ``part`` is not positive, or as for
+            :class:`~fldd_lightning.codes.Code`.
+    """
+
+    log_first: Tensor
+    log_following: Tensor
+    part_of: Tensor
+
+    def __init__(self, problem: Problem, part: int = 2, size: int = 256, smoothing: float = 1.0) -> None:
+        if len(problem.shape) != 1:
+            raise FLDDError(
+                f"ChainCode needs sequences, shape (length,), not {problem.shape}. Use MixtureCode for other data."
+            )
+        if part < 1:
+            raise FLDDError(f"part is {part}, but a part has at least one coordinate.")
+        num_parts = -(-problem.num_dims // part)
+        if (num_parts - 1) * size**2 > MOST_NUMBERS:
+            raise FLDDError(
+                f"{num_parts} parts of {size} values would need a table of more than 256 MiB. Lower model.code.size."
+            )
+        super().__init__(problem, size, num_parts, smoothing)
+        log_first = torch.full((size,), float("-inf"))
+        log_first[0] = 0.0
+        self.register_buffer("log_first", log_first)
+        self.register_buffer("log_following", log_first.repeat(num_parts - 1, size, 1))
+        part_of = torch.arange(problem.num_dims) * num_parts // problem.num_dims  # (D,)
+        self.register_buffer("part_of", part_of, persistent=False)
+        self._lengths = part_of.bincount().tolist()
+
+    def configuration(self) -> str:
+        return f"{type(self).__name__}(size={self.size}, parts={self.num_parts})"
+
+    @property
+    def num_examples(self) -> int:
+        return max(1_000, min(_EXAMPLES, _PRODUCTS // (self.num_parts * self.size**2)))
+
+    @property
+    def num_used(self) -> int:
+        return int(self.log_first.isfinite().sum())
+
+    def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        _, past, _ = _filter(self._scores(x, self._chain), self._chain)
+        log_past = past.log()
+
+        def draw(uniform: Tensor) -> Tensor:
+            codes = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
+            for j in range(self.num_parts - 2, -1, -1):
+                log_q = log_past[:, j] + self.log_following[j].T[codes[0]]  # (B, C)
+                codes.insert(0, sample_from_uniform(log_q, uniform[:, j]))
+            return torch.stack(codes, 1)
+
+        return draw
+
+    def likely(self, x: Tensor) -> Tensor:
+        return _smooth(self._scores(x, self._chain), self._chain)[1].argmax(-1)
+
+    def kl(self, x: Tensor) -> Tensor:
+        scores = self._scores(x, self._chain)
+        log_p, q, _ = _smooth(scores, self._chain)
+        return (torch.where(q > 0, q * scores, 0.0).sum((1, 2)) - log_p).clamp_min(0)
+
+    def nll(self, x: Tensor) -> Tensor:
+        return -_filter(self._scores(x, self._chain), self._chain)[0]
+
+    def log_conditional_of(self, code: Tensor) -> Tensor:
+        at_coordinates = code[:, self.part_of]  # (B, D)
+        coordinates = torch.arange(len(self.part_of), device=code.device)
+        return self.log_conditional.transpose(1, 2)[coordinates, at_coordinates]
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        first, following = (each.exp().to(generator.device) for each in (self.log_first, self.log_following))
+        codes = [torch.multinomial(first, num_samples, True, generator=generator)]
+        for table in following:
+            codes.append(torch.multinomial(table[codes[-1]], 1, generator=generator).squeeze(1))
+        return torch.stack(codes, 1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        held, kept = hold_out(x, seed)
+        best = self._maximise(kept, 1, False, seed)
+        nll = [self._held_out_nll(held, best)]
+        most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
+        same_length = len(set(self._lengths)) == 1 and self.num_parts > 1
+        ties = [False, True] if same_length else [False]  # whether all parts share tables
+        for size in (*(4**k for k in range(2, most.bit_length()) if 4**k < most), most):
+            fits = [self._maximise(kept, size, tie, seed) for tie in ties]
+            values = [self._held_out_nll(held, each) for each in fits]
+            chosen = values.index(min(values))
+            ties = [ties[chosen]]
+            if values[chosen] >= nll[-1]:
+                break
+            best = fits[chosen]
+            nll.append(values[chosen])
+        size = len(best.first)
+        self.log_first.fill_(float("-inf"))[:size] = best.first
+        self.log_following.fill_(float("-inf"))[:, :size, :size] = best.following
+        self.log_conditional.zero_()[..., :size] = best.conditional
+        self.is_fitted.fill_(True)
+        return {"codes": self.num_used, "nll": nll[-1], "nll_marginals": nll[0]}
+
+    @property
+    def _chain(self) -> _Chain:
+        return _Chain(self.log_first, self.log_following, self.log_conditional)
+
+    def _scores(self, x: Tensor, chain: _Chain) -> Tensor:
+        """Log p(x_part|c) of every part, ``(B, m, C)``; ``-inf`` for values not in use."""
+        pairs = zip(self._parts(x), torch.split(chain.conditional, self._lengths), strict=True)
+        scores = torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
+        return scores.masked_fill(~chain.first.isfinite(), float("-inf"))
+
+    def _held_out_nll(self, held: Tensor, chain: _Chain) -> float:
+        parts = [_filter(self._scores(part, chain), chain)[0] for part in torch.split(held, CHUNK)]
+        return -float(torch.cat(parts).cpu().double().mean())
+
+    def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> _Chain:
+        """The chain after some rounds; its values start from the parts of examples."""
+        pad, marginals = self.problem.pad, marginals_of(x, self.problem)
+        if tied:
+            marginals = self._tie(marginals) / self.num_parts
+        if size == 1:
+            return self._normalised(torch.ones(1, device=x.device), x.new_ones(self.num_parts - 1, 1, 1), marginals)
+        every = torch.eye(size, device=x.device)
+        starts = torch.cat([count(part, every, self.problem.num_classes, pad) for part in self._parts(x[:size])])
+        if tied:  # of every value another part
+            generator = torch.Generator().manual_seed(seed)
+            which = torch.randint(self.num_parts, (size,), generator=generator).to(x.device)
+            starts = rearrange(starts, "(m p) k c -> m p k c", m=self.num_parts)[
+                which, :, :, torch.arange(size)
+            ]  # (C, p, K)
+            starts = starts.permute(1, 2, 0).repeat(self.num_parts, 1, 1)
+        chain = _Chain(
+            torch.full((size,), -log(size), device=x.device),
+            torch.full((self.num_parts - 1, size, size), -log(size), device=x.device),
+            normalised(marginals + _BLEND * (starts - marginals), pad),
+        )
+        for _ in range(_ITERATIONS):
+            chain = self._round(x, chain, marginals, tied)
+        return chain
+
+    def _round(self, x: Tensor, chain: _Chain, marginals: Tensor, tied: bool) -> _Chain:
+        """One round of expectation maximisation."""
+        first, following, conditional = (
+            torch.zeros_like(each) for each in (chain.first, chain.following, chain.conditional)
+        )
+        for batch in torch.split(x, CHUNK):
+            _, q, pairs = _smooth(self._scores(batch, chain), chain)
+            first += q[:, 0].sum(0)
+            following += pairs
+            each = zip(self._parts(batch), q.unbind(1), strict=True)
+            conditional += torch.cat([count(part, w, self.problem.num_classes, self.problem.pad) for part, w in each])
+        if tied:
+            following = following.sum(0, keepdim=True).expand_as(following)
+            conditional = self._tie(conditional)
+        common = following.sum(1, keepdim=True)
+        following = following + self.smoothing * common / common.sum(-1, keepdim=True)
+        first = first + self.smoothing / len(first)
+        return self._normalised(first, following, conditional + self.smoothing * marginals)
+
+    def _tie(self, table: Tensor) -> Tensor:
+        """The same for all parts: their sum."""
+        return rearrange(table, "(m p) k c -> m p k c", m=self.num_parts).sum(0).repeat(self.num_parts, 1, 1)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Values ``(B, D)`` by part."""
+        parts: tuple[Tensor, ...] = torch.split(x, self._lengths, 1)
+        return parts
+
+    def _normalised(self, first: Tensor, following: Tensor, conditional: Tensor) -> _Chain:
+        following = following / following.sum(-1, keepdim=True)
+        return _Chain(
+            (first / first.sum()).clamp_min(1e-12).log(),
+            following.clamp_min(1e-12).log(),
+            normalised(conditional, self.problem.pad),
+        )
+
+
+def _filter(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward through the chain.
+
+    Args:
+        scores: log p(x_part|c), ``(B, m, C)``.
+        chain: The tables.
+
+    Returns:
+        log p(x) ``(B,)``; q(c_j|x up to part j) ``(B, m, C)``; and p(x_j|c_j) over p(x_j|x before j), which
+        :func:`_smooth` goes back with, ``(B, m, C)``.
+    """
+    largest = scores.amax(-1, keepdim=True)
+    likelihood, following = (scores - largest).exp(), chain.following.exp()
+    predicted = chain.first.exp().expand_as(likelihood[:, 0])
+    past: list[Tensor] = []
+    ratios, log_p = [], largest.sum((1, 2))
+    for j in range(scores.shape[1]):
+        if j > 0:
+            predicted = past[-1] @ following[j - 1]
+        joint = predicted * likelihood[:, j]
+        total = joint.sum(-1, keepdim=True)
+        past.append(joint / total)
+        ratios.append(likelihood[:, j] / total)
+        log_p = log_p + total.squeeze(-1).log()
+    return log_p, torch.stack(past, 1), torch.stack(ratios, 1)
+
+
+def _smooth(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward and back through the chain, for scores ``(B, m, C)``.
+
+    Returns:
+        log p(x) ``(B,)``; q(c_j|x) ``(B, m, C)``; and q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``.
+    """
+    log_p, past, ratios = _filter(scores, chain)
+    following = chain.following.exp()
+    future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
+    q, pairs = [past[:, -1]], torch.empty_like(following)
+    for j in range(scores.shape[1] - 2, -1, -1):
+        ahead = ratios[:, j + 1] * future
+        pairs[j] = (past[:, j].T @ ahead) * following[j]
+        future = ahead @ following[j].T
+        q.insert(0, past[:, j] * future)
+    return log_p, torch.stack(q, 1), pairs

@@ -1,0 +1,118 @@
+"""A code of the whole example: a mixture of products, fitted by expectation maximisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log
+
+import torch
+from torch import Tensor
+
+from ..categorical import sample_from_uniform
+from ..problem import Problem
+from .base import Code, hold_out, marginals_of
+from .tables import CHUNK, count, log_likelihood, normalised
+
+__all__ = ["MixtureCode"]
+
+_ITERATIONS = 25
+_BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
+_FEWEST_EXAMPLES = 20  # for more than one component
+_EXAMPLES, _LOOK_UPS = 50_000, 2**33  # that it is fitted to, at most; examples, and in a round of fitting
+
+
+class MixtureCode(Code):
+    """One number c of the example, with a table p(c); both networks see it as they see a label.
+
+    :meth:`fit` tries mixtures of 1, 4, 16, ... components up to ``size`` and keeps the one that is most likely to have
+    made examples held out of its training. Where no mixture is better than a product of marginals all examples
+    have the same code, which costs nothing. So it is before fitting. Coordinates at PAD do not count.
+
+    Args:
+        problem: K and shape.
+        size: C, the most components there may be.
+        smoothing: Examples' worth of the data's marginals that every component is blended with.
+
+    Attributes:
+        log_prior: log p(c), ``(C,)``; ``-inf`` for codes not in use.
+
+    Raises:
+        FLDDError: As for :class:`~fldd_lightning.codes.Code`.
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, problem: Problem, size: int = 256, smoothing: float = 1.0) -> None:
+        super().__init__(problem, size, 1, smoothing)
+        log_prior = torch.full((size,), float("-inf"))
+        log_prior[0] = 0.0
+        self.register_buffer("log_prior", log_prior)
+
+    @property
+    def num_examples(self) -> int:
+        return max(1_000, min(_EXAMPLES, _LOOK_UPS // (self.problem.num_dims * self.size)))
+
+    @property
+    def num_used(self) -> int:
+        return int(self.log_prior.isfinite().sum())
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """Log q(c|x), ``(B, C)``, for data ``(B, *shape)``."""
+        return _log_joint(x, self.log_prior, self.log_conditional).log_softmax(-1)
+
+    def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        log_q = self.log_posterior(x)
+        return lambda uniform: sample_from_uniform(log_q, uniform[:, 0]).unsqueeze(1)
+
+    def likely(self, x: Tensor) -> Tensor:
+        return self.log_posterior(x).argmax(-1, keepdim=True)
+
+    def kl(self, x: Tensor) -> Tensor:
+        given = log_likelihood(x, self.log_conditional)
+        log_joint = given + self.log_prior
+        expected = (log_joint.softmax(-1) * given).sum(-1)
+        return (expected - log_joint.logsumexp(-1)).clamp_min(0)
+
+    def nll(self, x: Tensor) -> Tensor:
+        return -_log_joint(x, self.log_prior, self.log_conditional).logsumexp(-1)
+
+    def log_conditional_of(self, code: Tensor) -> Tensor:
+        return self.log_conditional.index_select(-1, code[:, 0]).movedim(-1, 0)
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        p = self.log_prior.exp().to(generator.device)
+        return torch.multinomial(p, num_samples, True, generator=generator).unsqueeze(1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        held, kept = hold_out(x, seed)
+        most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
+        sizes = [*(4**k for k in range(most.bit_length()) if 4**k < most), most]
+        marginals = marginals_of(kept, self.problem)
+        fits = [self._maximise(kept, size, marginals) for size in sizes]
+        nll = [-float(_log_joint(held, *each).logsumexp(-1).cpu().double().mean()) for each in fits]
+        chosen = nll.index(min(nll))
+        log_prior, log_conditional = fits[chosen]
+        self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
+        self.log_conditional.zero_()[..., : len(log_prior)] = log_conditional
+        self.is_fitted.fill_(True)
+        return {"codes": self.num_used, "nll": nll[chosen], "nll_marginals": nll[0]}
+
+    def _maximise(self, x: Tensor, size: int, marginals: Tensor) -> tuple[Tensor, Tensor]:
+        """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
+        num_classes, pad = self.problem.num_classes, self.problem.pad
+        if size == 1:
+            return torch.zeros(1, device=x.device), normalised(marginals, pad)
+        starts = count(x[:size], torch.eye(size, device=x.device), num_classes, pad)  # one-hot
+        log_conditional = normalised(marginals + _BLEND * (starts - marginals), pad)
+        log_prior = torch.full((size,), -log(size), device=x.device)
+        for _ in range(_ITERATIONS):
+            r = torch.cat([_log_joint(part, log_prior, log_conditional).softmax(-1) for part in torch.split(x, CHUNK)])
+            log_conditional = normalised(count(x, r, num_classes, pad) + self.smoothing * marginals, pad)
+            log_prior = r.mean(0).log()
+        return log_prior, log_conditional
+
+
+def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x, c), ``(B, C)``."""
+    return log_prior + log_likelihood(x, log_conditional)

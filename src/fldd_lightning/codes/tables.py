@@ -1,0 +1,47 @@
+"""Looking up and counting values by coordinate, for codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["CHUNK", "MOST_NUMBERS", "count", "log_likelihood", "normalised"]
+
+MOST_NUMBERS = 2**26  # of a table: it goes with every checkpoint
+CHUNK, _NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
+_FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
+
+
+def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
+    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no embedding_bag
+    flat = x.flatten(1).to(device)  # (B, D)
+    first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
+    table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
+    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
+
+
+def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tensor:
+    """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(*shape, K, C)``."""
+    num_dims = x[0].numel()
+    counts = torch.zeros(num_dims, num_classes, weights.shape[1], device=x.device)
+    size = max(1, min(CHUNK, _NUMBERS // (num_dims * num_classes)))
+    for part, weight in zip(torch.split(x.flatten(1), size), torch.split(weights, size), strict=True):
+        if num_classes <= _FEW_CLASSES:
+            one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
+            counts += torch.einsum("bdk,bc->dkc", one_hot, weight)
+        else:
+            for d in range(num_dims):
+                counts[d].index_add_(0, part[:, d], weight)
+    if pad is not None:
+        counts[:, pad] = 0
+    return counts.view(*x.shape[1:], num_classes, -1)
+
+
+def normalised(counts: Tensor, pad: int | None) -> Tensor:
+    """Logarithm of probabilities proportional to counts ``(*shape, K, C)``: finite, and 0 at PAD."""
+    log_p = (counts / counts.sum(-2, keepdim=True)).clamp_min(1e-9).log()
+    if pad is not None:
+        log_p[..., pad, :] = 0.0
+    return log_p

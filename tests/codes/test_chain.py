@@ -1,0 +1,103 @@
+"""How a chain of codes is fitted, and where networks see it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from fldd_lightning.codes import ChainCode
+from fldd_lightning.data import RandomWalk
+from fldd_lightning.errors import FLDDError
+from fldd_lightning.networks import MLP, Transformer
+from fldd_lightning.networks.base import StateEmbedding
+from fldd_lightning.problem import Problem
+from some_codes import clustered
+
+
+def walks(num: int, length: int = 8, num_classes: int = 4) -> tuple[torch.Tensor, float]:
+    """Random walks and their entropy: a Markov chain, whose chain code of one state a coordinate is exact."""
+    source = RandomWalk(length, num_classes, num_train=num, num_held=1)
+    return source.splits["train"].x, source.entropy
+
+
+def test_fit_finds_a_markov_chain_and_ties_its_parts() -> None:
+    x, entropy = walks(1_000, length=16)
+    code = ChainCode(Problem(4, (16,), 2), part=2, size=16)
+    fit = code.fit(x)
+    assert entropy - 0.3 < fit["nll"] < entropy + 0.6 < fit["nll_marginals"] - 5
+    assert torch.equal(code.log_conditional[:2], code.log_conditional[2:4])
+    assert torch.equal(code.log_following[0], code.log_following[1])
+    torch.testing.assert_close(code.log_first.exp().sum(), torch.tensor(1.0))
+    torch.testing.assert_close(code.log_following.exp().sum(-1), torch.ones(7, 16))
+    torch.testing.assert_close(code.log_conditional.exp().sum(1), torch.ones(16, 16))
+
+
+def test_fit_keeps_parts_apart_where_they_differ() -> None:
+    x = clustered(3_000)
+    code = ChainCode(Problem(4, (12,), 2), part=3, size=16)
+    fit = code.fit(x)
+    assert not torch.allclose(code.log_conditional[:3], code.log_conditional[3:6], atol=0.1)
+    entropy = torch.tensor([0.85, 0.05, 0.05, 0.05])
+    optimum = float(torch.tensor(4.0).log() - 12 * (entropy * entropy.log()).sum())
+    assert fit["nll"] < optimum + 1 < fit["nll_marginals"] - 2
+
+
+def test_a_code_of_independent_coordinates_costs_nothing() -> None:
+    x = torch.randint(4, (3_000, 6), generator=torch.Generator().manual_seed(0))
+    code = ChainCode(Problem(4, (6,), 2), size=16)
+    fit = code.fit(x)
+    assert abs(fit["nll"] - 6 * torch.tensor(4.0).log()) < 0.01
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_more_rounds_are_never_less_likely(tied: bool) -> None:
+    """Expectation maximisation ascends what it maximises; smoothing is a prior that hardly counts here."""
+    x, _ = walks(500)
+    values = []
+    for rounds in (1, 2, 4, 8, 16):
+        code = ChainCode(Problem(4, (8,), 2), size=6, smoothing=1e-6)
+        with patch("fldd_lightning.codes.chain._ITERATIONS", rounds):
+            values.append(code._held_out_nll(x, code._maximise(x, 6, tied, seed=0)))
+    assert all(later <= earlier + 1e-4 for earlier, later in pairwise(values))
+    assert values[-1] < values[0] - 0.5
+
+
+def test_padding_says_nothing_of_the_code() -> None:
+    pad = 4
+    x = clustered(2_000)
+    x[torch.arange(len(x)) % 2 == 0, 8:] = pad
+    code = ChainCode(Problem(5, (12,), 2, padded=True), part=4, size=16)
+    code.fit(x)
+    assert code.num_used > 1
+    assert (code.log_conditional[:, pad] == 0).all()
+    only_pad = torch.full((1, 12), pad)
+    torch.testing.assert_close(code.kl(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(code.nll(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
+
+
+def test_networks_see_a_code_at_the_coordinates_of_its_part() -> None:
+    problem = Problem(3, (5,), 2, num_labels=4, num_parts=3)  # parts of 2, 2 and 1
+    embed = StateEmbedding(problem, 3, 6)
+    state = torch.eye(3)[torch.zeros(1, 5, dtype=torch.long)]
+    rest, other = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 3, 2]])
+    differs = (embed(state, rest) != embed(state, other)).any(-1)[0]
+    assert differs.tolist() == [False, False, True, True, False]
+    for network in (MLP(problem, 3, 3, width=8), Transformer(problem, 3, 3, width=8, depth=1, heads=2)):
+        for p in network.parameters():
+            torch.nn.init.normal_(p)
+        out = [network(state, torch.ones(1, dtype=torch.long), c) for c in (rest, other)]
+        assert not torch.allclose(*out)
+        with pytest.raises(FLDDError, match="4 labels, but it was given no labels"):
+            network(state, torch.ones(1, dtype=torch.long))
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(FLDDError, match="needs sequences"):
+        ChainCode(Problem(2, (4, 4), 2))
+    with pytest.raises(FLDDError, match="part is 0"):
+        ChainCode(Problem(2, (4,), 2), part=0)
+    with pytest.raises(FLDDError, match="2048 parts of 256 values"):
+        ChainCode(Problem(2, (4096,), 2))

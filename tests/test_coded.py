@@ -1,0 +1,127 @@
+"""The way of a code through training."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
+
+from conftest import randomise
+from fldd_lightning import FLDD, FLDDError, LabelledImageFLDD, MixtureCode
+from fldd_lightning.callbacks import CollapseMonitor
+from fldd_lightning.data import DiscreteDataModule, Split
+from some_codes import clustered
+from test_module import Pairs, coded, fit, trainer
+
+
+class Clusters(DiscreteDataModule):
+    def load(self) -> dict[str, Split]:
+        x = clustered(800)
+        return {"train": Split(x[:600]), "val": Split(x[600:700]), "test": Split(x[700:])}
+
+
+def clusters_model(**options: Any) -> FLDD:
+    return coded(num_classes=4, shape=(12,), **options)
+
+
+def test_training_fits_logs_and_keeps_the_code(tmp_path: Path) -> None:
+    model = clusters_model(freeze_steps=2)
+    run = fit(tmp_path, model, Clusters(batch_size=50), max_steps=12)
+    assert model.code is not None
+    assert bool(model.code.is_fitted)
+    logged = run.callback_metrics
+    assert 0.5 < float(logged["val/kl_code"]) < 1.5  # of four clusters log 4, 1.39
+    assert {"train/kl_code", "val/nll_code"} <= logged.keys()
+    alone = model.code.nll(Clusters().splits["val"].x).mean()
+    torch.testing.assert_close(logged["val/nll_code"], alone, atol=1e-4, rtol=1e-4)
+    steps = logged["val/kl_t1"] + logged["val/kl_t2"]
+    torch.testing.assert_close(logged["val/nelbo"], steps + logged["val/kl_code"])
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = FLDD.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    torch.testing.assert_close(loaded.code.log_conditional, model.code.log_conditional)  # type: ignore[union-attr]
+    assert torch.equal(loaded.sample(20, seed=1), model.sample(20, seed=1))
+    tested = [trainer(tmp_path).test(each, Clusters(batch_size=7), verbose=False)[0] for each in (model, loaded)]
+    assert tested[0] == tested[1]
+    for other in (clusters_model(code=None), clusters_model(code=partial(MixtureCode, size=8))):
+        with pytest.raises(FLDDError, match=r"\(code: MixtureCode\(size=4\) there, .* here\)"):
+            trainer(tmp_path).test(other, Clusters(), ckpt_path=str(tmp_path / "model.ckpt"))
+
+
+def test_resuming_does_not_fit_again(tmp_path: Path) -> None:
+    fit(tmp_path, clusters_model(), Clusters(batch_size=50), max_steps=4).save_checkpoint(tmp_path / "half.ckpt")
+    model = clusters_model()
+    assert model.code is not None
+    with patch.object(model.code, "fit") as fitting:
+        fit(tmp_path, model, Clusters(batch_size=50), str(tmp_path / "half.ckpt"), max_steps=6)
+    assert not fitting.called
+    assert bool(model.code.is_fitted)
+
+
+def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:
+    """The denoiser starts from the mixture: after two steps the bound is below that of a product of marginals."""
+    values = {}
+    for code in (None, partial(MixtureCode, size=4)):
+        model, data = clusters_model(code=code), Clusters(batch_size=50)
+        fit(tmp_path, model, data, max_steps=2)
+        values[code is None] = trainer(tmp_path).test(model, data, verbose=False)[0]["test/nelbo"]
+    assert values[False] < values[True] - 2
+
+
+def test_monitor_says_when_the_steps_add_nothing(tmp_path: Path) -> None:
+    """A denoiser of random weights, which never move, spoils the mixture."""
+    model = clusters_model(freeze_steps=2, lr=0.0)
+    randomise(model.reverse)
+    with pytest.warns(UserWarning, match="The steps add nothing to the code"):
+        fit(tmp_path, model, Clusters(batch_size=50), max_epochs=1, callbacks=[CollapseMonitor()])
+
+
+def test_a_code_or_labels() -> None:
+    with pytest.raises(FLDDError, match="labels stand where a code would"):
+        coded(num_labels=3)
+    with pytest.raises(FLDDError, match="labels stand where a code would"):
+        coded(cls=LabelledImageFLDD)
+
+
+def test_the_code_is_fitted_to_what_is_trained_on_and_no_more(tmp_path: Path) -> None:
+    """A sampler of the user's own is kept; values that do not exist and data that can be read once are refused."""
+    x = torch.cat([torch.zeros(60, 12, dtype=torch.long), torch.ones(60, 12, dtype=torch.long)])
+    for options in ({"sampler": SubsetRandomSampler(range(60))}, {"batch_sampler": BatchSampler(range(60), 20, False)}):
+        size = {} if "batch_sampler" in options else {"batch_size": 20}
+        model = clusters_model()
+        trainer(tmp_path, max_steps=2).fit(model, DataLoader(x, **options, **size))  # type: ignore[arg-type]
+        assert model.code is not None
+        assert float(model.code.kl(x[:60]).max()) < 1e-4
+        first = model.code.log_conditional[..., 0].exp()  # (12, K): half of the examples were never seen
+        assert float(first[:, 0].min()) > 0.95
+    with pytest.raises(FLDDError, match=r"must lie in 0\.\.3"):
+        trainer(tmp_path, max_steps=2).fit(clusters_model(), DataLoader(x + 4, batch_size=20))  # type: ignore[arg-type]
+    with pytest.raises(FLDDError, match="Train on one DataLoader"):
+        trainer(tmp_path, max_steps=2).fit(clusters_model(), iter(DataLoader(x, batch_size=20)))  # type: ignore[arg-type]
+
+
+def test_validation_before_the_first_update_has_the_code(tmp_path: Path) -> None:
+    """The averaged weights are a copy from before the fit."""
+    seen: list[bool] = []
+
+    class Look(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                seen.append(bool(pl_module.code.is_fitted) and int((pl_module.code.log_prior > -torch.inf).sum()) > 1)
+
+    options = {"accumulate_grad_batches": 8, "val_check_interval": 1, "max_steps": 1, "callbacks": [Look()]}
+    fit(tmp_path, clusters_model(), Clusters(batch_size=50), **options)
+    assert seen
+    assert all(seen)
+
+
+def test_evaluation_with_a_code_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    model = coded()
+    model.code.fit(Pairs().splits["train"].x)  # type: ignore[union-attr]
+    values = [trainer(tmp_path).test(model, Pairs(batch_size=size), verbose=False)[0]["test/nelbo"] for size in (3, 16)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
