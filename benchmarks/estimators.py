@@ -3,7 +3,7 @@
     python benchmarks/estimators.py --problems mixture8 xor walk16 clusters mnist8 --path FOLDER_WITH_IDX_FILES
     python benchmarks/estimators.py --report benchmarks/results/estimators.csv
 
-A model is trained by the default recipe for ``--steps`` steps and held still. Every estimator
+A model is trained by the default recipe, a code included, for ``--steps`` steps and held still. Every estimator
 then makes ``--updates`` updates of 512 denoiser passes each from fresh examples: n samples an
 example leave 512 / n examples. Per estimator: bias, as a share of the norm of the reference (an average of
 unbiased updates ``--updates`` x 8 times as many passes, itself uncertain; the noise of both means
@@ -23,12 +23,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from collapse import ABSORBING, CASES, MASK, PASSES, Case
+from collapse import CASES, GENERAL, MASK, PASSES, Case
 from common import append_row, write_report
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
-from fldd_lightning import FLDD
+from fldd_lightning import FLDD, MixtureCode
 from fldd_lightning.categorical import one_hot, sum_dims
 from fldd_lightning.data import MNISTDataModule
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, StepLoss
@@ -172,7 +172,8 @@ class Meter:
         generator = torch.Generator().manual_seed(seed)
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
         t = stratified_steps(len(x), self.model.problem.num_steps, generator)
-        step = self.model.forward_process.transition(x, t)
+        uniform = torch.rand(len(x), 1, dtype=torch.float64, generator=generator)
+        step = self.model.forward_process.transition(x, t, self.model.condition_draws(x, x)(uniform))
         out = self.estimator.loss(step, self.model.reverse, generator, 0)
         # the denoiser's share is part of the cost of an update
         wanted = [*self.parameters, *self.model.reverse.parameters()]
@@ -201,8 +202,8 @@ def compare(problem: str, case: Case, process_name: str, steps: int, updates: in
     """All estimators on one problem; rows of the table."""
     seed_everything(0, verbose=False)
     data = case.make(batch_size=PASSES, seed=0)
-    process = {"residual": ABSORBING, "mask": MASK}[process_name]
-    model = FLDD(data.num_classes, data.shape, process, MLP, Reinforce, num_steps=case.num_steps)
+    process = {"general": GENERAL, "mask": MASK}[process_name]
+    model = FLDD(data.num_classes, data.shape, process, MLP, Reinforce, num_steps=case.num_steps, code=MixtureCode)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, limit_val_batches=0, enable_checkpointing=False, **quiet  # type: ignore[arg-type]
@@ -246,7 +247,7 @@ def main() -> None:
     problems = ["mixture8", "xor", "walk16", "clusters"]
     parser.add_argument("--problems", nargs="+", default=problems, choices=[*CASES, "mnist8"])
     parser.add_argument("--path", help="folder with MNIST's idx files, for mnist8")
-    parser.add_argument("--processes", nargs="+", default=["residual", "mask"], choices=["residual", "mask"])
+    parser.add_argument("--processes", nargs="+", default=["mask"], choices=["general", "mask"])
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps before the measurement")
     parser.add_argument("--updates", type=int, default=300, help="updates per estimator")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/estimators.csv"))
