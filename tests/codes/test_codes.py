@@ -129,6 +129,15 @@ def test_equal_uniforms_give_equal_codes_in_any_batch(kind: str) -> None:
     assert torch.equal(together, apart)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_precision_leaves_a_code_as_it_is(kind: str) -> None:
+    code, x = some_code(kind, Problem(3, (3,), 2)), all_states(3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = code.kl(x), code.nll(x)
+    assert torch.equal(mixed[0], code.kl(x))
+    assert torch.equal(mixed[1], code.nll(x))
+
+
 def test_what_cannot_be() -> None:
     for kind in KINDS:
         with pytest.raises(FLDDError, match="size of at least 2"):

@@ -232,6 +232,11 @@ class ChainCode(Code):
         )
 
 
+def _exactly(scores: Tensor) -> torch.autocast:
+    """Products in float32 whatever the precision of training: a code's KL is part of the bound."""
+    return torch.autocast(scores.device.type, enabled=False)
+
+
 def _filter(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
     """Forward through the chain.
 
@@ -248,14 +253,15 @@ def _filter(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
     predicted = chain.first.exp().expand_as(likelihood[:, 0])
     past: list[Tensor] = []
     ratios, log_p = [], largest.sum((1, 2))
-    for j in range(scores.shape[1]):
-        if j > 0:
-            predicted = past[-1] @ following[j - 1]
-        joint = predicted * likelihood[:, j]
-        total = joint.sum(-1, keepdim=True)
-        past.append(joint / total)
-        ratios.append(likelihood[:, j] / total)
-        log_p = log_p + total.squeeze(-1).log()
+    with _exactly(scores):
+        for j in range(scores.shape[1]):
+            if j > 0:
+                predicted = past[-1] @ following[j - 1]
+            joint = predicted * likelihood[:, j]
+            total = joint.sum(-1, keepdim=True)
+            past.append(joint / total)
+            ratios.append(likelihood[:, j] / total)
+            log_p = log_p + total.squeeze(-1).log()
     return log_p, torch.stack(past, 1), torch.stack(ratios, 1)
 
 
@@ -269,9 +275,10 @@ def _smooth(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
     following = chain.following.exp()
     future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
     q, pairs = [past[:, -1]], torch.empty_like(following)
-    for j in range(scores.shape[1] - 2, -1, -1):
-        ahead = ratios[:, j + 1] * future
-        pairs[j] = (past[:, j].T @ ahead) * following[j]
-        future = ahead @ following[j].T
-        q.insert(0, past[:, j] * future)
+    with _exactly(scores):
+        for j in range(scores.shape[1] - 2, -1, -1):
+            ahead = ratios[:, j + 1] * future
+            pairs[j] = (past[:, j].T @ ahead) * following[j]
+            future = ahead @ following[j].T
+            q.insert(0, past[:, j] * future)
     return log_p, torch.stack(q, 1), pairs
