@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from common import append_row, kl_shares, machine, one_thread, train_and_test, write_report
+from handwritten import ClusterCode, RankCode, WalkCode
 from lightning.pytorch import seed_everything
 
-from codes import ClusterCode, RankCode, WalkCode
 from fldd_lightning import FLDD, ChainCode, MixtureCode
 from fldd_lightning import data as sources
 from fldd_lightning.callbacks import KnownOptimum
@@ -109,7 +109,7 @@ RECIPES = {
     "no_auxiliary": changed(("auxiliary_weight", 0.0)),
     "from_staggered": Recipe(STAGGERED, options=(CODE,)),
     "from_staggered, no_code": Recipe(STAGGERED),
-    # as configs/text.yaml: sequences
+    # for what is close to a Markov chain
     "chain": Recipe(STAGGERED, options=(CHAIN,)),
     "fixed_staggered, chain": Recipe(StaggeredProcess, options=(CHAIN,)),
     # tokens may move too

@@ -51,7 +51,6 @@ LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
     "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
-    "staggered, chain": (StaggeredProcess, Reinforce, 1, ChainCode),
     "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
     "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
     "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),

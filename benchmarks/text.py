@@ -48,13 +48,11 @@ DENOISER = partial(Transformer, width=128, depth=3, heads=4)
 FORWARD = partial(Transformer, width=64, depth=2, heads=4)
 LEARNED_MASK = partial(LearnedMaskProcess, network=FORWARD)
 PROCESSES: dict[str, tuple[Any, Any]] = {  # and the code
-    "learned": (LEARNED_MASK, ChainCode),
-    "learned, parts of 4": (LEARNED_MASK, partial(ChainCode, part=4)),
-    "learned, no code": (LEARNED_MASK, None),
-    "learned general": (partial(ResidualAbsorbingProcess, network=FORWARD), ChainCode),
-    "staggered, code": (StaggeredProcess, ChainCode),
+    "learned": (LEARNED_MASK, None),
+    "learned, chain": (LEARNED_MASK, ChainCode),
+    "learned, chain of parts of 4": (LEARNED_MASK, partial(ChainCode, part=4)),
+    "learned general": (partial(ResidualAbsorbingProcess, network=FORWARD), None),
     "staggered": (StaggeredProcess, None),
-    "absorbing, code": (AbsorbingProcess, ChainCode),
     "absorbing": (AbsorbingProcess, None),
     "uniform": (UniformProcess, None),
     "D3PM": (D3PMProcess, None),

@@ -15,7 +15,10 @@ KINDS = {"mixture": MixtureCode, "chain": lambda problem, size: ChainCode(proble
 def fill(code: Code) -> None:
     """Random tables; the last value of the code is out of use."""
     used = code.size - 1
-    code.log_conditional.copy_((2 * torch.randn(code.log_conditional.shape)).log_softmax(-2))
+    classes = code.problem.num_classes - int(code.problem.padded)
+    code.log_conditional.zero_()[..., :classes, :].copy_(
+        (2 * torch.randn(*code.problem.shape, classes, code.size)).log_softmax(-2)
+    )
     if isinstance(code, MixtureCode):
         code.log_prior[:used] = torch.randn(used).log_softmax(0)
     if isinstance(code, ChainCode):

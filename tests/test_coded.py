@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from conftest import randomise
-from fldd_lightning import FLDD, FLDDError, LabelledImageFLDD, MixtureCode
+from fldd_lightning import FLDD, ChainCode, FLDDError, LabelledImageFLDD, MixtureCode
 from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.data import DiscreteDataModule, Split
+from fldd_lightning.estimators import RLOO
 from some_codes import clustered
-from test_module import Pairs, coded, fit, trainer
+from test_module import coded, fit, trainer
 
 
 class Clusters(DiscreteDataModule):
@@ -30,13 +31,18 @@ def clusters_model(**options: Any) -> FLDD:
     return coded(num_classes=4, shape=(12,), **options)
 
 
-def test_training_fits_logs_and_keeps_the_code(tmp_path: Path) -> None:
-    model = clusters_model(freeze_steps=2)
+CODES = {"mixture": partial(MixtureCode, size=4), "chain": partial(ChainCode, part=3, size=4)}
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> None:
+    model = clusters_model(freeze_steps=2, code=CODES[kind])
     run = fit(tmp_path, model, Clusters(batch_size=50), max_steps=12)
     assert model.code is not None
     assert bool(model.code.is_fitted)
     logged = run.callback_metrics
-    assert 0.5 < float(logged["val/kl_code"]) < 1.5  # of four clusters log 4, 1.39
+    most = 1.5 if kind == "mixture" else 4 * 1.5  # of four clusters log 4, 1.39; in every part
+    assert 0.5 < float(logged["val/kl_code"]) < most
     assert {"train/kl_code", "val/nll_code"} <= logged.keys()
     alone = model.code.nll(Clusters().splits["val"].x).mean()
     torch.testing.assert_close(logged["val/nll_code"], alone, atol=1e-4, rtol=1e-4)
@@ -48,14 +54,19 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path) -> None:
     assert torch.equal(loaded.sample(20, seed=1), model.sample(20, seed=1))
     tested = [trainer(tmp_path).test(each, Clusters(batch_size=7), verbose=False)[0] for each in (model, loaded)]
     assert tested[0] == tested[1]
-    for other in (clusters_model(code=None), clusters_model(code=partial(MixtureCode, size=8))):
-        with pytest.raises(FLDDError, match=r"\(code: MixtureCode\(size=4\) there, .* here\)"):
+    own = {"mixture": r"MixtureCode\(size=4\)", "chain": r"ChainCode\(size=4, parts=4\)"}[kind]
+    for code in (None, partial(MixtureCode, size=8), partial(ChainCode, part=2, size=4)):
+        other = clusters_model(code=code)
+        with pytest.raises(FLDDError, match=rf"\(code: {own} there, .* here\)"):
             trainer(tmp_path).test(other, Clusters(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
-def test_resuming_does_not_fit_again(tmp_path: Path) -> None:
-    fit(tmp_path, clusters_model(), Clusters(batch_size=50), max_steps=4).save_checkpoint(tmp_path / "half.ckpt")
-    model = clusters_model()
+@pytest.mark.parametrize("kind", CODES)
+def test_resuming_does_not_fit_again(tmp_path: Path, kind: str) -> None:
+    fit(tmp_path, clusters_model(code=CODES[kind]), Clusters(batch_size=50), max_steps=4).save_checkpoint(
+        tmp_path / "half.ckpt"
+    )
+    model = clusters_model(code=CODES[kind])
     assert model.code is not None
     with patch.object(model.code, "fit") as fitting:
         fit(tmp_path, model, Clusters(batch_size=50), str(tmp_path / "half.ckpt"), max_steps=6)
@@ -64,13 +75,13 @@ def test_resuming_does_not_fit_again(tmp_path: Path) -> None:
 
 
 def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:
-    """The denoiser starts from the mixture: after two steps the bound is below that of a product of marginals."""
+    """The denoiser starts from the code: after two steps the bound is below that of a product of marginals."""
     values = {}
-    for code in (None, partial(MixtureCode, size=4)):
+    for code in (None, *CODES.values()):
         model, data = clusters_model(code=code), Clusters(batch_size=50)
         fit(tmp_path, model, data, max_steps=2)
-        values[code is None] = trainer(tmp_path).test(model, data, verbose=False)[0]["test/nelbo"]
-    assert values[False] < values[True] - 2
+        values[code] = trainer(tmp_path).test(model, data, verbose=False)[0]["test/nelbo"]
+    assert all(values[code] < values[None] - 2 for code in CODES.values())
 
 
 def test_monitor_says_when_the_steps_add_nothing(tmp_path: Path) -> None:
@@ -112,7 +123,7 @@ def test_validation_before_the_first_update_has_the_code(tmp_path: Path) -> None
     class Look(Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
             if not trainer.sanity_checking:
-                seen.append(bool(pl_module.code.is_fitted) and int((pl_module.code.log_prior > -torch.inf).sum()) > 1)
+                seen.append(bool(pl_module.code.is_fitted) and pl_module.code.num_used > 1)
 
     options = {"accumulate_grad_batches": 8, "val_check_interval": 1, "max_steps": 1, "callbacks": [Look()]}
     fit(tmp_path, clusters_model(), Clusters(batch_size=50), **options)
@@ -120,8 +131,27 @@ def test_validation_before_the_first_update_has_the_code(tmp_path: Path) -> None
     assert all(seen)
 
 
-def test_evaluation_with_a_code_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
-    model = coded()
-    model.code.fit(Pairs().splits["train"].x)  # type: ignore[union-attr]
-    values = [trainer(tmp_path).test(model, Pairs(batch_size=size), verbose=False)[0]["test/nelbo"] for size in (3, 16)]
+@pytest.mark.parametrize("kind", CODES)
+def test_evaluation_with_a_code_does_not_depend_on_the_batch_size(tmp_path: Path, kind: str) -> None:
+    model = clusters_model(code=CODES[kind])
+    randomise(model, 0.1)
+    data = [Clusters(batch_size=size) for size in (3, 16)]
+    model.code.fit(data[0].splits["train"].x)  # type: ignore[union-attr]
+    values = [trainer(tmp_path).test(model, each, verbose=False)[0]["test/nelbo"] for each in data]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_several_draws_share_the_codes_of_their_examples(tmp_path: Path) -> None:
+    """Of every z_t an example has the networks see the example's own codes, not another's."""
+    model = clusters_model(code=CODES["chain"], estimator=partial(RLOO, samples=3), freeze_steps=2)
+    data = Clusters(batch_size=50)
+    fit(tmp_path, model, data, max_steps=4)
+    x = data.splits["train"].x[:5]
+    assert model.code is not None
+    codes = model.code.likely(x)
+    assert len(codes.unique(dim=0)) > 1
+    step = model.forward_process.transition(x, torch.full((5,), 2), codes)
+    weights = torch.stack([step.weights(x)] * 3)
+    kl = step.kl(model.reverse, weights)
+    for each in kl:
+        torch.testing.assert_close(each, kl[0])

@@ -39,7 +39,9 @@ class CodedModule(ModalityHooks, LightningModule):
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
         fit = self.code.fit(examples, seed=torch.initial_seed() % 2**31)
         if fit["codes"] == 1:
-            rank_zero_info("One code, which says nothing: no clusters were found, or there are too few examples.")
+            rank_zero_info(
+                "One code, which says nothing: nothing was found that it could say, or there are too few examples."
+            )
         else:
             rank_zero_info(
                 f"{fit['codes']:.0f} codes ({self.code.size} at most). On held-out training examples: {fit['nll']:.2f} "

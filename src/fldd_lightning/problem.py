@@ -18,12 +18,12 @@ class Problem:
         num_classes: K, the number of values a coordinate of the data takes (``0..K-1``).
         shape: Shape of one example, without the batch; D is its product.
         num_steps: T, the number of denoising steps, fixed at training time.
-        num_labels: Number of condition labels, or 0 for an unconditional model.
-        num_parts: m, how many parts of an example have a label of their own, as with a
-            :class:`~fldd_lightning.codes.ChainCode`; 1 for labels of the whole. Coordinate i of D is in part i m // D.
+        num_labels: Number of condition labels, or of values of a code; 0 for a model with neither.
         padded: Whether the last class, K-1, is PAD. Coordinates at PAD do not belong to an example: where they
             are is given to both processes, they stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
+        num_parts: m, how many parts of an example have a label of their own, as with a
+            :class:`~fldd_lightning.codes.ChainCode`; 1 for labels of the whole.
 
     Raises:
         FLDDError: If a number is out of its range.
@@ -59,6 +59,11 @@ class Problem:
     def pad(self) -> int | None:
         """The class PAD, or None if there is none."""
         return self.num_classes - 1 if self.padded else None
+
+    @property
+    def part_of(self) -> list[int]:
+        """The part 0..m-1 that every one of the D coordinates belongs to; neighbours, as equal as can be."""
+        return [i * self.num_parts // self.num_dims for i in range(self.num_dims)]
 
     @property
     def num_dims(self) -> int:

@@ -34,7 +34,7 @@ class ReverseProcess(nn.Module):
     correction. Where a schedule does not depend on x the correction is zero, as at initialisation: it is followed
     exactly, also while it is being learned. At t = 1 MASK has probability zero.
 
-    With a code the logits of such a process start from log p(x_i|c) of the code's mixture, which is the best there is
+    With a code the logits of such a process start from its log p(x_i|c), which is the best there is
     while nothing is visible; it takes two more tensors of the logits' size.
 
     Args:
@@ -71,7 +71,7 @@ class ReverseProcess(nn.Module):
         Args:
             state: z_t as weights over states ``(B, *shape, S)``, one-hot or relaxed, or as SparseStates.
             t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1 and for PAD.
@@ -99,7 +99,7 @@ class ReverseProcess(nn.Module):
             index: Data values asked for, ``(B, *shape, m)``.
             state: z_t, as for :meth:`network_log_prob`.
             t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             Log-probabilities of these values for a coordinate that does not stay masked, ``(B, *shape, m)``, and
@@ -115,7 +115,7 @@ class ReverseProcess(nn.Module):
         Args:
             z_t: Integer states ``(B, *shape)``.
             t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
@@ -135,7 +135,7 @@ class ReverseProcess(nn.Module):
             z_t: Integer states ``(B, *shape)``.
             t: Steps ``(B,)``, in 1..T.
             generator: Source of the noise, see :func:`sample_categorical`.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
         """
         if not self.mask_only:
             return sample_categorical(self.log_prob(z_t, t, condition), generator)

@@ -34,7 +34,7 @@ def ancestral_sample(
         reverse: The reverse process.
         num_samples: N, drawn in one batch.
         generator: Source of the noise, on the device of the networks (on the CPU for MPS).
-        condition: Labels ``(N,)`` or None.
+        condition: Labels ``(N,)``, codes ``(N, m)`` or None.
         padding: Where the samples are to be PAD, ``(N, *shape)`` of bool; None in a problem without PAD.
         num_steps: If given, must equal the T the model was trained with (NFE = T).
         trajectory: Return all states z_T..z_0 instead of z_0.

@@ -59,7 +59,7 @@ class Transition:
         log_u_s: log q(z_s|x), ``(B, *shape, m)``.
         log_u_t: log q(z_t|x), ``(B, *shape, m)``.
         posterior: q(z_s|z_t, x).
-        condition: Labels ``(B,)`` or None.
+        condition: Labels ``(B,)``, codes ``(B, m)`` or None.
     """
 
     x: Tensor

@@ -14,7 +14,7 @@ from fldd_lightning.errors import FLDDError
 from fldd_lightning.networks import MLP, Transformer
 from fldd_lightning.networks.base import StateEmbedding
 from fldd_lightning.problem import Problem
-from some_codes import clustered
+from some_codes import clustered, some_code
 
 
 def walks(num: int, length: int = 8, num_classes: int = 4) -> tuple[torch.Tensor, float]:
@@ -45,11 +45,12 @@ def test_fit_keeps_parts_apart_where_they_differ() -> None:
     assert fit["nll"] < optimum + 1 < fit["nll_marginals"] - 2
 
 
-def test_a_code_of_independent_coordinates_costs_nothing() -> None:
+def test_independent_coordinates_have_one_code() -> None:
     x = torch.randint(4, (3_000, 6), generator=torch.Generator().manual_seed(0))
     code = ChainCode(Problem(4, (6,), 2), size=16)
-    fit = code.fit(x)
-    assert abs(fit["nll"] - 6 * torch.tensor(4.0).log()) < 0.01
+    assert code.fit(x)["codes"] == 1
+    assert float(code.kl(x).max()) < 1e-5
+    assert int(code.likely(x).max()) == 0
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -73,9 +74,42 @@ def test_padding_says_nothing_of_the_code() -> None:
     code.fit(x)
     assert code.num_used > 1
     assert (code.log_conditional[:, pad] == 0).all()
+    sums = code.log_conditional[:, :pad, : code.num_used].exp().sum(1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
     only_pad = torch.full((1, 12), pad)
     torch.testing.assert_close(code.kl(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(code.nll(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
+
+
+def test_rounds_do_not_depend_on_how_examples_are_batched() -> None:
+    x, _ = walks(100)
+    code = ChainCode(Problem(4, (8,), 2), size=6)
+    together = code._maximise(x, 6, False, seed=0)
+    with patch("fldd_lightning.codes.chain.CHUNK", 7):
+        apart = code._maximise(x, 6, False, seed=0)
+    for name in ("first", "following", "conditional"):
+        torch.testing.assert_close(getattr(together, name), getattr(apart, name), atol=1e-3, rtol=1e-3)
+
+
+def test_first_values_and_unseen_neighbours_follow_the_examples() -> None:
+    """Examples are constant, so that no value is ever seen beside another."""
+    x = torch.tensor([0, 1, 0, 0]).repeat(250).unsqueeze(1).expand(-1, 4)
+    code = ChainCode(Problem(2, (4,), 2), part=1, size=2)
+    chain = code._maximise(x, 2, False, seed=0)
+    which = chain.conditional[0, 0].argmax()  # the value that stands for 0
+    assert float(chain.first.exp()[which]) == pytest.approx(0.75, abs=0.01)
+    unseen = chain.following.exp()[0, which, 1 - which]  # 1 / 4 of one example's worth, of 751
+    assert float(unseen) == pytest.approx(0.25 / 751, rel=0.1)
+
+
+def test_a_long_chain_is_exact_to_rounding() -> None:
+    """Against float64, as an error in q(c|x) multiplies the whole of log p(x|c)."""
+    code = some_code("chain", Problem(3, (200,), 2))
+    x = torch.randint(3, (16, 200), generator=torch.Generator().manual_seed(0))
+    double = some_code("chain", Problem(3, (200,), 2)).double()
+    double.load_state_dict(code.state_dict())
+    torch.testing.assert_close(code.kl(x).double(), double.kl(x), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(code.nll(x).double(), double.nll(x), atol=1e-3, rtol=1e-5)
 
 
 def test_networks_see_a_code_at_the_coordinates_of_its_part() -> None:

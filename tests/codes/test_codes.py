@@ -82,10 +82,11 @@ def test_one_step_and_an_untrained_denoiser_are_the_code_alone(kind: str) -> Non
     torch.testing.assert_close(code.nll(x).double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_posterior_and_prior_are_those_of_the_tables(kind: str) -> None:
-    """With more parts and coordinates than two, and parts of unequal lengths."""
-    problem = Problem(3, (3,), 2) if kind == "mixture" else Problem(3, (5,), 2)
+def test_posterior_and_prior_are_those_of_the_tables(kind: str, padded: bool) -> None:
+    """With more parts and coordinates than two, and parts of unequal lengths; the last class may be PAD."""
+    problem = Problem(3, (3,) if kind == "mixture" else (5,), 2, padded=padded)
     code = some_code(kind, problem)
     if kind == "chain":
         code = type(code)(problem, 2, SIZES[kind])  # parts of 2, 2 and 1

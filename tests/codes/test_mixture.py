@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 
 from fldd_lightning.codes import MixtureCode
-from fldd_lightning.codes.base import marginals_of
+from fldd_lightning.codes.base import count_all
 from fldd_lightning.codes.mixture import _log_joint
 from fldd_lightning.problem import Problem
 from some_codes import clustered
@@ -50,7 +50,8 @@ def test_more_rounds_are_never_less_likely() -> None:
 
 def _nll_after(code: MixtureCode, x: torch.Tensor, rounds: int) -> float:
     with patch("fldd_lightning.codes.mixture._ITERATIONS", rounds):
-        log_prior, log_conditional = code._maximise(x, SIZE, marginals_of(x, code.problem))
+        counts = count_all(x, code.problem)
+        log_prior, log_conditional = code._maximise(x, SIZE, counts / counts.sum(-2, keepdim=True))
     return -float(_log_joint(x, log_prior, log_conditional).logsumexp(-1).mean())
 
 

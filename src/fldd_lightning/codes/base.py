@@ -131,11 +131,11 @@ def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return x[order[:num_held]], x[order[num_held:]]
 
 
-def marginals_of(x: Tensor, problem: Problem) -> Tensor:
-    """p(x_i) with one example's worth of equal shares, ``(*shape, K, 1)``; 0 at PAD."""
+def count_all(x: Tensor, problem: Problem) -> Tensor:
+    """How often every coordinate takes every value, plus 1 / K; ``(*shape, K, 1)``, 0 at PAD."""
     counts = (
         count(x, torch.ones(len(x), 1, device=x.device), problem.num_classes, problem.pad) + 1 / problem.num_classes
     )
     if problem.pad is not None:
         counts[..., problem.pad, :] = 0
-    return counts / counts.sum(-2, keepdim=True)
+    return counts

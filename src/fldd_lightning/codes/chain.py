@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Code, hold_out, marginals_of
-from .tables import CHUNK, MOST_NUMBERS, count, log_likelihood, normalised
+from .base import Code, count_all, hold_out
+from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, log_likelihood, normalised
 
 __all__ = ["ChainCode"]
 
@@ -41,14 +41,17 @@ class ChainCode(Code):
     likelihood and expectation maximisation are exact (Baum et al., 1970). A sample costs m look-ups more and no network
     pass. Networks for sequences see c_j at the coordinates of part j.
 
-    :meth:`fit` tries 1, 16, 64, ... values up to ``size``, with tables for every part or the same for all, which
-    suits text that is cut anywhere, and keeps what is most likely to have made held-out examples. Coordinates at
-    PAD do not count.
+    It suits what is close to a Markov chain: walks, series of measurements. What hangs together over long distances, as
+    in text and molecules, a chain of first order does not know, and its KL is dearer than the steps it saves.
+
+    :meth:`fit` tries 1, 16, 64, ... values up to ``size``, as long as that makes held-out examples more likely. Where
+    all parts are equally long (the length is a multiple of ``part``), it also tries tables that are the same for all of
+    them, which suits series that are cut anywhere. Coordinates at PAD do not count.
 
     Args:
         problem: K and a shape of ``(length,)``.
         part: Coordinates of a part, at most.
-        size: C, the most values c_j may take. A round of fitting costs m C^2 operations an example.
+        size: C, the most values c_j may take. Fitting and training cost some m C^2 operations an example and step.
         smoothing: Examples' worth of what they have in common that the tables of every value are blended with.
 
     Attributes:
@@ -74,16 +77,17 @@ class ChainCode(Code):
         num_parts = -(-problem.num_dims // part)
         if (num_parts - 1) * size**2 > MOST_NUMBERS:
             raise FLDDError(
-                f"{num_parts} parts of {size} values would need a table of more than 256 MiB. Lower model.code.size."
+                f"{num_parts} parts of {size} values would need a table of more than 256 MiB. Lower "
+                "model.code.size or raise model.code.part."
             )
         super().__init__(problem, size, num_parts, smoothing)
         log_first = torch.full((size,), float("-inf"))
         log_first[0] = 0.0
         self.register_buffer("log_first", log_first)
         self.register_buffer("log_following", log_first.repeat(num_parts - 1, size, 1))
-        part_of = torch.arange(problem.num_dims) * num_parts // problem.num_dims  # (D,)
+        part_of = torch.tensor(replace(problem, num_parts=num_parts).part_of)  # (D,)
         self.register_buffer("part_of", part_of, persistent=False)
-        self._lengths = part_of.bincount().tolist()
+        self._lengths: list[int] = part_of.bincount().tolist()
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size}, parts={self.num_parts})"
@@ -97,28 +101,31 @@ class ChainCode(Code):
         return int(self.log_first.isfinite().sum())
 
     def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        _, past, _ = _filter(self._scores(x, self._chain), self._chain)
-        log_past = past.log()
+        chain = self._chain
+        log_past = _filter(self._scores(x, chain), chain)[1].log()
 
         def draw(uniform: Tensor) -> Tensor:
             codes = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
             for j in range(self.num_parts - 2, -1, -1):
-                log_q = log_past[:, j] + self.log_following[j].T[codes[0]]  # (B, C)
+                log_q = log_past[:, j] + chain.following[j].T[codes[0]]  # (B, C)
                 codes.insert(0, sample_from_uniform(log_q, uniform[:, j]))
             return torch.stack(codes, 1)
 
         return draw
 
     def likely(self, x: Tensor) -> Tensor:
-        return _smooth(self._scores(x, self._chain), self._chain)[1].argmax(-1)
+        chain = self._chain
+        return _smooth(self._scores(x, chain), chain)[1].argmax(-1)
 
     def kl(self, x: Tensor) -> Tensor:
-        scores = self._scores(x, self._chain)
-        log_p, q, _ = _smooth(scores, self._chain)
-        return (torch.where(q > 0, q * scores, 0.0).sum((1, 2)) - log_p).clamp_min(0)
+        chain = self._chain
+        scores = self._scores(x, chain)
+        log_p, q, _ = _smooth(scores, chain)
+        return ((q * scores).sum((1, 2)) - log_p).clamp_min(0)
 
     def nll(self, x: Tensor) -> Tensor:
-        return -_filter(self._scores(x, self._chain), self._chain)[0]
+        chain = self._chain
+        return -_filter(self._scores(x, chain), chain)[0]
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         at_coordinates = code[:, self.part_of]  # (B, D)
@@ -135,57 +142,57 @@ class ChainCode(Code):
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
-        best = self._maximise(kept, 1, False, seed)
-        nll = [self._held_out_nll(held, best)]
         most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
         same_length = len(set(self._lengths)) == 1 and self.num_parts > 1
         ties = [False, True] if same_length else [False]  # whether all parts share tables
+        singles = [self._maximise(kept, 1, tie, seed) for tie in ties]
+        nll_marginals, *_ = values = [self._held_out_nll(held, each) for each in singles]
+        nll, best = min(values), singles[values.index(min(values))]
         for size in (*(4**k for k in range(2, most.bit_length()) if 4**k < most), most):
             fits = [self._maximise(kept, size, tie, seed) for tie in ties]
             values = [self._held_out_nll(held, each) for each in fits]
             chosen = values.index(min(values))
-            ties = [ties[chosen]]
-            if values[chosen] >= nll[-1]:
+            if values[chosen] >= nll:
                 break
-            best = fits[chosen]
-            nll.append(values[chosen])
+            nll, best, ties = values[chosen], fits[chosen], [ties[chosen]]
         size = len(best.first)
         self.log_first.fill_(float("-inf"))[:size] = best.first
         self.log_following.fill_(float("-inf"))[:, :size, :size] = best.following
         self.log_conditional.zero_()[..., :size] = best.conditional
         self.is_fitted.fill_(True)
-        return {"codes": self.num_used, "nll": nll[-1], "nll_marginals": nll[0]}
+        return {"codes": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
 
     @property
     def _chain(self) -> _Chain:
-        return _Chain(self.log_first, self.log_following, self.log_conditional)
+        """The tables of the values in use, which :meth:`fit` puts first."""
+        n = self.num_used
+        return _Chain(self.log_first[:n], self.log_following[:, :n, :n], self.log_conditional[..., :n])
 
     def _scores(self, x: Tensor, chain: _Chain) -> Tensor:
-        """Log p(x_part|c) of every part, ``(B, m, C)``; ``-inf`` for values not in use."""
+        """Log p(x_part|c) of every part, ``(B, m, C)``."""
         pairs = zip(self._parts(x), torch.split(chain.conditional, self._lengths), strict=True)
-        scores = torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
-        return scores.masked_fill(~chain.first.isfinite(), float("-inf"))
+        return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
 
     def _held_out_nll(self, held: Tensor, chain: _Chain) -> float:
-        parts = [_filter(self._scores(part, chain), chain)[0] for part in torch.split(held, CHUNK)]
-        return -float(torch.cat(parts).cpu().double().mean())
+        batches = torch.split(held, self._chunk(len(chain.first)))
+        log_p = [_filter(self._scores(batch, chain), chain)[0] for batch in batches]
+        return -float(torch.cat(log_p).cpu().double().mean())
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> _Chain:
         """The chain after some rounds; its values start from the parts of examples."""
-        pad, marginals = self.problem.pad, marginals_of(x, self.problem)
+        pad, counts = self.problem.pad, count_all(x, self.problem)
         if tied:
-            marginals = self._tie(marginals) / self.num_parts
+            counts = self._tie(counts)
+        marginals = counts / counts.sum(-2, keepdim=True)
         if size == 1:
-            return self._normalised(torch.ones(1, device=x.device), x.new_ones(self.num_parts - 1, 1, 1), marginals)
-        every = torch.eye(size, device=x.device)
-        starts = torch.cat([count(part, every, self.problem.num_classes, pad) for part in self._parts(x[:size])])
-        if tied:  # of every value another part
-            generator = torch.Generator().manual_seed(seed)
-            which = torch.randint(self.num_parts, (size,), generator=generator).to(x.device)
-            starts = rearrange(starts, "(m p) k c -> m p k c", m=self.num_parts)[
-                which, :, :, torch.arange(size)
-            ]  # (C, p, K)
-            starts = starts.permute(1, 2, 0).repeat(self.num_parts, 1, 1)
+            one = torch.ones(1, device=x.device)
+            return self._normalised(one, one.expand(self.num_parts - 1, 1, 1), marginals)
+        examples = x[:size]
+        if tied:  # one part of every example, wherever it stands
+            which = torch.randint(self.num_parts, (size,), generator=torch.Generator().manual_seed(seed))
+            parts = rearrange(examples, "n (m p) -> n m p", m=self.num_parts)[torch.arange(size), which.to(x.device)]
+            examples = repeat(parts, "n p -> n (m p)", m=self.num_parts)
+        starts = count(examples, torch.eye(size, device=x.device), self.problem.num_classes, pad)  # one-hot
         chain = _Chain(
             torch.full((size,), -log(size), device=x.device),
             torch.full((self.num_parts - 1, size, size), -log(size), device=x.device),
@@ -200,7 +207,7 @@ class ChainCode(Code):
         first, following, conditional = (
             torch.zeros_like(each) for each in (chain.first, chain.following, chain.conditional)
         )
-        for batch in torch.split(x, CHUNK):
+        for batch in torch.split(x, self._chunk(len(chain.first))):
             _, q, pairs = _smooth(self._scores(batch, chain), chain)
             first += q[:, 0].sum(0)
             following += pairs
@@ -218,6 +225,10 @@ class ChainCode(Code):
         """The same for all parts: their sum."""
         return rearrange(table, "(m p) k c -> m p k c", m=self.num_parts).sum(0).repeat(self.num_parts, 1, 1)
 
+    def _chunk(self, size: int) -> int:
+        """Examples worked on at once."""
+        return max(1, min(CHUNK, NUMBERS // (self.num_parts * size)))
+
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Values ``(B, D)`` by part."""
         parts: tuple[Tensor, ...] = torch.split(x, self._lengths, 1)
@@ -233,7 +244,7 @@ class ChainCode(Code):
 
 
 def _exactly(scores: Tensor) -> torch.autocast:
-    """Products in float32 whatever the precision of training: a code's KL is part of the bound."""
+    """Products in float32, also where training is in mixed precision: a code's KL is part of the bound."""
     return torch.autocast(scores.device.type, enabled=False)
 
 
@@ -281,4 +292,5 @@ def _smooth(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
             pairs[j] = (past[:, j].T @ ahead) * following[j]
             future = ahead @ following[j].T
             q.insert(0, past[:, j] * future)
-    return log_p, torch.stack(q, 1), pairs
+    posterior = torch.stack(q, 1)
+    return log_p, posterior / posterior.sum(-1, keepdim=True), pairs  # the sums are 1 but for rounding

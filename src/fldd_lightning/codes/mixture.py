@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..problem import Problem
-from .base import Code, hold_out, marginals_of
+from .base import Code, count_all, hold_out
 from .tables import CHUNK, count, log_likelihood, normalised
 
 __all__ = ["MixtureCode"]
@@ -88,7 +88,8 @@ class MixtureCode(Code):
         held, kept = hold_out(x, seed)
         most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
         sizes = [*(4**k for k in range(most.bit_length()) if 4**k < most), most]
-        marginals = marginals_of(kept, self.problem)
+        counts = count_all(kept, self.problem)
+        marginals = counts / counts.sum(-2, keepdim=True)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
         nll = [-float(_log_joint(held, *each).logsumexp(-1).cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))

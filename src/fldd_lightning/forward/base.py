@@ -68,7 +68,7 @@ class ForwardProcess(nn.Module, ABC):
         Args:
             x: Data ``(B, *shape)``.
             t: M steps per example ``(B, M)``, in 1..T-1.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             log u_t, ``(B, M, *shape, S)``, normalised over S.
@@ -96,7 +96,7 @@ class ForwardProcess(nn.Module, ABC):
         Args:
             x: Data ``(B, *shape)``.
             t: Steps ``(B, M)``, in 0..T.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             log u_t, ``(B, M, *shape, S)`` in float32 or better; ``-inf`` where exactly 0. Coordinates
@@ -149,7 +149,7 @@ class ForwardProcess(nn.Module, ABC):
         Args:
             x: Data ``(B, *shape)``.
             t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
         """
         return self.dense_transition(x, t, condition)
 

@@ -35,7 +35,7 @@ class MaskProcess(ForwardProcess):
         Args:
             x: Data ``(B, *shape)``.
             t: M steps per example ``(B, M)``, in 1..T-1.
-            condition: Labels ``(B,)`` or None.
+            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
 
         Returns:
             ``(B, M, *shape, 2)``; a constant gamma may have 1 for a dimension.

@@ -91,6 +91,9 @@ class StepEmbedding(nn.Module):
 class StateEmbedding(nn.Linear):
     """The mean embedding of the states of every coordinate, plus a vector for the code of the part it is in.
 
+    A linear map of weights over states without bias, and of no more where a code is of the whole: that one comes
+    with the step (:class:`StepEmbedding`).
+
     Args:
         problem: D, and the codes, if parts of an example have their own.
         num_inputs: States.
@@ -106,8 +109,7 @@ class StateEmbedding(nn.Linear):
         self.code = nn.Embedding(problem.num_labels, features) if problem.num_parts > 1 else None
         if self.code is not None:
             nn.init.normal_(self.code.weight, std=std)
-        part_of = torch.arange(problem.num_dims) * problem.num_parts // problem.num_dims  # (D,)
-        self.register_buffer("part_of", part_of, persistent=False)
+        self.register_buffer("part_of", torch.tensor(problem.part_of), persistent=False)  # (D,)
 
     def forward(self, state: State, condition: Tensor | None = None) -> Tensor:
         """``(B, *shape, features)`` for ``(B, *shape, num_inputs)`` or SparseStates, and codes ``(B, m)``."""
@@ -156,5 +158,6 @@ def check_labels(problem: Problem, condition: Tensor | None) -> None:
     if (condition is None) == (problem.num_labels > 0):
         raise FLDDError(
             f"the network was built for {problem.num_labels} labels, but it was given "
-            f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; a code counts as one."
+            f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; the values of "
+            "a code are labels too."
         )
