@@ -194,6 +194,7 @@ def test_command_line(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*args, "--output", str(tmp_path / "s")]) == 0
     lines = (tmp_path / "s.txt").read_text().splitlines()
     assert len(lines) == 6
+    assert not list(tmp_path.glob("s*.png"))
     x = np.load(tmp_path / "s.npy")
     assert [len(line) for line in lines] == [(row != 7).sum() for row in x]
     assert len((tmp_path / "s_trajectory.txt").read_text().splitlines()) == 6 * 5

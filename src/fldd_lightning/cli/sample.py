@@ -13,6 +13,7 @@ from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..errors import FLDDError
+from ..hooks import ModalityHooks
 
 __all__ = ["sample_command"]
 
@@ -32,7 +33,8 @@ def sample(
     Args:
         ckpt_path: The checkpoint.
         output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), OUTPUT.png a
-            grid of pictures and, if the model writes text, OUTPUT.txt one line per sample.
+            grid of pictures and, if the model writes text, OUTPUT.txt one line per sample. There are no
+            pictures of text that the model does not render.
         num_samples: How many.
         num_steps: If given, must be the T of the training.
         batch_size: How many at once.
@@ -44,23 +46,29 @@ def sample(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
     model = load_model(ckpt_path, device)
-    states = model.sample(num_samples, seed, num_steps, True, batch_size, progress=True)
+    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True)
+    samples = states[-1] if trajectory else states
+    lines = model.to_text(samples)
+    has_picture = lines is None or type(model).render is not ModalityHooks.render
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_name(path.name + ending) for ending in (".npy", ".png")]
-    np.save(written[0], states[-1].numpy())
-    save_grid(model, states[-1], written[1])
+    written: list[Path] = []
+
+    def file(ending: str) -> Path:
+        written.append(path.with_name(path.name + ending))
+        return written[-1]
+
+    np.save(file(".npy"), samples.numpy())
     if trajectory:
-        written += [path.with_name(path.name + f"_trajectory{ending}") for ending in (".npy", ".png")]
-        np.save(written[-2], states.numpy())
-        save_trajectory(model, states[:, :8], written[-1])
-    lines = model.to_text(states[-1])
-    if lines is not None:
-        written.append(path.with_name(path.name + ".txt"))
-        write_lines(lines, written[-1])
+        np.save(file("_trajectory.npy"), states.numpy())
+    if has_picture:
+        save_grid(model, samples, file(".png"))
         if trajectory:
-            written.append(path.with_name(path.name + "_trajectory.txt"))
-            write_lines(trajectory_lines(model, states[:, :8]), written[-1])
+            save_trajectory(model, states[:, :8], file("_trajectory.png"))
+    if lines is not None:
+        write_lines(lines, file(".txt"))
+        if trajectory:
+            write_lines(trajectory_lines(model, states[:, :8]), file("_trajectory.txt"))
     print("wrote " + ", ".join(str(p) for p in written))
 
 
