@@ -56,13 +56,16 @@ def run_trainer(args: Sequence[str]) -> None:
 
     Args:
         args: Subcommand and options. With ``--ckpt_path`` and no ``--config``, model and data are
-            those of the checkpoint; options given beside it override them.
+            those of the checkpoint; options given beside it override them. Checkpoints are read with
+            ``--weights_only true`` if nothing else is said.
 
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
+    if path is not None and _option(args, "--weights_only") is None:
+        args += ["--weights_only", "true"]  # no code of a checkpoint's maker is run
     with tempfile.TemporaryDirectory() as folder:
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
             config = Path(folder) / "checkpoint.yaml"
