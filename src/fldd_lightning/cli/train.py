@@ -45,9 +45,8 @@ class FLDDCLI(LightningCLI):
             and not getattr(self.trainer, "fast_dev_run", False)
         ):
             self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt")
-        self.trainer.validate(
-            self.model, datamodule=self.datamodule, weights_only=True
-        )  # last: no mistake in it can lose the run
+        # last: no mistake in it can lose the run
+        self.trainer.validate(self.model, datamodule=self.datamodule, weights_only=True)
 
     def _parse_ckpt_path(self) -> None:
         """Left out: :func:`run_trainer` reads the checkpoint's config first, so that options given win."""
