@@ -32,7 +32,7 @@ from fldd_lightning import FLDD, MixtureCode
 from fldd_lightning.categorical import one_hot, sum_dims
 from fldd_lightning.data import MNISTDataModule
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, StepLoss
-from fldd_lightning.estimators.score import around, moved
+from fldd_lightning.estimators.score import around, mean_of_draws, moved
 from fldd_lightning.forward import Transition
 from fldd_lightning.networks import MLP
 from fldd_lightning.objective import stratified_steps
@@ -104,7 +104,8 @@ class StraightThrough(GradientEstimator):
 
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
         hard, soft = step.weights(step.draw(generator)), step.mean_weights()
-        return StepLoss(_kl(step, reverse, hard + soft - soft.detach()), None)
+        terms = step.terms(reverse, (hard + soft - soft.detach()).unsqueeze(0))
+        return StepLoss(terms.kl[0], terms.kl[0].detach(), mean_of_draws(terms.auxiliary))
 
 
 class StraightThroughGumbel(GradientEstimator):

@@ -26,6 +26,7 @@ from common import (
     train_and_test,
     write_report,
 )
+from estimators import StraightThrough
 from lightning.pytorch import seed_everything
 
 from fldd_lightning import ChainCode, MixtureCode
@@ -51,6 +52,7 @@ LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
     "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
+    "learned, straight-through": (LEARNED_MASK, StraightThrough, 1, MixtureCode),
     "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
     "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
     "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),
