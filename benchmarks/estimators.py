@@ -173,7 +173,7 @@ class Meter:
         generator = torch.Generator().manual_seed(seed)
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
         t = stratified_steps(len(x), self.model.problem.num_steps, generator)
-        uniform = torch.rand(len(x), 1, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(len(x), self.model.problem.num_parts, dtype=torch.float64, generator=generator)
         step = self.model.forward_process.transition(x, t, self.model.condition_draws(x, x)(uniform))
         out = self.estimator.loss(step, self.model.reverse, generator, 0)
         # the denoiser's share is part of the cost of an update

@@ -20,9 +20,13 @@ from torch import Tensor, nn
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .tables import MOST_NUMBERS, count
+from .tables import MOST_NUMBERS, count, normalised
 
 __all__ = ["Code"]
+
+_BLEND = 0.3  # of an example in the value that starts from it; the rest are the marginals
+_FEWEST_EXAMPLES = 20  # for more than one value
+_MOST_EXAMPLES = 50_000  # that a code is fitted to
 
 
 class Code(nn.Module, ABC):
@@ -115,9 +119,29 @@ class Code(nn.Module, ABC):
             FLDDError: If there are fewer than two examples.
         """
 
+    def most_values(self, num_examples: int, num_kept: int) -> int:
+        """How many values of c_j may be fitted to those kept of so many examples."""
+        return min(self.size, num_kept) if num_examples >= _FEWEST_EXAMPLES else 1
+
     def configuration(self) -> str:
         """What a checkpoint has to agree on."""
         return f"{type(self).__name__}(size={self.size})"
+
+
+def affordable(operations: int, budget: int) -> int:
+    """To how many examples to fit, where a round of fitting costs so many operations an example."""
+    return max(1_000, min(_MOST_EXAMPLES, budget // operations))
+
+
+def sizes_to_try(most: int, first: int) -> list[int]:
+    """4^first, 4^(first + 1), ... below ``most``, and ``most``."""
+    return [*(4**k for k in range(first, most.bit_length()) if 4**k < most), most]
+
+
+def started_from(examples: Tensor, marginals: Tensor, problem: Problem) -> Tensor:
+    """Log p(x_i|c), ``(*shape, K, C)``, of values that start from one of ``(C, *shape)`` examples each."""
+    starts = count(examples, torch.eye(len(examples), device=examples.device), problem.num_classes, problem.pad)
+    return normalised(marginals + _BLEND * (starts - marginals), problem.pad)
 
 
 def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:

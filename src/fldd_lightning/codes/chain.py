@@ -13,15 +13,13 @@ from torch import Tensor
 from ..categorical import sample_from_uniform
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Code, count_all, hold_out
+from .base import Code, affordable, count_all, hold_out, sizes_to_try, started_from
 from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, log_likelihood, normalised
 
 __all__ = ["ChainCode"]
 
 _ITERATIONS = 20
-_BLEND = 0.3  # of a part in the value that starts from it; the rest are the marginals
-_FEWEST_EXAMPLES = 20  # for more than one value
-_EXAMPLES, _PRODUCTS = 50_000, 2**35  # that it is fitted to, at most; examples, and products in a round of fitting
+_PRODUCTS = 2**35  # in a round of fitting, at most
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class ChainCode(Code):
 
     @property
     def num_examples(self) -> int:
-        return max(1_000, min(_EXAMPLES, _PRODUCTS // (self.num_parts * self.size**2)))
+        return affordable(self.num_parts * self.size**2, _PRODUCTS)
 
     @property
     def num_used(self) -> int:
@@ -142,13 +140,12 @@ class ChainCode(Code):
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
-        most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
         same_length = len(set(self._lengths)) == 1 and self.num_parts > 1
         ties = [False, True] if same_length else [False]  # whether all parts share tables
         singles = [self._maximise(kept, 1, tie, seed) for tie in ties]
         nll_marginals, *_ = values = [self._held_out_nll(held, each) for each in singles]
         nll, best = min(values), singles[values.index(min(values))]
-        for size in (*(4**k for k in range(2, most.bit_length()) if 4**k < most), most):
+        for size in sizes_to_try(self.most_values(len(x), len(kept)), first=2):
             fits = [self._maximise(kept, size, tie, seed) for tie in ties]
             values = [self._held_out_nll(held, each) for each in fits]
             chosen = values.index(min(values))
@@ -180,7 +177,7 @@ class ChainCode(Code):
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> _Chain:
         """The chain after some rounds; its values start from the parts of examples."""
-        pad, counts = self.problem.pad, count_all(x, self.problem)
+        counts = count_all(x, self.problem)
         if tied:
             counts = self._tie(counts)
         marginals = counts / counts.sum(-2, keepdim=True)
@@ -192,11 +189,10 @@ class ChainCode(Code):
             which = torch.randint(self.num_parts, (size,), generator=torch.Generator().manual_seed(seed))
             parts = rearrange(examples, "n (m p) -> n m p", m=self.num_parts)[torch.arange(size), which.to(x.device)]
             examples = repeat(parts, "n p -> n (m p)", m=self.num_parts)
-        starts = count(examples, torch.eye(size, device=x.device), self.problem.num_classes, pad)  # one-hot
         chain = _Chain(
             torch.full((size,), -log(size), device=x.device),
             torch.full((self.num_parts - 1, size, size), -log(size), device=x.device),
-            normalised(marginals + _BLEND * (starts - marginals), pad),
+            started_from(examples, marginals, self.problem),
         )
         for _ in range(_ITERATIONS):
             chain = self._round(x, chain, marginals, tied)

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..problem import Problem
-from .base import Code, count_all, hold_out
+from .base import Code, affordable, count_all, hold_out, sizes_to_try, started_from
 from .tables import CHUNK, count, log_likelihood, normalised
 
 __all__ = ["MixtureCode"]
 
 _ITERATIONS = 25
-_BLEND = 0.3  # of an example in the component that starts from it; the rest are the marginals
-_FEWEST_EXAMPLES = 20  # for more than one component
-_EXAMPLES, _LOOK_UPS = 50_000, 2**33  # that it is fitted to, at most; examples, and in a round of fitting
+_LOOK_UPS = 2**33  # in a round of fitting, at most
 
 
 class MixtureCode(Code):
@@ -50,7 +48,7 @@ class MixtureCode(Code):
 
     @property
     def num_examples(self) -> int:
-        return max(1_000, min(_EXAMPLES, _LOOK_UPS // (self.problem.num_dims * self.size)))
+        return affordable(self.problem.num_dims * self.size, _LOOK_UPS)
 
     @property
     def num_used(self) -> int:
@@ -86,8 +84,7 @@ class MixtureCode(Code):
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
-        most = min(self.size, len(kept)) if len(x) >= _FEWEST_EXAMPLES else 1
-        sizes = [*(4**k for k in range(most.bit_length()) if 4**k < most), most]
+        sizes = sizes_to_try(self.most_values(len(x), len(kept)), first=0)
         counts = count_all(kept, self.problem)
         marginals = counts / counts.sum(-2, keepdim=True)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
@@ -104,8 +101,7 @@ class MixtureCode(Code):
         num_classes, pad = self.problem.num_classes, self.problem.pad
         if size == 1:
             return torch.zeros(1, device=x.device), normalised(marginals, pad)
-        starts = count(x[:size], torch.eye(size, device=x.device), num_classes, pad)  # one-hot
-        log_conditional = normalised(marginals + _BLEND * (starts - marginals), pad)
+        log_conditional = started_from(x[:size], marginals, self.problem)
         log_prior = torch.full((size,), -log(size), device=x.device)
         for _ in range(_ITERATIONS):
             r = torch.cat([_log_joint(part, log_prior, log_conditional).softmax(-1) for part in torch.split(x, CHUNK)])
