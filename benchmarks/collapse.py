@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import append_row, kl_shares, machine, one_thread, train_and_test, write_report
-from handwritten import ClusterCode, RankCode, WalkCode
+from handwritten import ClusterCode, PairCode, RankCode, WalkCode
 from lightning.pytorch import seed_everything
 
 from fldd_lightning import FLDD, ChainCode, MixtureCode
@@ -112,6 +112,7 @@ RECIPES = {
     # for what is close to a Markov chain
     "chain": Recipe(STAGGERED, options=(CHAIN,)),
     "fixed_staggered, chain": Recipe(StaggeredProcess, options=(CHAIN,)),
+    "pairs": Recipe(STAGGERED, options=(("code", PairCode),)),
     # tokens may move too
     "general": Recipe(GENERAL, options=(CODE,)),
     "general_rloo4": Recipe(GENERAL, partial(RLOO, samples=4), 4, (CODE,)),

@@ -1,7 +1,8 @@
 """Forward processes written by hand for sources whose best latent code is known: what learning could reach.
 
 Each holds one code at all interior steps, or decodes it a part at a time. They show whether the
-denoiser of the benchmark can read the code, and so what is lost in learning the forward process.
+denoiser of the benchmark can read the code, and so what is lost in learning the forward process. The last is not a
+process, but a code of the parts of a sequence that leaves a process nothing to do.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fldd_lightning import ChainCode
 from fldd_lightning.categorical import one_hot
+from fldd_lightning.codes.tables import normalised
 from fldd_lightning.data import HiddenClusters, MarkovChain
 from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, Transition
 from fldd_lightning.problem import Problem
@@ -103,3 +106,36 @@ class RankCode(CodeProcess):
     def decoded(self, t: int) -> int:
         num_steps = self.problem.num_steps
         return 2 + round((self.problem.num_dims - 2) * (num_steps - 1 - t) / (num_steps - 1))
+
+
+class PairCode(ChainCode):
+    """Every two neighbours as they are, c_j = (x_{2j-1}, x_{2j}), with transitions counted over the whole sequence.
+
+    It is exact for chains of second order, and no more than that chain: given c nothing of x is left to draw.
+
+    Args:
+        problem: K and an even length; K^2 values are used.
+    """
+
+    num_examples = 10**6  # counting is cheap
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, part=2, size=problem.num_classes**2, smoothing=100.0)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        k = self.problem.num_classes
+        code = k * x[:, ::2] + x[:, 1::2]  # (N, m)
+        first = code[:, 0].bincount(minlength=self.size) + 1.0
+        steps = (self.size * code[:, :-1] + code[:, 1:]).flatten()
+        following = steps.bincount(minlength=self.size**2).view(self.size, self.size)
+        common = following.sum(0) + 1.0
+        following = following + self.smoothing * common / common.sum()
+        self.log_first.copy_((first / first.sum()).log())
+        self.log_following.copy_((following / following.sum(-1, keepdim=True)).log())
+        values = torch.arange(self.size, device=x.device)
+        digits = torch.stack([values // k, values % k], 1)  # (C, 2)
+        self.log_conditional.copy_(normalised(one_hot(digits, k).permute(1, 2, 0), None).repeat(self.num_parts, 1, 1))
+        self.is_fitted.fill_(True)
+        nll = float(self.posterior(x[: self._chunk(self.size)]).nll().mean())
+        return {"codes": self.size, "nll": nll, "nll_marginals": float("nan")}

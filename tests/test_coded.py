@@ -44,7 +44,7 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> Non
     most = 1.5 if kind == "mixture" else 4 * 1.5  # of four clusters log 4, 1.39; in every part
     assert 0.5 < float(logged["val/kl_code"]) < most
     assert {"train/kl_code", "val/nll_code"} <= logged.keys()
-    alone = model.code.nll(Clusters().splits["val"].x).mean()
+    alone = model.code.posterior(Clusters().splits["val"].x).nll().mean()
     torch.testing.assert_close(logged["val/nll_code"], alone, atol=1e-4, rtol=1e-4)
     steps = logged["val/kl_t1"] + logged["val/kl_t2"]
     torch.testing.assert_close(logged["val/nelbo"], steps + logged["val/kl_code"])
@@ -107,7 +107,7 @@ def test_the_code_is_fitted_to_what_is_trained_on_and_no_more(tmp_path: Path) ->
         model = clusters_model()
         trainer(tmp_path, max_steps=2).fit(model, DataLoader(x, **options, **size))  # type: ignore[arg-type]
         assert model.code is not None
-        assert float(model.code.kl(x[:60]).max()) < 1e-4
+        assert float(model.code.posterior(x[:60]).kl().max()) < 1e-4
         first = model.code.log_conditional[..., 0].exp()  # (12, K): half of the examples were never seen
         assert float(first[:, 0].min()) > 0.95
     with pytest.raises(FLDDError, match=r"must lie in 0\.\.3"):
@@ -148,7 +148,7 @@ def test_several_draws_share_the_codes_of_their_examples(tmp_path: Path) -> None
     fit(tmp_path, model, data, max_steps=4)
     x = data.splits["train"].x[:5]
     assert model.code is not None
-    codes = model.code.likely(x)
+    codes = model.code.posterior(x).likely()
     assert len(codes.unique(dim=0)) > 1
     step = model.forward_process.transition(x, torch.full((5,), 2), codes)
     all_masked = step.weights(torch.full_like(x, model.forward_process.num_states - 1))

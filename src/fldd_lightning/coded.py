@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from .categorical import check_states
-from .codes import Code
+from .codes import Code, CodePosterior
 from .hooks import ModalityHooks
 from .loaders import apart_from_training
 
@@ -56,24 +55,27 @@ class CodedModule(ModalityHooks, LightningModule):
             for copy in copies:  # they were made before
                 copy.module.code.get_buffer(name).copy_(buffer)
 
-    def condition_draws(self, batch: Any, x: Tensor) -> Callable[[Tensor], Tensor | None]:
-        """What both networks see beside the state, as a function of float64 numbers in [0, 1), ``(B, m)``.
+    def code_posterior(self, x: Tensor) -> CodePosterior | None:
+        """q(c|x) for integers ``(B, *shape)``, or None where there is no code."""
+        return None if self.code is None else self.code.posterior(x)
+
+    def draw_condition(self, batch: Any, posterior: CodePosterior | None, uniform: Tensor) -> Tensor | None:
+        """What both networks see beside the state.
 
         Args:
             batch: What the data loader gives.
-            x: Its integers ``(B, *shape)``.
+            posterior: Its :meth:`code_posterior`.
+            uniform: Float64 numbers in [0, 1), ``(B, m)``.
 
         Returns:
-            A function that draws codes ``(B, m)``; it returns the labels ``(B,)``, or None, where there is no code.
+            Codes ``(B, m)``; the labels ``(B,)``, or None, where there is no code.
         """
-        if self.code is None:
-            labels = self.condition(batch)
-            return lambda uniform: labels
-        return self.code.draws(x)
+        return self.condition(batch) if posterior is None else posterior.draw(uniform)
 
     def likely_condition(self, batch: Any) -> Tensor | None:
         """The same with the most likely codes, for pictures and monitors; ``(B, m)``."""
-        return self.condition(batch) if self.code is None else self.code.likely(self._checked(batch))
+        posterior = self.code_posterior(self._checked(batch))
+        return self.condition(batch) if posterior is None else posterior.likely()
 
     def prior_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         """Labels ``(N,)`` or codes ``(N, m)`` for samples; None where there is neither."""
@@ -81,10 +83,10 @@ class CodedModule(ModalityHooks, LightningModule):
             return self.sample_condition(num_samples, generator)
         return self.code.sample(num_samples, generator).to(self.device)
 
-    def further_terms(self, batch: Any, x: Tensor) -> dict[str, Tensor]:
+    def further_terms(self, batch: Any, posterior: CodePosterior | None) -> dict[str, Tensor]:
         """Terms of the bound beside the steps', ``(B,)`` each in nats: the modality's, and ``kl_code``."""
         terms = self.extra_terms(batch)
-        return terms if self.code is None else {**terms, "kl_code": self.code.kl(x)}
+        return terms if posterior is None else {**terms, "kl_code": posterior.kl()}
 
     def further_term_names(self) -> tuple[str, ...]:
         """The names of :meth:`further_terms`."""

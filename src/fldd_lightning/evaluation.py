@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,26 @@ from .metrics import NELBOMetric
 from .objective import step_kl
 from .reverse import ReverseProcess
 
-__all__ = ["EvaluatedModule"]
+__all__ = ["Bound", "EvaluatedModule"]
+
+
+class Bound(NamedTuple):
+    """The terms of the bound of B examples, in nats per example.
+
+    Attributes:
+        kl: KL of every step, ``(B, T)``.
+        further: The other terms by name, ``(B,)`` each.
+        nll_code: The bound of the code alone, ``(B,)``; None without a code.
+    """
+
+    kl: Tensor
+    further: dict[str, Tensor]
+    nll_code: Tensor | None
+
+    @property
+    def nelbo(self) -> Tensor:
+        """The bound, ``(B,)``."""
+        return self.kl.sum(1) + sum(self.further.values(), torch.zeros_like(self.kl[:, 0]))
 
 
 class EvaluatedModule(CodedModule):
@@ -37,25 +56,24 @@ class EvaluatedModule(CodedModule):
         self.extra_metrics = nn.ModuleDict()
 
     @torch.no_grad()
-    def nelbo_terms(self, batch: Any, noise: Tensor) -> Tensor:
-        """KL of every step, one draw of z_t each (eq. 5).
+    def nelbo_terms(self, batch: Any, noise: Tensor) -> Bound:
+        """Unbiased terms of the bound, one draw of z_t a step (eq. 5).
 
         Args:
             batch: What the data loader gives.
             noise: Uniform float64 numbers ``(B, T, D + m)``: of every step, D for z_t, the others for the code.
-
-        Returns:
-            ``(B, T)`` in nats per example; with :meth:`further_terms` the sum is an unbiased NELBO.
         """
         x = self._checked(batch)
-        condition = self.condition_draws(batch, x)
+        posterior = self.code_posterior(x)
         columns, num_dims = [], self.problem.num_dims
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
-            step = self.forward_process.transition(x, t, condition(noise[:, i, num_dims:]))
+            condition = self.draw_condition(batch, posterior, noise[:, i, num_dims:])
+            step = self.forward_process.transition(x, t, condition)
             z_t = step.draw_from_uniform(noise[:, i, :num_dims].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))
-        return torch.stack(columns, 1)
+        nll_code = None if posterior is None else posterior.nll()
+        return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior), nll_code)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch, batch_idx)
@@ -66,9 +84,7 @@ class EvaluatedModule(CodedModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
         index = self._index(batch, batch_idx)
-        kl = self.nelbo_terms(batch, self._noise(index))
-        terms = self.further_terms(batch, self._checked(batch))
-        return {"nelbo": kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0])), "index": index}
+        return {"nelbo": self.nelbo_terms(batch, self._noise(index)).nelbo, "index": index}
 
     def on_validation_epoch_start(self) -> None:
         self._prepare_evaluation("val")
@@ -135,16 +151,13 @@ class EvaluatedModule(CodedModule):
             self.extra_metrics[stage] = nn.ModuleDict(metrics).to(self.device)
 
     def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
-        x = self._checked(batch)
-        kl = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
-        terms = self.further_terms(batch, x)
-        if self.code is not None:
-            self.extra_metrics[stage]["nll_code"].update(self.code.nll(x))  # type: ignore[index]
+        terms = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
+        if terms.nll_code is not None:
+            self.extra_metrics[stage]["nll_code"].update(terms.nll_code)  # type: ignore[index]
         bound = self.bounds[stage]
         assert isinstance(bound, NELBOMetric)
-        bound.update(kl, terms)
-        nelbo = kl.sum(1) + sum(terms.values(), torch.zeros_like(kl[:, 0]))
-        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, nelbo)  # type: ignore[operator]
+        bound.update(terms.kl, terms.further)
+        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, terms.nelbo)  # type: ignore[operator]
 
     def _collect(self, stage: str) -> dict[str, Tensor]:
         """Values of all metrics of a stage by name; resets them."""

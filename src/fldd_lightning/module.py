@@ -137,9 +137,10 @@ class FLDD(EvaluatedModule):
         uniform = torch.rand(
             len(x), self.problem.num_parts, dtype=torch.float64, device=generator.device, generator=generator
         )
-        step = self.forward_process.transition(x, t, self.condition_draws(batch, x)(uniform))
+        posterior = self.code_posterior(x)
+        step = self.forward_process.transition(x, t, self.draw_condition(batch, posterior, uniform))
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
-        terms = self.further_terms(batch, x)
+        terms = self.further_terms(batch, posterior)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
         for name, term in terms.items():
             self.log(f"train/{name}", term.mean(), on_step=True, batch_size=len(x))

@@ -49,8 +49,8 @@ def test_independent_coordinates_have_one_code() -> None:
     x = torch.randint(4, (3_000, 6), generator=torch.Generator().manual_seed(0))
     code = ChainCode(Problem(4, (6,), 2), size=16)
     assert code.fit(x)["codes"] == 1
-    assert float(code.kl(x).max()) < 1e-5
-    assert int(code.likely(x).max()) == 0
+    assert float(code.posterior(x).kl().max()) < 1e-5
+    assert int(code.posterior(x).likely().max()) == 0
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -77,8 +77,8 @@ def test_padding_says_nothing_of_the_code() -> None:
     sums = code.log_conditional[:, :pad, : code.num_used].exp().sum(1)
     torch.testing.assert_close(sums, torch.ones_like(sums))
     only_pad = torch.full((1, 12), pad)
-    torch.testing.assert_close(code.kl(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
-    torch.testing.assert_close(code.nll(only_pad), torch.zeros(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(code.posterior(only_pad).kl(), torch.zeros(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(code.posterior(only_pad).nll(), torch.zeros(1), atol=1e-4, rtol=0)
 
 
 def test_rounds_do_not_depend_on_how_examples_are_batched() -> None:
@@ -108,8 +108,8 @@ def test_a_long_chain_is_exact_to_rounding() -> None:
     x = torch.randint(3, (16, 200), generator=torch.Generator().manual_seed(0))
     double = some_code("chain", Problem(3, (200,), 2)).double()
     double.load_state_dict(code.state_dict())
-    torch.testing.assert_close(code.kl(x).double(), double.kl(x), atol=1e-3, rtol=1e-5)
-    torch.testing.assert_close(code.nll(x).double(), double.nll(x), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(code.posterior(x).kl().double(), double.posterior(x).kl(), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(code.posterior(x).nll().double(), double.posterior(x).nll(), atol=1e-3, rtol=1e-5)
 
 
 def test_networks_see_a_code_at_the_coordinates_of_its_part() -> None:

@@ -36,7 +36,7 @@ def test_bound_with_a_code_is_one(name: str, kind: str) -> None:
     x = all_states(3, 2)
     states = all_states(model.forward_process.num_states, 2)
     p = torch.zeros(len(states), dtype=torch.float64)
-    bound = code.kl(x).double()
+    bound = code.posterior(x).kl().double()
     codes, weights = joint(code, x)
     q = weights / weights.sum(1, keepdim=True)
     for i, (c, p_c) in enumerate(zip(*prior(code), strict=True)):
@@ -75,11 +75,11 @@ def test_one_step_and_an_untrained_denoiser_are_the_code_alone(kind: str) -> Non
     x = all_states(3, 2)
     codes, weights = joint(code, x)
     q = weights / weights.sum(1, keepdim=True)
-    bound = code.kl(x).double()
+    bound = code.posterior(x).kl().double()
     for i, c in enumerate(codes):
         bound += q[:, i] * exact_step_kl(*_given(model, c), x, 1).detach()
     torch.testing.assert_close(bound, -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(code.nll(x).double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(code.posterior(x).nll().double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -94,15 +94,18 @@ def test_posterior_and_prior_are_those_of_the_tables(kind: str, padded: bool) ->
     x = all_states(3, problem.num_dims)[::7]
     codes, weights = joint(code, x)
     q = weights / weights.sum(1, keepdim=True)
-    torch.testing.assert_close(code.nll(x).double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(code.kl(x).double(), (q * (q / prior(code)[1]).log()).sum(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(code.posterior(x).nll().double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        code.posterior(x).kl().double(), (q * (q / prior(code)[1]).log()).sum(1), atol=1e-5, rtol=1e-4
+    )
     generator = torch.Generator().manual_seed(0)
     n = 4_000
     for i in range(0, len(x), 5):
-        drawn = code.draws(x[i].expand(n, -1))(torch.rand(n, code.num_parts, dtype=torch.float64, generator=generator))
+        uniform = torch.rand(n, code.num_parts, dtype=torch.float64, generator=generator)
+        drawn = code.posterior(x[i].expand(n, -1)).draw(uniform)
         torch.testing.assert_close(_frequencies(drawn, codes), q[i], atol=0.035, rtol=0)
         marginals = [torch.zeros(code.size).double().index_add(0, codes[:, j], q[i]) for j in range(code.num_parts)]
-        assert torch.equal(code.likely(x[i : i + 1])[0], torch.stack(marginals).argmax(1))
+        assert torch.equal(code.posterior(x[i : i + 1]).likely()[0], torch.stack(marginals).argmax(1))
     drawn = code.sample(20_000, generator)
     torch.testing.assert_close(_frequencies(drawn, codes), prior(code)[1], atol=0.02, rtol=0)
     c = codes[:4]
@@ -125,8 +128,8 @@ def test_equal_uniforms_give_equal_codes_in_any_batch(kind: str) -> None:
     code = some_code(kind, Problem(3, (3,), 2))
     x = all_states(3, 3)
     uniform = torch.rand(len(x), code.num_parts, dtype=torch.float64)
-    together = code.draws(x)(uniform)
-    apart = torch.cat([code.draws(x[i : i + 1])(uniform[i : i + 1]) for i in range(len(x))])
+    together = code.posterior(x).draw(uniform)
+    apart = torch.cat([code.posterior(x[i : i + 1]).draw(uniform[i : i + 1]) for i in range(len(x))])
     assert torch.equal(together, apart)
 
 
@@ -134,9 +137,9 @@ def test_equal_uniforms_give_equal_codes_in_any_batch(kind: str) -> None:
 def test_mixed_precision_leaves_a_code_as_it_is(kind: str) -> None:
     code, x = some_code(kind, Problem(3, (3,), 2)), all_states(3, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = code.kl(x), code.nll(x)
-    assert torch.equal(mixed[0], code.kl(x))
-    assert torch.equal(mixed[1], code.nll(x))
+        mixed = code.posterior(x).kl(), code.posterior(x).nll()
+    assert torch.equal(mixed[0], code.posterior(x).kl())
+    assert torch.equal(mixed[1], code.posterior(x).nll())
 
 
 def test_what_cannot_be() -> None:

@@ -33,8 +33,8 @@ def test_fit_of_independent_coordinates_has_one_code() -> None:
     x = torch.randint(4, (2_000, 12), generator=torch.Generator().manual_seed(0))
     code = MixtureCode(Problem(4, (12,), 2), size=16)
     assert code.fit(x)["codes"] == 1
-    assert float(code.kl(x).max()) == 0
-    assert int(code.likely(x).max()) == 0
+    assert float(code.posterior(x).kl().max()) == 0
+    assert int(code.posterior(x).likely().max()) == 0
 
 
 def test_more_rounds_are_never_less_likely() -> None:
@@ -64,5 +64,5 @@ def test_padding_says_nothing_of_the_code() -> None:
     assert (code.log_conditional[:, pad] == 0).all()
     torch.testing.assert_close(code.log_conditional[:, :pad, :4].exp().sum(1), torch.ones(12, 4))
     only_pad = torch.full((1, 12), pad)
-    torch.testing.assert_close(code.log_posterior(only_pad)[0], code.log_prior)
-    assert float(code.kl(only_pad)) == 0
+    torch.testing.assert_close(code.posterior(only_pad).log_q[0], code.log_prior)
+    assert float(code.posterior(only_pad).kl()) == 0

@@ -13,7 +13,6 @@ the bound itself. A code is learned there, without the noise of a score function
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,31 @@ from ..errors import FLDDError
 from ..problem import Problem
 from .tables import MOST_NUMBERS, count, normalised
 
-__all__ = ["Code"]
+__all__ = ["Code", "CodePosterior"]
 
 _BLEND = 0.3  # of an example in the value that starts from it; the rest are the marginals
 _FEWEST_EXAMPLES = 20  # for more than one value
 _MOST_EXAMPLES = 50_000  # that a code is fitted to
+
+
+class CodePosterior(ABC):
+    """q(c|x) of B examples: what a step asks of it, for the price of one look-up."""
+
+    @abstractmethod
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Codes ``(B, m)`` from q(c|x), by float64 numbers in [0, 1), ``(B, m)``."""
+
+    @abstractmethod
+    def likely(self) -> Tensor:
+        """The most likely value of every part, ``(B, m)``."""
+
+    @abstractmethod
+    def kl(self) -> Tensor:
+        """KL(q(c|x) || p(c)) in nats per example, ``(B,)``: E_q[log p(x|c)] - log p(x) of the code alone."""
+
+    @abstractmethod
+    def nll(self) -> Tensor:
+        """Minus the log-likelihood of the code alone, the bound at T = 1, in nats per example, ``(B,)``."""
 
 
 class Code(nn.Module, ABC):
@@ -73,27 +92,8 @@ class Code(nn.Module, ABC):
         """How many of the C values are in use; 1 for a code that says nothing."""
 
     @abstractmethod
-    def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Draws from q(c|x).
-
-        Args:
-            x: Data ``(B, *shape)``.
-
-        Returns:
-            A function from float64 numbers in [0, 1), ``(B, m)``, to codes ``(B, m)``.
-        """
-
-    @abstractmethod
-    def likely(self, x: Tensor) -> Tensor:
-        """The most likely value of every part, ``(B, m)``, for data ``(B, *shape)``."""
-
-    @abstractmethod
-    def kl(self, x: Tensor) -> Tensor:
-        """KL(q(c|x) || p(c)) in nats per example, ``(B,)``: E_q[log p(x|c)] - log p(x) of the code alone."""
-
-    @abstractmethod
-    def nll(self, x: Tensor) -> Tensor:
-        """Minus the log-likelihood of the code alone, the bound at T = 1, in nats per example, ``(B,)``."""
+    def posterior(self, x: Tensor) -> CodePosterior:
+        """q(c|x) for data ``(B, *shape)``."""
 
     @abstractmethod
     def log_conditional_of(self, code: Tensor) -> Tensor:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ..categorical import sample_from_uniform
 from ..errors import FLDDError
 from ..problem import Problem
 from .base import Code, affordable, count_all, hold_out, sizes_to_try, started_from
+from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
 from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, log_likelihood, normalised
 
 __all__ = ["ChainCode"]
 
 _ITERATIONS = 20
 _PRODUCTS = 2**35  # in a round of fitting, at most
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """Log p(c_1) ``(C,)``, log p(c_{j+1}|c_j) ``(m - 1, C, C)`` and log p(x_i|c_j) ``(D, K, C)``."""
-
-    first: Tensor
-    following: Tensor
-    conditional: Tensor
 
 
 class ChainCode(Code):
@@ -98,32 +88,9 @@ class ChainCode(Code):
     def num_used(self) -> int:
         return int(self.log_first.isfinite().sum())
 
-    def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def posterior(self, x: Tensor) -> ChainPosterior:
         chain = self._chain
-        log_past = _filter(self._scores(x, chain), chain)[1].log()
-
-        def draw(uniform: Tensor) -> Tensor:
-            codes = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
-            for j in range(self.num_parts - 2, -1, -1):
-                log_q = log_past[:, j] + chain.following[j].T[codes[0]]  # (B, C)
-                codes.insert(0, sample_from_uniform(log_q, uniform[:, j]))
-            return torch.stack(codes, 1)
-
-        return draw
-
-    def likely(self, x: Tensor) -> Tensor:
-        chain = self._chain
-        return _smooth(self._scores(x, chain), chain)[1].argmax(-1)
-
-    def kl(self, x: Tensor) -> Tensor:
-        chain = self._chain
-        scores = self._scores(x, chain)
-        log_p, q, _ = _smooth(scores, chain)
-        return ((q * scores).sum((1, 2)) - log_p).clamp_min(0)
-
-    def nll(self, x: Tensor) -> Tensor:
-        chain = self._chain
-        return -_filter(self._scores(x, chain), chain)[0]
+        return ChainPosterior(self._scores(x, chain), chain)
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         at_coordinates = code[:, self.part_of]  # (B, D)
@@ -160,22 +127,22 @@ class ChainCode(Code):
         return {"codes": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
 
     @property
-    def _chain(self) -> _Chain:
+    def _chain(self) -> Chain:
         """The tables of the values in use, which :meth:`fit` puts first."""
         n = self.num_used
-        return _Chain(self.log_first[:n], self.log_following[:, :n, :n], self.log_conditional[..., :n])
+        return Chain(self.log_first[:n], self.log_following[:, :n, :n], self.log_conditional[..., :n])
 
-    def _scores(self, x: Tensor, chain: _Chain) -> Tensor:
+    def _scores(self, x: Tensor, chain: Chain) -> Tensor:
         """Log p(x_part|c) of every part, ``(B, m, C)``."""
         pairs = zip(self._parts(x), torch.split(chain.conditional, self._lengths), strict=True)
         return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
 
-    def _held_out_nll(self, held: Tensor, chain: _Chain) -> float:
+    def _held_out_nll(self, held: Tensor, chain: Chain) -> float:
         batches = torch.split(held, self._chunk(len(chain.first)))
-        log_p = [_filter(self._scores(batch, chain), chain)[0] for batch in batches]
+        log_p = [filtered(self._scores(batch, chain), chain).log_p for batch in batches]
         return -float(torch.cat(log_p).cpu().double().mean())
 
-    def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> _Chain:
+    def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> Chain:
         """The chain after some rounds; its values start from the parts of examples."""
         counts = count_all(x, self.problem)
         if tied:
@@ -189,7 +156,7 @@ class ChainCode(Code):
             which = torch.randint(self.num_parts, (size,), generator=torch.Generator().manual_seed(seed))
             parts = rearrange(examples, "n (m p) -> n m p", m=self.num_parts)[torch.arange(size), which.to(x.device)]
             examples = repeat(parts, "n p -> n (m p)", m=self.num_parts)
-        chain = _Chain(
+        chain = Chain(
             torch.full((size,), -log(size), device=x.device),
             torch.full((self.num_parts - 1, size, size), -log(size), device=x.device),
             started_from(examples, marginals, self.problem),
@@ -198,15 +165,16 @@ class ChainCode(Code):
             chain = self._round(x, chain, marginals, tied)
         return chain
 
-    def _round(self, x: Tensor, chain: _Chain, marginals: Tensor, tied: bool) -> _Chain:
+    def _round(self, x: Tensor, chain: Chain, marginals: Tensor, tied: bool) -> Chain:
         """One round of expectation maximisation."""
         first, following, conditional = (
             torch.zeros_like(each) for each in (chain.first, chain.following, chain.conditional)
         )
         for batch in torch.split(x, self._chunk(len(chain.first))):
-            _, q, pairs = _smooth(self._scores(batch, chain), chain)
+            forward = filtered(self._scores(batch, chain), chain)
+            q, ahead = smoothed(forward, chain)
             first += q[:, 0].sum(0)
-            following += pairs
+            following += neighbours(forward, ahead, chain)
             each = zip(self._parts(batch), q.unbind(1), strict=True)
             conditional += torch.cat([count(part, w, self.problem.num_classes, self.problem.pad) for part, w in each])
         if tied:
@@ -230,63 +198,10 @@ class ChainCode(Code):
         parts: tuple[Tensor, ...] = torch.split(x, self._lengths, 1)
         return parts
 
-    def _normalised(self, first: Tensor, following: Tensor, conditional: Tensor) -> _Chain:
+    def _normalised(self, first: Tensor, following: Tensor, conditional: Tensor) -> Chain:
         following = following / following.sum(-1, keepdim=True)
-        return _Chain(
+        return Chain(
             (first / first.sum()).clamp_min(1e-12).log(),
             following.clamp_min(1e-12).log(),
             normalised(conditional, self.problem.pad),
         )
-
-
-def _exactly(scores: Tensor) -> torch.autocast:
-    """Products in float32, also where training is in mixed precision: a code's KL is part of the bound."""
-    return torch.autocast(scores.device.type, enabled=False)
-
-
-def _filter(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward through the chain.
-
-    Args:
-        scores: log p(x_part|c), ``(B, m, C)``.
-        chain: The tables.
-
-    Returns:
-        log p(x) ``(B,)``; q(c_j|x up to part j) ``(B, m, C)``; and p(x_j|c_j) over p(x_j|x before j), which
-        :func:`_smooth` goes back with, ``(B, m, C)``.
-    """
-    largest = scores.amax(-1, keepdim=True)
-    likelihood, following = (scores - largest).exp(), chain.following.exp()
-    predicted = chain.first.exp().expand_as(likelihood[:, 0])
-    past: list[Tensor] = []
-    ratios, log_p = [], largest.sum((1, 2))
-    with _exactly(scores):
-        for j in range(scores.shape[1]):
-            if j > 0:
-                predicted = past[-1] @ following[j - 1]
-            joint = predicted * likelihood[:, j]
-            total = joint.sum(-1, keepdim=True)
-            past.append(joint / total)
-            ratios.append(likelihood[:, j] / total)
-            log_p = log_p + total.squeeze(-1).log()
-    return log_p, torch.stack(past, 1), torch.stack(ratios, 1)
-
-
-def _smooth(scores: Tensor, chain: _Chain) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward and back through the chain, for scores ``(B, m, C)``.
-
-    Returns:
-        log p(x) ``(B,)``; q(c_j|x) ``(B, m, C)``; and q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``.
-    """
-    log_p, past, ratios = _filter(scores, chain)
-    following = chain.following.exp()
-    future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
-    q, pairs = [past[:, -1]], torch.empty_like(following)
-    with _exactly(scores):
-        for j in range(scores.shape[1] - 2, -1, -1):
-            ahead = ratios[:, j + 1] * future
-            pairs[j] = (past[:, j].T @ ahead) * following[j]
-            future = ahead @ following[j].T
-            q.insert(0, past[:, j] * future)
-    posterior = torch.stack(q, 1)
-    return log_p, posterior / posterior.sum(-1, keepdim=True), pairs  # the sums are 1 but for rounding

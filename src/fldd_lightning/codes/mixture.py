@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from math import log
 
 import torch
@@ -10,13 +10,43 @@ from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..problem import Problem
-from .base import Code, affordable, count_all, hold_out, sizes_to_try, started_from
+from .base import Code, CodePosterior, affordable, count_all, hold_out, sizes_to_try, started_from
 from .tables import CHUNK, count, log_likelihood, normalised
 
 __all__ = ["MixtureCode"]
 
 _ITERATIONS = 25
 _LOOK_UPS = 2**33  # in a round of fitting, at most
+
+
+class MixturePosterior(CodePosterior):
+    """q(c|x) of a mixture.
+
+    Args:
+        given: log p(x|c), ``(B, C)``.
+        log_prior: log p(c), ``(C,)``.
+    """
+
+    def __init__(self, given: Tensor, log_prior: Tensor) -> None:
+        self.given, self.log_joint = given, given + log_prior
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """Log q(c|x), ``(B, C)``."""
+        return self.log_joint.log_softmax(-1)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        return sample_from_uniform(self.log_q, uniform[:, 0]).unsqueeze(1)
+
+    def likely(self) -> Tensor:
+        return self.log_q.argmax(-1, keepdim=True)
+
+    def kl(self) -> Tensor:
+        expected = (self.log_joint.softmax(-1) * self.given).sum(-1)
+        return (expected + self.nll()).clamp_min(0)
+
+    def nll(self) -> Tensor:
+        return -self.log_joint.logsumexp(-1)
 
 
 class MixtureCode(Code):
@@ -54,25 +84,8 @@ class MixtureCode(Code):
     def num_used(self) -> int:
         return int(self.log_prior.isfinite().sum())
 
-    def log_posterior(self, x: Tensor) -> Tensor:
-        """Log q(c|x), ``(B, C)``, for data ``(B, *shape)``."""
-        return _log_joint(x, self.log_prior, self.log_conditional).log_softmax(-1)
-
-    def draws(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        log_q = self.log_posterior(x)
-        return lambda uniform: sample_from_uniform(log_q, uniform[:, 0]).unsqueeze(1)
-
-    def likely(self, x: Tensor) -> Tensor:
-        return self.log_posterior(x).argmax(-1, keepdim=True)
-
-    def kl(self, x: Tensor) -> Tensor:
-        given = log_likelihood(x, self.log_conditional)
-        log_joint = given + self.log_prior
-        expected = (log_joint.softmax(-1) * given).sum(-1)
-        return (expected - log_joint.logsumexp(-1)).clamp_min(0)
-
-    def nll(self, x: Tensor) -> Tensor:
-        return -_log_joint(x, self.log_prior, self.log_conditional).logsumexp(-1)
+    def posterior(self, x: Tensor) -> MixturePosterior:
+        return MixturePosterior(log_likelihood(x, self.log_conditional), self.log_prior)
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         return self.log_conditional.index_select(-1, code[:, 0]).movedim(-1, 0)
