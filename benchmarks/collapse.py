@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from common import append_row, kl_shares, machine, one_thread, train_and_test, write_report
+from common import kl_shares, machine, one_thread, run_missing, train_and_test, write_report
 from handwritten import ClusterCode, PairCode, RankCode, WalkCode
 from lightning.pytorch import seed_everything
 
@@ -51,6 +51,11 @@ class Case:
 
     make: Callable[..., sources.KnownSource]
     num_steps: int
+
+    @property
+    def num_seeds(self) -> int:
+        """10 for D <= 16, else 3."""
+        return 10 if self.make(num_train=1, num_held=1).length <= 16 else 3
 
 
 CASES = {
@@ -124,26 +129,26 @@ RECIPES = {
 }
 
 
-def run(problem: str, recipe_name: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
-    recipe, case = RECIPES[recipe_name], CASES[problem]
+    chosen, case = RECIPES[recipe], CASES[problem]
     seed_everything(seed, verbose=False)
-    data = case.make(batch_size=PASSES // recipe.samples, seed=seed)
-    options: dict[str, Any] = dict(recipe.options)
-    process = partial(CODES[problem], seed=seed) if recipe_name == "oracle" else recipe.process
+    data = case.make(batch_size=PASSES // chosen.samples, seed=seed)
+    options: dict[str, Any] = dict(chosen.options)
+    process = partial(CODES[problem], seed=seed) if recipe == "oracle" else chosen.process
     model = FLDD(
         num_classes=data.num_classes,
         shape=data.shape,
         num_steps=num_steps,
         forward_process=process,
         denoiser=MLP,
-        estimator=recipe.estimator,
+        estimator=chosen.estimator,
         **options,
     )
     logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
     row = {
         "problem": problem,
-        "recipe": recipe_name,
+        "recipe": recipe,
         "num_steps": num_steps,
         "seed": seed,
         "steps": steps,
@@ -229,16 +234,14 @@ def main() -> None:
         figure(arguments.report, arguments.report.with_suffix(".png"))
         return
     one_thread()
-    for problem in arguments.problems:
-        small = CASES[problem].make(num_train=1, num_held=1).length <= 16
-        for seed in arguments.seeds or range(10 if small else 3):
-            for steps in arguments.num_steps or [CASES[problem].num_steps]:
-                for recipe in arguments.recipes:
-                    row = run(problem, recipe, steps, seed, arguments.steps)
-                    append_row(arguments.output, row)
-                    print(
-                        {key: row[key] for key in ("problem", "recipe", "seed", "gap", "shares", "seconds")}, flush=True
-                    )
+    keys = (
+        {"problem": problem, "recipe": recipe, "num_steps": num_steps, "seed": seed, "steps": arguments.steps}
+        for problem in arguments.problems
+        for seed in arguments.seeds or range(CASES[problem].num_seeds)
+        for num_steps in arguments.num_steps or [CASES[problem].num_steps]
+        for recipe in arguments.recipes
+    )
+    run_missing(arguments.output, keys, run)
 
 
 if __name__ == "__main__":

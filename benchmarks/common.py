@@ -8,7 +8,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "machine",
     "mean_and_range",
     "one_thread",
+    "run_missing",
     "split_model",
     "train_and_test",
     "write_report",
@@ -62,10 +63,10 @@ def comparison_parser(
     return parser
 
 
-def split_model(name: str) -> tuple[str, int]:
-    """``process:T`` as process and T."""
+def split_model(name: str) -> dict[str, object]:
+    """``process:T`` as ``process`` and ``num_steps``."""
     process, _, num_steps = name.rpartition(":")
-    return process, int(num_steps)
+    return {"process": process, "num_steps": int(num_steps)}
 
 
 def machine() -> str:
@@ -108,6 +109,25 @@ def train_and_test(
         tester = Trainer(enable_checkpointing=False, callbacks=list(measures), default_root_dir=folder, **quiet)
         logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     return dict(logged), seconds
+
+
+def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[..., Mapping[str, object]]) -> None:
+    """Run what has no row in the CSV, appending a row each: an interrupted command goes on where it stopped.
+
+    Args:
+        path: The CSV.
+        keys: Of every run, the columns that tell it from others; they are the arguments of ``run``, too.
+        run: Returns a row.
+    """
+    there: list[dict[str, str]] = []
+    if path.exists():
+        with path.open() as file:
+            there = list(csv.DictReader(file))
+    for key in keys:
+        if not any(all(row[name] == str(value) for name, value in key.items()) for row in there):
+            row = run(**key)
+            append_row(path, row)
+            print({name: value for name, value in row.items() if name not in ("torch", "machine")}, flush=True)
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:

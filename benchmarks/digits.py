@@ -1,7 +1,7 @@
 """Process x T on the digits: every config of ``configs/digits*.yaml``, over seeds, through the command line.
 
     python benchmarks/digits.py --output benchmarks/results/digits.csv
-    python benchmarks/digits.py --table benchmarks/results/digits.csv
+    python benchmarks/digits.py --report benchmarks/results/digits.csv
 
 Each run trains with the config's own budget, tests the checkpoint of the lowest ``val/nelbo`` and
 appends one row to the CSV. One thread a run.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
+import torch
+from common import machine, run_missing, write_report
+
 CONFIGS = ("digits", "digits_general", "digits_fixed", "digits_fixed_uniform")
 LABELS = {
     "digits": "learned mask schedule",
@@ -28,14 +30,11 @@ LABELS = {
     "digits_fixed": "fixed absorbing",
     "digits_fixed_uniform": "fixed uniform",
 }
-FIELDS = ("config", "num_steps", "seed", "nelbo", "seconds", "torch", "machine")
 COMMAND = [sys.executable, "-m", "fldd_lightning.cli.main"]
 
 
 def run(config: str, num_steps: int, seed: int) -> dict[str, object]:
     """Train and test one configuration; returns a row of the table."""
-    import torch
-
     path = Path(__file__).parent.parent / "configs" / f"{config}.yaml"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +52,8 @@ def run(config: str, num_steps: int, seed: int) -> dict[str, object]:
         )
         with next(tested.rglob("metrics.csv")).open() as file:
             nelbo = float(next(csv.DictReader(file))["test/nelbo"])
-    machine = f"{platform.machine()}, 1 thread"
-    return dict(zip(FIELDS, (config, num_steps, seed, nelbo, round(seconds), torch.__version__, machine), strict=True))
+    row = {"config": config, "num_steps": num_steps, "seed": seed, "nelbo": nelbo, "seconds": round(seconds)}
+    return {**row, "torch": torch.__version__, "machine": machine()}
 
 
 def table(path: Path) -> str:
@@ -82,23 +81,18 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/digits.csv"))
-    parser.add_argument("--table", type=Path, help="print the table of this CSV and run nothing")
+    parser.add_argument("--report", type=Path, help="make the table of this CSV and run nothing")
     arguments = parser.parse_args()
-    if arguments.table is not None:
-        print(table(arguments.table))
+    if arguments.report is not None:
+        write_report(arguments.report, table(arguments.report))
         return
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        for steps in arguments.steps:
-            for config in arguments.configs:
-                row = run(config, steps, seed)
-                is_new = not arguments.output.exists()
-                with arguments.output.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    if is_new:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print(row, flush=True)
+    keys = (
+        {"config": config, "num_steps": num_steps, "seed": seed}
+        for seed in arguments.seeds
+        for num_steps in arguments.steps
+        for config in arguments.configs
+    )
+    run_missing(arguments.output, keys, run)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@
     python benchmarks/mnist.py --path FOLDER_WITH_IDX_FILES --sizes 8 16 --seeds 0 1 2
     python benchmarks/mnist.py --report benchmarks/results/mnist.csv
 
-Every run appends its row to the CSV and its first 64 samples to the folder ``mnist_samples`` beside it; runs
-whose rows are there are not repeated, so that an interrupted command goes on where it stopped. The report is
-a table and, for each network and size, a figure of samples side by side, of whatever is there.
+Every run keeps its first 64 samples in the folder ``mnist_samples`` beside the CSV. The report is a table and, for
+each network and size, a figure of samples side by side, of whatever is there.
 
 Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
 classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is not FID), and in the
@@ -28,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 from common import (
-    append_row,
     comparison_parser,
     kl_shares,
     machine,
     mean_and_range,
     one_thread,
+    run_missing,
     split_model,
     train_and_test,
     write_report,
@@ -92,13 +91,23 @@ MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 
-def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) -> dict[str, object]:
+def run(
+    path: str,
+    num_samples: int,
+    output: Path,
+    network: str,
+    size: int,
+    process: str,
+    num_steps: int,
+    seed: int,
+    steps: int,
+) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
-    seed_everything(key["seed"], verbose=False)
-    process, size = key["process"], key["size"]
-    passes, network = NETWORKS[key["network"]].passes, NETWORKS[key["network"]].make(size)
-    data = MNISTDataModule(path, size=size, batch_size=passes, seed=key["seed"])
-    classifier = classifier_features(path, size, samples_path.parents[1])
+    seed_everything(seed, verbose=False)
+    key = dict(zip(KEYS, (network, size, process, num_steps, seed, steps), strict=True))
+    passes, backbone = NETWORKS[network].passes, NETWORKS[network].make(size)
+    data = MNISTDataModule(path, size=size, batch_size=passes, seed=seed)
+    classifier = classifier_features(path, size, output.parent)
     real = data.splits["test"].x
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
     if process == "data":
@@ -106,15 +115,16 @@ def run(path: str, key: dict[str, Any], samples_path: Path, num_samples: int) ->
     else:
         factory, has_code = PROCESSES[process]
         if getattr(factory, "func", factory).learned:
-            factory = partial(factory, network=network)
+            factory = partial(factory, network=backbone)
         code = MixtureCode if has_code else None
-        model = ImageFLDD(2, (size, size), factory, network, Reinforce, num_steps=key["num_steps"], code=code)
-        logged, seconds = train_and_test(model, data, key["steps"])
+        model = ImageFLDD(2, (size, size), factory, backbone, Reinforce, num_steps=num_steps, code=code)
+        logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         samples = model.sample(num_samples, 0, batch_size=500)
+        samples_path = samples_file(output, key)
         samples_path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
-        shares = kl_shares(logged, key["num_steps"])
+        shares = kl_shares(logged, num_steps)
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
         values = quality(extractor, samples, real)
@@ -217,21 +227,13 @@ def main() -> None:
         report(arguments.report)
         return
     one_thread()
-    done: set[tuple[str, ...]] = set()
-    if arguments.output.exists():
-        with arguments.output.open() as file:
-            done = {tuple(row[field] for field in KEYS) for row in csv.DictReader(file)}
-    for seed in arguments.seeds:
-        for size in arguments.sizes:
-            for name in arguments.models:
-                process, num_steps = split_model(name)
-                key = dict(zip(KEYS, (arguments.network, size, process, num_steps, seed, arguments.steps), strict=True))
-                if tuple(str(value) for value in key.values()) in done:
-                    continue
-                samples_path = samples_file(arguments.output, key)
-                row = run(arguments.path, key, samples_path, arguments.samples)
-                append_row(arguments.output, row)
-                print({field: value for field, value in row.items() if field not in ("torch", "machine")}, flush=True)
+    keys = (
+        {"network": arguments.network, "size": size, **split_model(name), "seed": seed, "steps": arguments.steps}
+        for seed in arguments.seeds
+        for size in arguments.sizes
+        for name in arguments.models
+    )
+    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples, arguments.output))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from common import (
-    append_row,
     comparison_parser,
     machine,
     mean_and_range,
     one_thread,
+    run_missing,
     split_model,
     train_and_test,
     write_report,
@@ -65,7 +65,7 @@ PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
 
-def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
+def run(path: str, samples: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     factory, estimator, draws, code = PROCESSES[process]
@@ -107,11 +107,12 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    for seed in arguments.seeds:
-        for name in arguments.models:
-            row = run(arguments.path, *split_model(name), seed, arguments.steps, arguments.samples)
-            append_row(arguments.output, row)
-            print(row, flush=True)
+    keys = (
+        {**split_model(name), "seed": seed, "steps": arguments.steps}
+        for seed in arguments.seeds
+        for name in arguments.models
+    )
+    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples))
 
 
 if __name__ == "__main__":

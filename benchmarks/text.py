@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from common import (
-    append_row,
     comparison_parser,
     machine,
     mean_and_range,
     one_thread,
+    run_missing,
     split_model,
     train_and_test,
     write_report,
@@ -60,21 +60,15 @@ PROCESSES: dict[str, tuple[Any, Any]] = {  # and the code
 MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
 
 
-def run(path: str, process: str, num_steps: int, length: int, seed: int, steps: int, samples: int) -> dict[str, object]:
+def run(path: str, samples: int, length: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     data = TextDataModule(path, length=length, batch_size=TOKENS // length, cache_dir=None, seed=seed)
     forward, code = PROCESSES[process]
     model = TextFLDD(data.num_classes, data.shape, forward, DENOISER, Reinforce, num_steps, code=code, lr=1e-3)
     logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
-    row: dict[str, object] = {
-        "length": length,
-        "process": process,
-        "num_steps": num_steps,
-        "seed": seed,
-        "steps": steps,
-    }
-    row["samples"] = samples
+    row: dict[str, object] = {"length": length, "process": process, "num_steps": num_steps, "seed": seed}
+    row |= {"steps": steps, "samples": samples}
     for name in MEASURES:
         row[name] = f"{logged[f'test/{name}_T{num_steps}']:.4f}"
         if name != "bits_per_char":
@@ -113,13 +107,13 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    for seed in arguments.seeds:
-        for length in arguments.lengths:
-            for name in arguments.models:
-                process, num_steps = split_model(name)
-                row = run(arguments.path, process, num_steps, length, seed, arguments.steps, arguments.samples)
-                append_row(arguments.output, row)
-                print(row, flush=True)
+    keys = (
+        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps}
+        for seed in arguments.seeds
+        for length in arguments.lengths
+        for name in arguments.models
+    )
+    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples))
 
 
 if __name__ == "__main__":
