@@ -31,7 +31,12 @@ class RecordingRLOO(RLOO):
 
 
 class Report(Callback):
-    """Saves parameters, noise and metrics of this rank."""
+    """Saves parameters, noise and metrics of this rank, and the buffers sent before every step."""
+
+    sent: list[str]
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.sent = list(trainer.strategy.model.named_module_buffers)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         assert isinstance(pl_module, FLDD)
@@ -40,6 +45,7 @@ class Report(Callback):
             "parameters": [p.detach().clone() for p in pl_module.parameters()],
             "code": pl_module.code.state_dict(),
             "noise": pl_module.estimator.noise,
+            "sent": self.sent,
             "test": {key: float(value) for key, value in trainer.callback_metrics.items() if "test/" in key},
         }
         torch.save(report, Path(sys.argv[1]) / f"rank{trainer.global_rank}.pt")

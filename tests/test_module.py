@@ -232,6 +232,8 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     for a, b in zip(ranks[0]["parameters"], ranks[1]["parameters"]):
         assert torch.equal(a, b)
     assert not torch.equal(ranks[0]["noise"], ranks[1]["noise"])
+    assert ranks[0]["sent"]
+    assert not any(name.startswith("code.") for name in ranks[0]["sent"])
     assert bool(ranks[0]["code"]["is_fitted"])
     assert int((ranks[0]["code"]["log_prior"] > -torch.inf).sum()) > 1
     for name, value in ranks[0]["code"].items():

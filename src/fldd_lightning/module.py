@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from .codes import Code
 from .errors import FLDDError
@@ -118,6 +119,9 @@ class FLDD(EvaluatedModule):
                     "labels stand where a code would: set model.code to null, or use a model without labels."
                 )
             self.problem = replace(self.problem, num_labels=self.code.size, num_parts=self.code.num_parts)
+            # sent once, after fitting, not before every step
+            names = [f"code.{name}" for name, _ in self.code.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
         self.estimator = build(estimator, self.problem)
