@@ -109,7 +109,7 @@ class StateEmbedding(nn.Linear):
         self.code = nn.Embedding(problem.num_labels, features) if problem.num_parts > 1 else None
         if self.code is not None:
             nn.init.normal_(self.code.weight, std=std)
-        self.register_buffer("part_of", torch.tensor(problem.part_of), persistent=False)  # (D,)
+            self.register_buffer("part_of", torch.tensor(problem.part_of), persistent=False)  # (D,)
 
     def forward(self, state: State, condition: Tensor | None = None) -> Tensor:
         """``(B, *shape, features)`` for ``(B, *shape, num_inputs)`` or SparseStates, and codes ``(B, m)``."""
