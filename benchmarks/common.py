@@ -119,15 +119,21 @@ def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[
         keys: Of every run, the columns that tell it from others; they are the arguments of ``run``, too.
         run: Returns a row.
     """
-    there: list[dict[str, str]] = []
-    if path.exists():
-        with path.open() as file:
-            there = list(csv.DictReader(file))
     for key in keys:
-        if not any(all(row[name] == str(value) for name, value in key.items()) for row in there):
-            row = run(**key)
-            append_row(path, row)
-            print({name: value for name, value in row.items() if name not in ("torch", "machine")}, flush=True)
+        if any(all(row[name] == str(value) for name, value in key.items()) for row in _rows(path)):
+            print(f"{path} has a row of {key}", flush=True)
+            continue
+        row = run(**key)
+        append_row(path, row)
+        print({name: value for name, value in row.items() if name not in ("torch", "machine")}, flush=True)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV, which need not exist."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:

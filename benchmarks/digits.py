@@ -65,7 +65,7 @@ def table(path: Path) -> str:
     all_steps = sorted({steps for _, steps in values})
     lines = ["| process | config | " + " | ".join(f"T = {steps}" for steps in all_steps) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(all_steps))
-    for config in CONFIGS:
+    for config in (config for config in CONFIGS if any(values[config, steps] for steps in all_steps)):
         cells = []
         for steps in all_steps:
             v = values[config, steps]

@@ -174,8 +174,8 @@ class Meter:
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
         t = stratified_steps(len(x), self.model.problem.num_steps, generator)
         uniform = torch.rand(len(x), self.model.problem.num_parts, dtype=torch.float64, generator=generator)
-        condition = self.model.draw_condition(x, self.model.code_posterior(x), uniform)
-        step = self.model.forward_process.transition(x, t, condition)
+        assert self.model.code is not None
+        step = self.model.forward_process.transition(x, t, self.model.code.posterior(x).draw(uniform))
         out = self.estimator.loss(step, self.model.reverse, generator, 0)
         # the denoiser's share is part of the cost of an update
         wanted = [*self.parameters, *self.model.reverse.parameters()]

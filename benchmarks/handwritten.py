@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from fldd_lightning import ChainCode
 from fldd_lightning.categorical import one_hot
-from fldd_lightning.codes.tables import normalised
+from fldd_lightning.codes.base import count_all, hold_out
+from fldd_lightning.codes.tables import log_likelihood, normalised
 from fldd_lightning.data import HiddenClusters, MarkovChain
 from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, Transition
 from fldd_lightning.problem import Problem
@@ -125,7 +126,8 @@ class PairCode(ChainCode):
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         k = self.problem.num_classes
-        code = k * x[:, ::2] + x[:, 1::2]  # (N, m)
+        held, kept = hold_out(x, seed)
+        code = k * kept[:, ::2] + kept[:, 1::2]  # (N, m)
         first = code[:, 0].bincount(minlength=self.size) + 1.0
         steps = (self.size * code[:, :-1] + code[:, 1:]).flatten()
         following = steps.bincount(minlength=self.size**2).view(self.size, self.size)
@@ -137,5 +139,6 @@ class PairCode(ChainCode):
         digits = torch.stack([values // k, values % k], 1)  # (C, 2)
         self.log_conditional.copy_(normalised(one_hot(digits, k).permute(1, 2, 0), None).repeat(self.num_parts, 1, 1))
         self.is_fitted.fill_(True)
-        nll = float(self.posterior(x[: self._chunk(self.size)]).nll().mean())
-        return {"codes": self.size, "nll": nll, "nll_marginals": float("nan")}
+        nll = [self.posterior(part).nll() for part in torch.split(held, self._chunk(self.size))]
+        marginals = log_likelihood(held, normalised(count_all(kept, self.problem), None))
+        return {"codes": self.size, "nll": float(torch.cat(nll).mean()), "nll_marginals": -float(marginals.mean())}

@@ -93,7 +93,6 @@ KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 def run(
     path: str,
-    num_samples: int,
     output: Path,
     network: str,
     size: int,
@@ -101,6 +100,7 @@ def run(
     num_steps: int,
     seed: int,
     steps: int,
+    samples: int,
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
@@ -111,7 +111,7 @@ def run(
     real = data.splits["test"].x
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
     if process == "data":
-        samples = data.splits["val"].x[:num_samples]
+        drawn = data.splits["val"].x[:samples]
     else:
         factory, has_code = PROCESSES[process]
         if getattr(factory, "func", factory).learned:
@@ -120,18 +120,18 @@ def run(
         model = ImageFLDD(2, (size, size), factory, backbone, Reinforce, num_steps=num_steps, code=code)
         logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        samples = model.sample(num_samples, 0, batch_size=500)
+        drawn = model.sample(samples, 0, batch_size=500)
         samples_path = samples_file(output, key)
         samples_path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(samples_path, x=samples[:64].to(torch.uint8).numpy())
+        np.savez_compressed(samples_path, x=drawn[:64].to(torch.uint8).numpy())
         shares = kl_shares(logged, num_steps)
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
-        values = quality(extractor, samples, real)
+        values = quality(extractor, drawn, real)
         row[name] = f"{values[extractor.metric_name]:.4f}"
         if extractor is classifier:
             row |= {each: f"{values[f'{each}_{extractor.name}']:.4f}" for each in ("density", "coverage")}
-    return {**row, "samples": len(samples), "passes": passes, "torch": torch.__version__, "machine": machine()}
+    return {**row, "samples": len(drawn), "passes": passes, "torch": torch.__version__, "machine": machine()}
 
 
 def classifier_features(path: str, size: int, folder: Path) -> ClassifierFeatures:
@@ -227,13 +227,21 @@ def main() -> None:
         report(arguments.report)
         return
     one_thread()
+    samples = {"samples": arguments.samples}
     keys = (
-        {"network": arguments.network, "size": size, **split_model(name), "seed": seed, "steps": arguments.steps}
+        {
+            "network": arguments.network,
+            "size": size,
+            **split_model(name),
+            "seed": seed,
+            "steps": arguments.steps,
+            **samples,
+        }
         for seed in arguments.seeds
         for size in arguments.sizes
         for name in arguments.models
     )
-    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples, arguments.output))
+    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.output))
 
 
 if __name__ == "__main__":

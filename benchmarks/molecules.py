@@ -65,7 +65,7 @@ PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
 
-def run(path: str, samples: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     factory, estimator, draws, code = PROCESSES[process]
@@ -107,12 +107,13 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
+    samples = {"samples": arguments.samples}
     keys = (
-        {**split_model(name), "seed": seed, "steps": arguments.steps}
+        {**split_model(name), "seed": seed, "steps": arguments.steps, **samples}
         for seed in arguments.seeds
         for name in arguments.models
     )
-    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples))
+    run_missing(arguments.output, keys, partial(run, arguments.path))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ PROCESSES: dict[str, tuple[Any, Any]] = {  # and the code
 MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
 
 
-def run(path: str, samples: int, length: int, process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+def run(path: str, length: int, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     data = TextDataModule(path, length=length, batch_size=TOKENS // length, cache_dir=None, seed=seed)
@@ -107,13 +107,14 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
+    samples = {"samples": arguments.samples}
     keys = (
-        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps}
+        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps, **samples}
         for seed in arguments.seeds
         for length in arguments.lengths
         for name in arguments.models
     )
-    run_missing(arguments.output, keys, partial(run, arguments.path, arguments.samples))
+    run_missing(arguments.output, keys, partial(run, arguments.path))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from conftest import randomise
@@ -156,3 +158,28 @@ def test_several_draws_share_the_codes_of_their_examples(tmp_path: Path) -> None
     assert float(kl[0].max() - kl[0].min()) > 0.01  # of every example another
     for each in kl:
         torch.testing.assert_close(each, kl[0])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("mixture", "mixture.log_likelihood"), ("chain", "hidden_markov.filtered")])
+def test_a_step_looks_its_examples_up_once(kind: str, name: str) -> None:
+    model, x = clusters_model(code=CODES[kind]), clustered(6)
+    module = import_module(f"fldd_lightning.codes.{name.split('.')[0]}")
+    noise = torch.rand(6, model.problem.num_steps, 12 + model.problem.num_parts, dtype=torch.float64)
+    with patch.object(module, name.split(".")[1], wraps=getattr(module, name.split(".")[1])) as looked_up:
+        model.nelbo_terms(x, noise)
+        assert looked_up.call_count == 1
+        model.training_step(x, 0)
+        assert looked_up.call_count == 2
+
+
+def test_a_code_that_is_kept_is_the_first_process_s_too(tmp_path: Path) -> None:
+    """It may have been fitted before, by every process on its own."""
+    model = clusters_model()
+    assert model.code is not None
+    model.code.fit(clustered(600))
+    first = {name: buffer.clone() for name, buffer in model.code.named_buffers()}
+    first["log_conditional"] += 1
+    sent = {id(buffer): first[name] for name, buffer in model.code.named_buffers()}
+    with patch.object(SingleDeviceStrategy, "broadcast", side_effect=lambda each: sent.get(id(each), each)):
+        fit(tmp_path, model, Clusters(batch_size=50), max_steps=1)
+    assert torch.equal(model.code.log_conditional, first["log_conditional"])

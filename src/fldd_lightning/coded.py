@@ -31,51 +31,40 @@ class CodedModule(ModalityHooks, LightningModule):
         """Fit the code to training examples. A run that is resumed keeps its code."""
         if self.code is None:
             return
-        if bool(self.code.is_fitted):
+        if bool(self.trainer.strategy.broadcast(self.code.is_fitted)):
             rank_zero_info(f"Keeping the code as it is: {self.code.num_used} codes.")
-            return
-        examples = self._training_examples(self.code)
+        else:
+            self._fit(self.code)
+        averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+        copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
+        for name, buffer in self.code.named_buffers():  # the first process's, once, and not before every step
+            buffer.copy_(self.trainer.strategy.broadcast(buffer))
+            for copy in copies:  # they were made before
+                copy.module.code.get_buffer(name).copy_(buffer)
+
+    def _fit(self, code: Code) -> None:
+        examples = self._training_examples(code)
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
-        fit = self.code.fit(examples, seed=torch.initial_seed() % 2**31)
+        fit = code.fit(examples, seed=torch.initial_seed() % 2**31)
         if fit["codes"] == 1:
             rank_zero_info(
                 "One code, which says nothing: nothing was found that it could say, or there are too few examples."
             )
         else:
             rank_zero_info(
-                f"{fit['codes']:.0f} codes ({self.code.size} at most). On held-out training examples: {fit['nll']:.2f} "
+                f"{fit['codes']:.0f} codes ({code.size} at most). On held-out training examples: {fit['nll']:.2f} "
                 f"nats by the code alone, {fit['nll_marginals']:.2f} by a product of marginals."
             )
         for logger in self.loggers:
             logger.log_metrics({f"code/{name}": value for name, value in fit.items()}, step=self.global_step)
-        averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
-        copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
-        for name, buffer in self.code.named_buffers():
-            buffer.copy_(self.trainer.strategy.broadcast(buffer))
-            for copy in copies:  # they were made before
-                copy.module.code.get_buffer(name).copy_(buffer)
 
     def code_posterior(self, x: Tensor) -> CodePosterior | None:
         """q(c|x) for integers ``(B, *shape)``, or None where there is no code."""
         return None if self.code is None else self.code.posterior(x)
 
-    def draw_condition(self, batch: Any, posterior: CodePosterior | None, uniform: Tensor) -> Tensor | None:
-        """What both networks see beside the state.
-
-        Args:
-            batch: What the data loader gives.
-            posterior: Its :meth:`code_posterior`.
-            uniform: Float64 numbers in [0, 1), ``(B, m)``.
-
-        Returns:
-            Codes ``(B, m)``; the labels ``(B,)``, or None, where there is no code.
-        """
-        return self.condition(batch) if posterior is None else posterior.draw(uniform)
-
     def likely_condition(self, batch: Any) -> Tensor | None:
-        """The same with the most likely codes, for pictures and monitors; ``(B, m)``."""
-        posterior = self.code_posterior(self._checked(batch))
-        return self.condition(batch) if posterior is None else posterior.likely()
+        """The most likely codes ``(B, m)``, for pictures and monitors; labels ``(B,)`` or None without a code."""
+        return self.condition(batch) if self.code is None else self.code.posterior(self._checked(batch)).likely()
 
     def prior_condition(self, num_samples: int, generator: torch.Generator) -> Tensor | None:
         """Labels ``(N,)`` or codes ``(N, m)`` for samples; None where there is neither."""
@@ -84,7 +73,15 @@ class CodedModule(ModalityHooks, LightningModule):
         return self.code.sample(num_samples, generator).to(self.device)
 
     def further_terms(self, batch: Any, posterior: CodePosterior | None) -> dict[str, Tensor]:
-        """Terms of the bound beside the steps', ``(B,)`` each in nats: the modality's, and ``kl_code``."""
+        """Terms of the bound beside the steps'.
+
+        Args:
+            batch: What the data loader gives.
+            posterior: Its :meth:`code_posterior`.
+
+        Returns:
+            Nats per example, ``(B,)`` each, by name: the modality's, and ``kl_code`` where there is a code.
+        """
         terms = self.extra_terms(batch)
         return terms if posterior is None else {**terms, "kl_code": posterior.kl()}
 

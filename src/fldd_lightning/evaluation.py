@@ -61,14 +61,19 @@ class EvaluatedModule(CodedModule):
 
         Args:
             batch: What the data loader gives.
-            noise: Uniform float64 numbers ``(B, T, D + m)``: of every step, D for z_t, the others for the code.
+            noise: Float64 numbers in [0, 1), ``(B, T, D + m)``: of every step, D for z_t, the others for the code.
+
+        Returns:
+            The terms, with shapes ``(B, T)`` and ``(B,)``, in nats per example.
         """
         x = self._checked(batch)
         posterior = self.code_posterior(x)
+        condition = self.condition(batch) if posterior is None else None
         columns, num_dims = [], self.problem.num_dims
         for i in range(self.problem.num_steps):
             t = torch.full((len(x),), i + 1, device=x.device)
-            condition = self.draw_condition(batch, posterior, noise[:, i, num_dims:])
+            if posterior is not None:
+                condition = posterior.draw(noise[:, i, num_dims:])
             step = self.forward_process.transition(x, t, condition)
             z_t = step.draw_from_uniform(noise[:, i, :num_dims].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))

@@ -119,7 +119,7 @@ class FLDD(EvaluatedModule):
                     "labels stand where a code would: set model.code to null, or use a model without labels."
                 )
             self.problem = replace(self.problem, num_labels=self.code.size, num_parts=self.code.num_parts)
-            # sent once, after fitting, not before every step
+            # DDP need not send its tables before every step: CodedModule does when training starts
             names = [f"code.{name}" for name, _ in self.code.named_buffers()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.forward_process = build(forward_process, self.problem)
@@ -142,9 +142,10 @@ class FLDD(EvaluatedModule):
             len(x), self.problem.num_parts, dtype=torch.float64, device=generator.device, generator=generator
         )
         posterior = self.code_posterior(x)
-        step = self.forward_process.transition(x, t, self.draw_condition(batch, posterior, uniform))
-        out = self.estimator.loss(step, self.reverse, generator, self.global_step)
+        condition = self.condition(batch) if posterior is None else posterior.draw(uniform)
         terms = self.further_terms(batch, posterior)
+        step = self.forward_process.transition(x, t, condition)
+        out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
         for name, term in terms.items():
             self.log(f"train/{name}", term.mean(), on_step=True, batch_size=len(x))

@@ -9,7 +9,7 @@ import torch
 
 from fldd_lightning.codes import MixtureCode
 from fldd_lightning.codes.base import count_all
-from fldd_lightning.codes.mixture import _log_joint
+from fldd_lightning.codes.mixture import _posterior
 from fldd_lightning.problem import Problem
 from some_codes import clustered
 
@@ -52,7 +52,7 @@ def _nll_after(code: MixtureCode, x: torch.Tensor, rounds: int) -> float:
     with patch("fldd_lightning.codes.mixture._ITERATIONS", rounds):
         counts = count_all(x, code.problem)
         log_prior, log_conditional = code._maximise(x, SIZE, counts / counts.sum(-2, keepdim=True))
-    return -float(_log_joint(x, log_prior, log_conditional).logsumexp(-1).mean())
+    return float(_posterior(x, log_prior, log_conditional).nll().mean())
 
 
 def test_padding_says_nothing_of_the_code() -> None:

@@ -139,8 +139,8 @@ class ChainCode(Code):
 
     def _held_out_nll(self, held: Tensor, chain: Chain) -> float:
         batches = torch.split(held, self._chunk(len(chain.first)))
-        log_p = [filtered(self._scores(batch, chain), chain).log_p for batch in batches]
-        return -float(torch.cat(log_p).cpu().double().mean())
+        nll = [ChainPosterior(self._scores(batch, chain), chain).nll() for batch in batches]
+        return float(torch.cat(nll).cpu().double().mean())
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> Chain:
         """The chain after some rounds; its values start from the parts of examples."""

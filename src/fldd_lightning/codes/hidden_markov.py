@@ -54,12 +54,16 @@ class ChainPosterior(CodePosterior):
         return filtered(self.scores, self.chain)
 
     @cached_property
+    def _log_past(self) -> Tensor:
+        return self._forward.past.log()
+
+    @cached_property
     def _q(self) -> Tensor:
         """q(c_j|x), ``(B, m, C)``."""
         return smoothed(self._forward, self.chain)[0]
 
     def draw(self, uniform: Tensor) -> Tensor:
-        log_past = self._forward.past.log()
+        log_past = self._log_past
         codes = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
         for j in range(log_past.shape[1] - 2, -1, -1):
             log_q = log_past[:, j] + self.chain.following[j].T[codes[0]]  # (B, C)
@@ -98,6 +102,10 @@ def filtered(scores: Tensor, chain: Chain) -> Filtered:
 def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, Tensor]:
     """Back through the chain.
 
+    Args:
+        forward: What :func:`filtered` found.
+        chain: The tables.
+
     Returns:
         q(c_j|x) ``(B, m, C)``; and, for :func:`neighbours`, p(x after j|c_{j+1}) over p(x after j|x up to j),
         ``(B, m - 1, C)``.
@@ -116,7 +124,16 @@ def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(forward: Filtered, ahead: Tensor, chain: Chain) -> Tensor:
-    """q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``."""
+    """Counts of neighbouring codes.
+
+    Args:
+        forward: What :func:`filtered` found.
+        ahead: What :func:`smoothed` found beside the posterior, ``(B, m - 1, C)``.
+        chain: The tables.
+
+    Returns:
+        q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``.
+    """
     with _exactly(ahead):
         return torch.einsum("bjc,bjd->jcd", forward.past[:, :-1], ahead) * chain.following.exp()
 

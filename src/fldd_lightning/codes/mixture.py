@@ -31,6 +31,10 @@ class MixturePosterior(CodePosterior):
         self.given, self.log_joint = given, given + log_prior
 
     @cached_property
+    def _nll(self) -> Tensor:
+        return -self.log_joint.logsumexp(-1)
+
+    @cached_property
     def log_q(self) -> Tensor:
         """Log q(c|x), ``(B, C)``."""
         return self.log_joint.log_softmax(-1)
@@ -43,10 +47,10 @@ class MixturePosterior(CodePosterior):
 
     def kl(self) -> Tensor:
         expected = (self.log_joint.softmax(-1) * self.given).sum(-1)
-        return (expected + self.nll()).clamp_min(0)
+        return (expected + self._nll).clamp_min(0)
 
     def nll(self) -> Tensor:
-        return -self.log_joint.logsumexp(-1)
+        return self._nll
 
 
 class MixtureCode(Code):
@@ -85,7 +89,7 @@ class MixtureCode(Code):
         return int(self.log_prior.isfinite().sum())
 
     def posterior(self, x: Tensor) -> MixturePosterior:
-        return MixturePosterior(log_likelihood(x, self.log_conditional), self.log_prior)
+        return _posterior(x, self.log_prior, self.log_conditional)
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
         return self.log_conditional.index_select(-1, code[:, 0]).movedim(-1, 0)
@@ -101,7 +105,7 @@ class MixtureCode(Code):
         counts = count_all(kept, self.problem)
         marginals = counts / counts.sum(-2, keepdim=True)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
-        nll = [-float(_log_joint(held, *each).logsumexp(-1).cpu().double().mean()) for each in fits]
+        nll = [float(_posterior(held, *each).nll().cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))
         log_prior, log_conditional = fits[chosen]
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
@@ -117,12 +121,12 @@ class MixtureCode(Code):
         log_conditional = started_from(x[:size], marginals, self.problem)
         log_prior = torch.full((size,), -log(size), device=x.device)
         for _ in range(_ITERATIONS):
-            r = torch.cat([_log_joint(part, log_prior, log_conditional).softmax(-1) for part in torch.split(x, CHUNK)])
+            parts = torch.split(x, CHUNK)
+            r = torch.cat([_posterior(part, log_prior, log_conditional).log_joint.softmax(-1) for part in parts])
             log_conditional = normalised(count(x, r, num_classes, pad) + self.smoothing * marginals, pad)
             log_prior = r.mean(0).log()
         return log_prior, log_conditional
 
 
-def _log_joint(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x, c), ``(B, C)``."""
-    return log_prior + log_likelihood(x, log_conditional)
+def _posterior(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> MixturePosterior:
+    return MixturePosterior(log_likelihood(x, log_conditional), log_prior)
