@@ -24,6 +24,7 @@ import torch
 from common import kl_shares, machine, one_thread, run_missing, train_and_test, write_report
 from handwritten import ClusterCode, PairCode, RankCode, WalkCode
 from lightning.pytorch import seed_everything
+from other_estimators import FirstOrder, StraightThrough
 
 from fldd_lightning import FLDD, ChainCode, MixtureCode
 from fldd_lightning import data as sources
@@ -104,6 +105,8 @@ RECIPES = {
     "no_code": Recipe(MASK),
     "code_1024": Recipe(MASK, options=(("code", partial(MixtureCode, size=1024)),)),
     **{f"rloo{n}": Recipe(MASK, partial(RLOO, samples=n), n, (CODE,)) for n in (2, 4, 8)},
+    **{f"first_order{n}": Recipe(MASK, partial(FirstOrder, samples=n, alpha=1.0), n, (CODE,)) for n in (2, 4)},
+    "straight_through": Recipe(MASK, StraightThrough, options=(CODE,)),
     "concrete": Recipe(MASK, Concrete, options=(CODE,)),
     "no_freeze": changed(("freeze_steps", 0)),
     "slow_forward": changed(("forward_lr_ratio", 0.3), ("freeze_steps", 500)),

@@ -26,8 +26,8 @@ from common import (
     train_and_test,
     write_report,
 )
-from estimators import StraightThrough
 from lightning.pytorch import seed_everything
+from other_estimators import FirstOrder, StraightThrough
 
 from fldd_lightning import ChainCode, MixtureCode
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -53,6 +53,7 @@ PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
     "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
     "learned, straight-through": (LEARNED_MASK, StraightThrough, 1, MixtureCode),
+    "learned, first order": (LEARNED_MASK, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),
     "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
     "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
     "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),
