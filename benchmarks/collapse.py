@@ -11,7 +11,6 @@ to the CSV. One thread a run.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from common import kl_shares, machine, one_thread, run_missing, train_and_test, write_report
+from common import kl_shares, machine, one_thread, read_rows, run_missing, train_and_test, write_report
 from handwritten import ClusterCode, PairCode, RankCode, WalkCode
 from lightning.pytorch import seed_everything
 from other_estimators import FirstOrder, StraightThrough
@@ -171,9 +170,8 @@ def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dic
 def read(path: Path) -> dict[tuple[str, int, str], list[dict[str, str]]]:
     """Rows of the CSV by problem, T and recipe."""
     groups = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            groups[row["problem"], int(row["num_steps"]), row["recipe"]].append(row)
+    for row in read_rows(path):
+        groups[row["problem"], int(row["num_steps"]), row["recipe"]].append(row)
     return dict(sorted(groups.items()))
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "machine",
     "mean_and_range",
     "one_thread",
+    "read_rows",
     "run_missing",
     "split_model",
     "train_and_test",
@@ -120,7 +121,8 @@ def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[
         run: Returns a row.
     """
     for key in keys:
-        if any(all(row[name] == str(value) for name, value in key.items()) for row in _rows(path)):
+        there = read_rows(path) if path.exists() else []
+        if any(all(row[name] == str(value) for name, value in key.items()) for row in there):
             print(f"{path} has a row of {key}", flush=True)
             continue
         row = run(**key)
@@ -128,10 +130,8 @@ def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[
         print({name: value for name, value in row.items() if name not in ("torch", "machine")}, flush=True)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV, which need not exist."""
-    if not path.exists():
-        return []
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
     with path.open() as file:
         return list(csv.DictReader(file))
 

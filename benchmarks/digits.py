@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from common import machine, run_missing, write_report
+from common import machine, read_rows, run_missing, write_report
 
 CONFIGS = ("digits", "digits_general", "digits_fixed", "digits_fixed_uniform")
 LABELS = {
@@ -59,9 +59,8 @@ def run(config: str, num_steps: int, seed: int) -> dict[str, object]:
 def table(path: Path) -> str:
     """Markdown: test/nelbo per process and T, mean over seeds and the range."""
     values: dict[tuple[str, int], list[float]] = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            values[row["config"], int(row["num_steps"])].append(float(row["nelbo"]))
+    for row in read_rows(path):
+        values[row["config"], int(row["num_steps"])].append(float(row["nelbo"]))
     all_steps = sorted({steps for _, steps in values})
     lines = ["| process | config | " + " | ".join(f"T = {steps}" for steps in all_steps) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(all_steps))

@@ -14,7 +14,6 @@ reference; and seconds an update.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 import warnings
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import torch
 from collapse import CASES, GENERAL, MASK, PASSES, Case
-from common import append_row, write_report
+from common import append_row, read_rows, write_report
 from lightning.pytorch import Trainer, seed_everything
 from other_estimators import (
     DisARM,
@@ -133,8 +132,7 @@ def compare(problem: str, case: Case, process_name: str, steps: int, updates: in
 
 def table(path: Path) -> str:
     """Markdown: one row per estimator, bias / variance per problem."""
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     columns = sorted({(row["problem"], row["process"], row["num_steps"]) for row in rows})
     names = list(dict.fromkeys(row["estimator"] for row in rows))
     lines = ["| estimator | " + " | ".join(f"{p}, {q}, T = {t}" for p, q, t in columns) + " | ms an update |"]

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from fldd_lightning import ChainCode
 from fldd_lightning.categorical import one_hot
-from fldd_lightning.codes.base import count_all, hold_out
-from fldd_lightning.codes.tables import log_likelihood, normalised
+from fldd_lightning.codes.base import hold_out
 from fldd_lightning.data import HiddenClusters, MarkovChain
 from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, Transition
 from fldd_lightning.problem import Problem
@@ -133,12 +132,14 @@ class PairCode(ChainCode):
         following = steps.bincount(minlength=self.size**2).view(self.size, self.size)
         common = following.sum(0) + 1.0
         following = following + self.smoothing * common / common.sum()
-        self.log_first.copy_((first / first.sum()).log())
-        self.log_following.copy_((following / following.sum(-1, keepdim=True)).log())
         values = torch.arange(self.size, device=x.device)
         digits = torch.stack([values // k, values % k], 1)  # (C, 2)
-        self.log_conditional.copy_(normalised(one_hot(digits, k).permute(1, 2, 0), None).repeat(self.num_parts, 1, 1))
-        self.is_fitted.fill_(True)
-        nll = [self.posterior(part).nll() for part in torch.split(held, self._chunk(self.size))]
-        marginals = log_likelihood(held, normalised(count_all(kept, self.problem), None))
-        return {"codes": self.size, "nll": float(torch.cat(nll).mean()), "nll_marginals": -float(marginals.mean())}
+        chain = self._normalised(
+            first,
+            following.expand(self.num_parts - 1, -1, -1),
+            one_hot(digits, k).permute(1, 2, 0).repeat(self.num_parts, 1, 1),
+        )
+        self._keep(chain)
+        marginals = self._maximise(kept, 1, False, seed)
+        nll = {name: self._held_out_nll(held, each) for name, each in (("nll", chain), ("nll_marginals", marginals))}
+        return {"codes": self.size, **nll}

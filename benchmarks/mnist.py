@@ -9,13 +9,13 @@ each network and size, a figure of samples side by side, of whatever is there.
 
 Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
 classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is not FID), and in the
-pixels. The process ``data`` puts validation images in the place of samples: the distance of real against real.
+pixels. The process ``data`` puts validation images, as many as there are, in the place of samples: the distance of real
+against real.
 MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a GPU, and takes it if there is one.
 """
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from common import (
     machine,
     mean_and_range,
     one_thread,
+    read_rows,
     run_missing,
     split_model,
     train_and_test,
@@ -131,7 +132,7 @@ def run(
         row[name] = f"{values[extractor.metric_name]:.4f}"
         if extractor is classifier:
             row |= {each: f"{values[f'{each}_{extractor.name}']:.4f}" for each in ("density", "coverage")}
-    return {**row, "samples": len(drawn), "passes": passes, "torch": torch.__version__, "machine": machine()}
+    return {**row, "samples": samples, "passes": passes, "torch": torch.__version__, "machine": machine()}
 
 
 def classifier_features(path: str, size: int, folder: Path) -> ClassifierFeatures:
@@ -206,8 +207,7 @@ def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
 
 def report(csv_path: Path) -> None:
     """Write the table and the figures of what is in the CSV."""
-    with csv_path.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(csv_path)
     write_report(csv_path, table(rows))
     for network, size in sorted({(row["network"], row["size"]) for row in rows}):
         same = [row for row in rows if (row["network"], row["size"]) == (network, size) and row["process"] != "data"]
@@ -227,7 +227,6 @@ def main() -> None:
         report(arguments.report)
         return
     one_thread()
-    samples = {"samples": arguments.samples}
     keys = (
         {
             "network": arguments.network,
@@ -235,7 +234,7 @@ def main() -> None:
             **split_model(name),
             "seed": seed,
             "steps": arguments.steps,
-            **samples,
+            "samples": arguments.samples,
         }
         for seed in arguments.seeds
         for size in arguments.sizes

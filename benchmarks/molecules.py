@@ -8,7 +8,6 @@ The model is that of ``examples/molecules``; FCD is against 10,000 training mole
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import defaultdict
 from functools import partial
@@ -21,6 +20,7 @@ from common import (
     machine,
     mean_and_range,
     one_thread,
+    read_rows,
     run_missing,
     split_model,
     train_and_test,
@@ -83,9 +83,8 @@ def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples:
 def table(path: Path) -> str:
     """Markdown: one row per process and T."""
     groups: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            groups[int(row["num_steps"]), row["process"]].append(row)
+    for row in read_rows(path):
+        groups[int(row["num_steps"]), row["process"]].append(row)
     lines = ["| T | process | seeds | NELBO, nats | bits per token | valid, % | unique, % | novel, % | FCD | samples |"]
     lines.append("| --- " * 10 + "|")
     for (num_steps, process), rows in sorted(groups.items()):
@@ -108,9 +107,8 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    samples = {"samples": arguments.samples}
     keys = (
-        {**split_model(name), "seed": seed, "steps": arguments.steps, **samples}
+        {**split_model(name), "seed": seed, "steps": arguments.steps, "samples": arguments.samples}
         for seed in arguments.seeds
         for name in arguments.models
     )

@@ -10,7 +10,6 @@ thread a run.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from common import (
     machine,
     mean_and_range,
     one_thread,
+    read_rows,
     run_missing,
     split_model,
     train_and_test,
@@ -79,9 +79,8 @@ def run(path: str, length: int, process: str, num_steps: int, seed: int, steps: 
 def table(path: Path) -> str:
     """Markdown: one row per length, process and T, and one for the data of each length."""
     groups: dict[tuple[int, int, str], list[dict[str, str]]] = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            groups[int(row["length"]), int(row["num_steps"]), row["process"]].append(row)
+    for row in read_rows(path):
+        groups[int(row["length"]), int(row["num_steps"]), row["process"]].append(row)
     columns = ["length", "T", "process", "seeds", "bits per character (range)", "bits of the 5-gram judge (range)"]
     lines = ["| " + " | ".join([*columns, "entropy, nats (range)", "distinct 4-grams (range)"]) + " |"]
     lines.append("| --- " * 8 + "|")
@@ -107,9 +106,8 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    samples = {"samples": arguments.samples}
     keys = (
-        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps, **samples}
+        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps, "samples": arguments.samples}
         for seed in arguments.seeds
         for length in arguments.lengths
         for name in arguments.models

@@ -14,7 +14,6 @@ without the two-state form.
 from __future__ import annotations
 
 import argparse
-import csv
 import ctypes
 import gc
 import multiprocessing
@@ -28,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import append_row, machine, one_thread, write_report
+from common import append_row, machine, one_thread, read_rows, write_report
 
 from fldd_lightning import Problem
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -113,15 +112,14 @@ def resident(name: str) -> float:
 def table(path: Path) -> str:
     """Markdown: ratios to the networks alone."""
     lines = ["| K | length | batch | process, estimator | form | networks | memory | time |", "| --- " * 8 + "|"]
-    with path.open() as file:
-        for r in csv.DictReader(file):
-            alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.2f} s"
-            memory = float(r["mib"]) / float(r["networks_mib"])
-            seconds = float(r["seconds"]) / float(r["networks_seconds"])
-            lines.append(
-                f"| {int(r['classes']):,} | {r['length']} | {r['batch']} | {r['case']} | {r['kind']} | {alone} | "
-                f"{memory:.2f}× | {seconds:.2f}× |"
-            )
+    for r in read_rows(path):
+        alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.2f} s"
+        memory = float(r["mib"]) / float(r["networks_mib"])
+        seconds = float(r["seconds"]) / float(r["networks_seconds"])
+        lines.append(
+            f"| {int(r['classes']):,} | {r['length']} | {r['batch']} | {r['case']} | {r['kind']} | {alone} | "
+            f"{memory:.2f}× | {seconds:.2f}× |"
+        )
     return "\n".join(lines)
 
 

@@ -160,12 +160,14 @@ def test_several_draws_share_the_codes_of_their_examples(tmp_path: Path) -> None
         torch.testing.assert_close(each, kl[0])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("mixture", "mixture.log_likelihood"), ("chain", "hidden_markov.filtered")])
-def test_a_step_looks_its_examples_up_once(kind: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file", "name"), [("mixture", "mixture", "log_likelihood"), ("chain", "hidden_markov", "filtered")]
+)
+def test_a_step_looks_its_examples_up_once(kind: str, file: str, name: str) -> None:
     model, x = clusters_model(code=CODES[kind]), clustered(6)
-    module = import_module(f"fldd_lightning.codes.{name.split('.')[0]}")
+    module = import_module(f"fldd_lightning.codes.{file}")
     noise = torch.rand(6, model.problem.num_steps, 12 + model.problem.num_parts, dtype=torch.float64)
-    with patch.object(module, name.split(".")[1], wraps=getattr(module, name.split(".")[1])) as looked_up:
+    with patch.object(module, name, wraps=getattr(module, name)) as looked_up:
         model.nelbo_terms(x, noise)
         assert looked_up.call_count == 1
         model.training_step(x, 0)

@@ -119,11 +119,7 @@ class ChainCode(Code):
             if values[chosen] >= nll:
                 break
             nll, best, ties = values[chosen], fits[chosen], [ties[chosen]]
-        size = len(best.first)
-        self.log_first.fill_(float("-inf"))[:size] = best.first
-        self.log_following.fill_(float("-inf"))[:, :size, :size] = best.following
-        self.log_conditional.zero_()[..., :size] = best.conditional
-        self.is_fitted.fill_(True)
+        self._keep(best)
         return {"codes": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
 
     @property
@@ -131,6 +127,14 @@ class ChainCode(Code):
         """The tables of the values in use, which :meth:`fit` puts first."""
         n = self.num_used
         return Chain(self.log_first[:n], self.log_following[:, :n, :n], self.log_conditional[..., :n])
+
+    def _keep(self, chain: Chain) -> None:
+        """Take these tables for one's own."""
+        size = len(chain.first)
+        self.log_first.fill_(float("-inf"))[:size] = chain.first
+        self.log_following.fill_(float("-inf"))[:, :size, :size] = chain.following
+        self.log_conditional.zero_()[..., :size] = chain.conditional
+        self.is_fitted.fill_(True)
 
     def _scores(self, x: Tensor, chain: Chain) -> Tensor:
         """Log p(x_part|c) of every part, ``(B, m, C)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,7 +100,7 @@ def filtered(scores: Tensor, chain: Chain) -> Filtered:
     return Filtered(log_p, torch.stack(past, 1), torch.stack(ratios, 1))
 
 
-def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, Tensor]:
+def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, list[Tensor]]:
     """Back through the chain.
 
     Args:
@@ -107,8 +108,8 @@ def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, Tensor]:
         chain: The tables.
 
     Returns:
-        q(c_j|x) ``(B, m, C)``; and, for :func:`neighbours`, p(x after j|c_{j+1}) over p(x after j|x up to j),
-        ``(B, m - 1, C)``.
+        q(c_j|x) ``(B, m, C)``; and, for :func:`neighbours`, p(x after j|c_{j+1}) over p(x after j|x up to j), m - 1
+        times ``(B, C)``.
     """
     past, ratios, following = forward.past, forward.ratios, chain.following.exp()
     future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
@@ -119,23 +120,26 @@ def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, Tensor]:
             future = ahead[0] @ following[j].T
             q.insert(0, past[:, j] * future)
     posterior = torch.stack(q, 1)
-    posterior = posterior / posterior.sum(-1, keepdim=True)  # the sums are 1 but for rounding
-    return posterior, torch.stack(ahead, 1) if ahead else past[:, :0]
+    return posterior / posterior.sum(-1, keepdim=True), ahead  # the sums are 1 but for rounding
 
 
-def neighbours(forward: Filtered, ahead: Tensor, chain: Chain) -> Tensor:
+def neighbours(forward: Filtered, ahead: Sequence[Tensor], chain: Chain) -> Tensor:
     """Counts of neighbouring codes.
 
     Args:
         forward: What :func:`filtered` found.
-        ahead: What :func:`smoothed` found beside the posterior, ``(B, m - 1, C)``.
+        ahead: What :func:`smoothed` found beside the posterior.
         chain: The tables.
 
     Returns:
         q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``.
     """
-    with _exactly(ahead):
-        return torch.einsum("bjc,bjd->jcd", forward.past[:, :-1], ahead) * chain.following.exp()
+    following = chain.following.exp()
+    pairs = torch.empty_like(following)
+    with _exactly(following):
+        for j, each in enumerate(ahead):
+            pairs[j] = (forward.past[:, j].T @ each) * following[j]
+    return pairs
 
 
 def _exactly(scores: Tensor) -> torch.autocast:
