@@ -58,10 +58,11 @@ if __name__ == "__main__":
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
-    quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
-    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
-    logged = run.test(image_model(2), Stripes(), verbose=False)[0]
-    torch.save(logged, Path(sys.argv[1]) / f"quality{run.global_rank}.pt")
+    for num_samples in (90, 15):  # then with real images from the disk, and no batch for the second process
+        quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
+        run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
+        logged = run.test(image_model(2), Stripes(), verbose=False)[0]
+        torch.save(logged, Path(sys.argv[1]) / f"quality{num_samples}_{run.global_rank}.pt")
     text = text_data(Path(sys.argv[1]))
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[text_quality()])
     logged = run.test(model_of(text), text, verbose=False)[0]

@@ -154,6 +154,25 @@ def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert config["model"]["init_args"]["num_steps"] == 4
 
 
+@pytest.mark.parametrize(
+    ("config", "size", "options"),
+    [("mnist28", 28, []), ("mnist28", 28, ["--model.denoiser", "DiT"]), ("cifar10", 32, [])],
+)
+def test_image_networks_train(config: str, size: int, options: list[str], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, size, size, 3), dtype=np.uint8)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "images" / "train" / f"{i}.png")
+    args = ["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--trainer.default_root_dir", str(tmp_path), *options]
+    args += ["--data.path", str(tmp_path / "images"), "--data.num_val", "4", "--data.batch_size", "4"]
+    args += ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+    args += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.callbacks", "[]"]
+    assert main(args) == 0
+    (path,) = tmp_path.rglob("final.ckpt")
+    assert main(["sample", "--ckpt_path", str(path), "--num_samples", "2", "--output", str(tmp_path / "s")]) == 0
+    assert np.load(tmp_path / "s.npy").shape[-2:] == (size, size)
+
+
 def test_a_schedule_to_start_from_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value, expected in (
         ("base", "fldd_lightning.forward.AbsorbingProcess", {}),

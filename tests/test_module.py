@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -248,11 +249,11 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     for key, value in ranks[1]["test"].items():
         assert value == pytest.approx(alone[key], rel=1e-5), key
     (kept,) = (tmp_path / "cache").glob("frechet_pixels-*")  # the joint statistics of both
-    for cache_dir in (None, str(kept.parent)):
-        quality = FIDCallback(PixelFeatures(), num_samples=90, batch_size=20, cache_dir=cache_dir)
+    for num_samples, cache_dir in product((90, 15), (None, str(kept.parent))):
+        quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20, cache_dir=cache_dir)
         alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
         for i in range(2):
-            for key, value in torch.load(tmp_path / f"quality{i}.pt", weights_only=True).items():
+            for key, value in torch.load(tmp_path / f"quality{num_samples}_{i}.pt", weights_only=True).items():
                 assert value == pytest.approx(alone[key], rel=1e-4), key
     assert list(kept.parent.glob("frechet_pixels-*")) == [kept]
     assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()

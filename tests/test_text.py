@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from math import log
 from pathlib import Path
@@ -18,6 +19,7 @@ from fldd_lightning.callbacks import Texts
 from fldd_lightning.checkpoint import load_model
 from fldd_lightning.cli import main
 from fldd_lightning.data import CharacterTokenizer, TextDataModule
+from fldd_lightning.data.corpus import embedded_corpus
 from fldd_lightning.estimators import RLOO
 from fldd_lightning.forward import LearnedMaskProcess, ResidualUniformProcess
 from fldd_lightning.metrics import TokenBound
@@ -180,6 +182,33 @@ def test_checkpoints_know_their_tokenizer_and_lengths(corpus: Path, tmp_path: Pa
         trainer(tmp_path).test(model_of(other), other, ckpt_path=str(path), verbose=False, weights_only=True)
     with pytest.raises(FLDDError, match=r"data\.padded is False"):
         trainer(tmp_path).test(model_of(data), data_of(corpus, padded=False), verbose=False)
+
+
+def test_the_config_runs_anywhere(tmp_path: Path) -> None:
+    """As it stands, on the corpus that Python carries, but for the number of steps."""
+    config = Path(__file__).parents[1] / "configs" / "text.yaml"
+    common = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    args = ["fit", "--config", str(config), "--data.cache_dir", str(tmp_path / "cache"), *common]
+    args += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "2"]
+    assert main([*args, "--trainer.enable_progress_bar", "false"]) == 0
+    (path,) = tmp_path.rglob("final.ckpt")
+    args = ["test", "--ckpt_path", str(path), *common, "--trainer.limit_test_batches", "2"]
+    assert main([*args, "--trainer.callbacks+=fldd_lightning.callbacks.PerplexityCallback"]) == 0
+    facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
+    assert facts["corpus"] == embedded_corpus().what
+    assert (facts["dtype"], facts["precision"], facts["num_steps"]) == ("float32", "32-true", 4)
+
+
+def test_a_mistake_that_a_worker_finds_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(["abba"] * 50 + ["abc"]))
+    config = Path(__file__).parents[1] / "configs" / "text.yaml"
+    args = ["fit", "--config", str(config), "--data.path", str(tmp_path / "corpus.txt"), "--data.streaming", "true"]
+    args += ["--data.alphabet", "ab", "--data.padded", "true", "--data.held_out", "5", "--data.num_workers", "1"]
+    args += ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    args += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4", "--trainer.callbacks", "[]"]
+    assert main(args) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: the character 'c' (in 'abc')")
 
 
 def test_command_line(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,10 @@ class TextFLDD(FLDD):
 
     def update_metrics(self, metrics: dict[str, Metric], batch: Any, nelbo: Tensor) -> None:
         x = self.data(batch)
-        characters = 0 if self.tokenizer is None else sum(len(text) for text in self.texts(x))
+        characters = 0
+        if self.tokenizer is not None:
+            size, count = self.tokenizer.vocab_size, self.tokenizer.count_characters
+            characters = sum(count([token for token in row if token < size]) for row in x.tolist())
         metrics["tokens"].update(nelbo, self.lengths(x), characters)
 
     # ---- checkpoints ----------------------------------------------------------------------

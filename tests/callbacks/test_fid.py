@@ -14,9 +14,10 @@ from conftest import Stripes, image_model
 from fldd_lightning import FLDDError, LabelledImageFLDD
 from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.callbacks import statistics as statistics_module
+from fldd_lightning.categorical import grey_levels
 from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.cli.main import main
-from fldd_lightning.data import DigitsDataModule, ImageDataModule
+from fldd_lightning.data import DigitsDataModule, ImageDataModule, Split
 from fldd_lightning.metrics import ClassifierFeatures, FrechetDistance, PixelFeatures
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -57,6 +58,31 @@ def test_value_is_that_of_the_samples(tmp_path: Path) -> None:
     assert line["num_samples"] == 60
     assert (line["num_real"], line["num_steps"], line["dtype"]) == (40, 2, "float32")
     assert line["extractor"] == "pixels"
+
+
+def test_a_split_that_is_sorted_is_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision and its kin see the first pictures only, and folders are sorted by class."""
+    monkeypatch.setattr("fldd_lightning.metrics.quality._MANIFOLD", 20)
+    model, data = image_model(2), Stripes()
+    x = data.splits["test"].x
+    data.splits["test"] = Split(x[x.flatten(1).sum(1).argsort()])
+    fid = callback(tmp_path)
+    trainer(tmp_path, fid).test(model, data, verbose=False)
+    seen = fid._qualities["test"].coverage.real_features().sum(1)  # (20,)
+    assert seen.max() > x.flatten(1).sum(1).median()
+
+
+def test_one_image_is_too_few(tmp_path: Path) -> None:
+    data = Stripes()
+    data.splits["test"] = Split(data.splits["test"].x[:1])
+    with pytest.raises(FLDDError, match="two real images or more"):
+        trainer(tmp_path, callback(tmp_path)).test(image_model(2), data, verbose=False)
+
+
+def test_bytes_of_256_levels_are_drawn_as_what_they_are() -> None:
+    x = torch.tensor([0, 255], dtype=torch.uint8)
+    assert grey_levels(x, 256).tolist() == grey_levels(x.long(), 256).tolist() == [0.0, 1.0]
+    assert grey_levels(torch.tensor([0, 1, 2]), 2).tolist() == [0.0, 1.0, 0.5]
 
 
 def test_further_budgets_and_intervals(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_causal_lm_and_mauve(corpus: Path, tmp_path: Path, lm: Path) -> None:
         logged = trainer(tmp_path, callback(judge=judge, mauve=True)).test(model_of(data), data, verbose=False)[0]
         assert logged["test/mauve_T2"] == 0.25
         patch.setitem(sys.modules, "mauve", None)
-        with pytest.raises(FLDDError, match="pip install mauve-text"):
+        with pytest.raises(FLDDError, match="fldd-lightning\\[mauve\\]"):
             callback(judge=judge, mauve=True)
 
 

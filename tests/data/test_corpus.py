@@ -4,6 +4,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -76,6 +77,10 @@ def test_one_file_is_split_by_seed(folder: Path) -> None:
     assert torch.equal(made(file).splits["val"].x, data.splits["val"].x)
     assert not torch.equal(made(file, seed=1).splits["val"].x, data.splits["val"].x)
     given_val = made(file, val_path=str(folder / "valid.txt.gz"))
+    (folder.parent / "held").mkdir()
+    shutil.copy(folder / "valid.txt.gz", folder.parent / "held" / "valid.txt.gz")
+    as_folder = made(file, val_path=str(folder.parent / "held"))  # whatever its files are called
+    assert torch.equal(as_folder.splits["val"].x, given_val.splits["val"].x)
     assert whole(given_val.splits["val"], given_val) == whole(made(folder).splits["val"], given_val)
     assert len(given_val.splits["test"].x) == round(0.05 * total)
 

@@ -5,7 +5,8 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-import datasets
+import datasets.config
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -120,6 +121,11 @@ def test_broken_and_unequal_images_are_named(folder: Path) -> None:
     with pytest.raises(FLDDError, match=r"--data\.size"):
         _ = ImageDataModule(str(folder), num_val=4).splits
     assert ImageDataModule(str(folder), num_val=4, size=4).shape == (3, 4, 4)
+    path.write_bytes(whole)
+    for file in folder.glob("test/*/*.png"):
+        Image.new("RGB", (9, 8)).save(file)
+    with pytest.raises(FLDDError, match=r"'test': \(3, 8, 9\).*--data\.size"):
+        _ = ImageDataModule(str(folder), num_val=4).splits
     shutil.rmtree(folder / "train")
     with pytest.raises(FLDDError, match="'train'"):
         _ = ImageDataModule(str(folder), num_val=1).splits
@@ -204,9 +210,11 @@ def test_a_path_overrides_the_hub(make: type[ImageDataModule], tmp_path: Path, c
 
 @pytest.mark.parametrize("make", [MNISTDataModule, FashionMNISTDataModule, CIFAR10DataModule])
 def test_without_network_it_fails_at_once(make: type[ImageDataModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    # a name that no resolver knows, the offline switch off: what a laptop on a train sees
+    # a name that no resolver knows, the offline switches off: what a laptop on a train sees
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+    for home in (datasets.config, huggingface_hub.constants):  # which have read the environment long ago
+        monkeypatch.setattr(home, "HF_HUB_OFFLINE", False)
     start = time.monotonic()
     with pytest.raises(FLDDError, match=r"not cached.*--data\.path"):
         _ = make().splits

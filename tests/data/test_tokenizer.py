@@ -100,8 +100,32 @@ def test_a_tokenizer_without_the_characters_is_refused() -> None:
 
     made = HuggingFaceTokenizer(Tokenizer(models.BPE({"a": 0, "b": 1}, [])).to_str())
     assert made.encode(["abba"])[0].tolist() == [0, 1, 1, 0]
-    with pytest.raises(FLDDError, match="no token for anything in 'xyz'"):
-        made.encode(["xyz"])
+    assert made.encode(["ab a"])[0].tolist() == [0, 1, 0]  # spaces may go
+    for text in ("xyz", "ab x ab"):
+        with pytest.raises(FLDDError, match=r"no token for 'x' \(in '.*would leave it out"):
+            made.encode([text])
+
+
+def test_only_whole_characters_are_counted() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    library = Tokenizer(models.BPE(alphabet, []))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made = HuggingFaceTokenizer(library.to_str())
+    ids = made.encode(["a\u65e5\u672c"])[0].tolist()
+    assert len(ids) == 7
+    assert [made.count_characters(part) for part in (ids, ids[:5], ids[5:])] == [3, 2, 0]
+    library = Tokenizer(models.BPE({"a": 0, "[UNK]": 1}, [], unk_token="[UNK]"))
+    library.decoder = decoders.Fuse()
+    named = HuggingFaceTokenizer(library.to_str())
+    assert named.count_characters(named.encode(["axa"])[0].tolist()) == 3
+
+
+def test_no_checkpoint_can_name_anything_else_as_a_tokenizer() -> None:
+    for path in ("os.system", "subprocess.Popen"):
+        with pytest.raises(FLDDError, match="is no Tokenizer"):
+            restore_tokenizer({"class_path": path, "init_args": {"args": ["true"]}})
 
 
 def test_numbers_left_out_and_the_unknown_token_of_unigrams() -> None:

@@ -95,7 +95,7 @@ def test_inception_takes_local_weights(tmp_path: Path, monkeypatch: pytest.Monke
     features = extractor(grey)
     assert features.shape == (2, 2048)
     assert torch.equal(features, extractor(grey.repeat(1, 3, 1, 1)))
-    assert torch.allclose(features, network.eval()((255 * grey).round().byte().repeat(1, 3, 1, 1))[0])
+    assert torch.allclose(features, network.eval()((255 * grey).round().byte().repeat(1, 3, 1, 1)))
     assert extractor.metric_name == "fid"
 
 

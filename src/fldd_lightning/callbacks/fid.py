@@ -92,6 +92,9 @@ class FIDCallback(SampleCallback[ImageFLDD]):
 
     def _with_real(self, trainer: Trainer, module: ImageFLDD, x: Tensor) -> SampleQuality:
         """The comparison with the real side in it: from the disk, or each process's share of it from the pixels."""
+        if len(x) < 2:
+            raise FLDDError("FIDCallback needs two real images or more; give the split more, or remove the callback.")
+        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]  # folders are sorted by class
         device = torch.device("cpu") if module.device.type == "mps" else module.device  # needs float64
         self.extractor.to(device).eval()
         quality = SampleQuality(self.extractor, module.render(x[:1])[0], self.neighbours, device)

@@ -114,6 +114,7 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             named |= {key: value.float().to(module.device) for key, value in real.items()}
             module.log_dict(named, rank_zero_only=False, sync_dist=False)
             facts = {"judge": self.judge.describe(), "num_real": min(len(data.splits[stage]), self.num_samples)}
+            facts["corpus"] = data.corpus.what
             self.report(trainer, model, named, facts)
 
     def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:
@@ -137,7 +138,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         if (stage, number) not in self._bounds:
             data = trainer.datamodule  # type: ignore[attr-defined]
             loader = data.val_dataloader() if stage == "val" else data.test_dataloader()
-            self._bounds[stage, number] = model.evaluate(loader, stage)
+            with trainer.precision_plugin.val_step_context():  # as for the module's own
+                self._bounds[stage, number] = model.evaluate(loader, stage)
         return dict(self._bounds[stage, number])
 
 
@@ -145,7 +147,7 @@ def _import_mauve() -> Any:
     try:
         import mauve
     except ImportError as error:
-        raise FLDDError("MAUVE needs: pip install mauve-text. Or set mauve to false.") from error
+        raise FLDDError('MAUVE needs: pip install "fldd-lightning[mauve]". Or set mauve to false.') from error
     return mauve
 
 

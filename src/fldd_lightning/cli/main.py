@@ -77,7 +77,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        message = str(error)
+        if "Original Traceback" in message:  # of a loader's worker
+            message = message.rpartition("FLDDError: ")[2]
+        print("error: " + " ".join(message.split()), file=sys.stderr)
         return 1
     return 0
 

@@ -66,7 +66,7 @@ def run_trainer(args: Sequence[str]) -> None:
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
     if path is not None and _option(args, "--weights_only") is None:
-        args += ["--weights_only", "true"]  # no code of a checkpoint's maker is run
+        args += ["--weights_only", "true"]  # unpickling runs no code
     with tempfile.TemporaryDirectory() as folder:
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
             config = Path(folder) / "checkpoint.yaml"

@@ -100,7 +100,7 @@ def read_corpus(
         tables.update(split_names(load_hub(str(name), subset, streaming=streaming)))
     for split, extra in (("val", val_path), ("test", test_path)):
         if extra is not None:
-            tables[split] = load_local(Path(extra).expanduser(), TEXTS, streaming=streaming)["train"]
+            tables[split] = load_local(Path(extra).expanduser(), TEXTS, streaming=streaming, one_split=True)["train"]
     what = f"'{path if path is not None else name}'"
     found: list[str] = [key for key in ("train", "val", "test") if key in tables]
     columns = {key: _column(tables[key], column, f"{what}, {key}") for key in found}
@@ -110,7 +110,7 @@ def read_corpus(
 
 
 def table_print(table: Any) -> str:
-    """What the library tells versions of a table apart by: of files, their names, sizes and times."""
+    """What the library tells versions of a table apart by: of files, their names and times."""
     return str(getattr(table, "_fingerprint", ""))
 
 

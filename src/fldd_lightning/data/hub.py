@@ -20,7 +20,11 @@ _SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val",
 
 
 def load_local(
-    path: Path, kinds: Mapping[str, str] = TABLES, folder_kind: str | None = None, streaming: bool = False
+    path: Path,
+    kinds: Mapping[str, str] = TABLES,
+    folder_kind: str | None = None,
+    streaming: bool = False,
+    one_split: bool = False,
 ) -> Any:
     """Read a file or a folder of files.
 
@@ -33,6 +37,7 @@ def load_local(
             ``train``, ``test`` and ``validation`` are the splits and those below them are the labels;
             a ``metadata.csv`` or ``metadata.jsonl`` beside the images gives further columns.
         streaming: Read the files as they are needed, not now.
+        one_split: All files are ``train``, whatever they are called.
 
     Returns:
         A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
@@ -60,7 +65,8 @@ def load_local(
                 return datasets.load_dataset(str(folder_kind), data_dir=str(path))
             by_split: dict[str, list[str]] = {}
             for file in files:
-                by_split.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
+                split = "train" if one_split else _split_of(file.relative_to(path))
+                by_split.setdefault(split, []).append(str(file))
             return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         if "corresponds to no data" in str(error):

@@ -17,6 +17,8 @@ from .idx import idx_folder, read_idx_images
 
 __all__ = ["ImageDataModule", "ImageSplit"]
 
+_ONE_SIZE = "Set --data.size to bring all to one size, and --data.grey true if colours are mixed with grey."
+
 
 class ImageDataModule(DiscreteDataModule):
     """Discrete images ``(height, width)`` if grey, ``(3, height, width)`` if in colour.
@@ -102,6 +104,9 @@ class ImageDataModule(DiscreteDataModule):
     def load(self) -> dict[str, Split]:
         parts = self._held_out(self._parts())
         splits: dict[str, Split] = {}
+        shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
+        if len(set(shapes.values())) > 1:
+            raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")
         for i, (name, (images, labels)) in enumerate(parts.items()):
             is_train = name == "train"
             if self.stochastic and is_train:
@@ -141,8 +146,8 @@ class ImageDataModule(DiscreteDataModule):
             image = self._resized(_decode_image(item, f"{split} image {i}", self.grey).unsqueeze(0))[0]
             if images and image.shape != images[0].shape:
                 raise FLDDError(
-                    f"{split} image {i} has shape {tuple(image.shape)}, but image 0 has {tuple(images[0].shape)}. Set "
-                    "--data.size to bring them to one size, and --data.grey true if colours are mixed with grey."
+                    f"{split} image {i} has shape {tuple(image.shape)}, but image 0 has {tuple(images[0].shape)}. "
+                    f"{_ONE_SIZE}"
                 )
             images.append(image)
         if not images:

@@ -38,8 +38,8 @@ class TextDataModule(DiscreteDataModule):
     blocks of one text may thus have neighbours in another split.
 
     Tokens are kept in ``cache_dir``, under a hash of the corpus, the tokenizer and all options that
-    matter, and memory-mapped: a corpus larger than memory needs no more than disk. Processes
-    that start together tokenise once, and a run that is killed leaves nothing half-written.
+    matter, and memory-mapped: a corpus larger than memory needs no more than disk, as long as a thousand of its
+    documents fit. Processes that start together tokenise once, and a run that is killed leaves nothing half-written.
 
     Args:
         path: A ``.txt``, ``.csv``, ``.jsonl``, ``.parquet`` or ``.arrow`` file, gzipped or not, or a folder

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FLDDError
-from ..factory import build
+from ..factory import build, import_class
 from .hub import download
 
 __all__ = ["CharacterTokenizer", "HuggingFaceTokenizer", "Tokenizer", "restore_tokenizer"]
@@ -45,6 +45,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of integers."""
 
+    def count_characters(self, ids: Sequence[int]) -> int:
+        """Characters of the text that integers were made from; one of which only a part is there does not count."""
+        return len(self.decode(ids))
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """All it consists of, as a recipe of plain values: what checkpoints hold. See :func:`restore_tokenizer`."""
@@ -60,7 +64,14 @@ class Tokenizer(ABC):
 
 
 def restore_tokenizer(state: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a :meth:`Tokenizer.state`."""
+    """The tokenizer of a :meth:`Tokenizer.state`.
+
+    Raises:
+        FLDDError: If it names anything else: states come from checkpoints, which others may have made.
+    """
+    kind = import_class(state["class_path"])
+    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
+        raise FLDDError(f"the checkpoint's tokenizer is '{state['class_path']}', which is no Tokenizer.")
     tokenizer: Tokenizer = build(state)
     return tokenizer
 
@@ -151,6 +162,7 @@ class HuggingFaceTokenizer(Tokenizer):
         # Unigram models know theirs by number, which the library does not hand out
         number = json.loads(definition)["model"].get("unk_id")
         self._unknown: int | None = number if name is None else self.library.token_to_id(name)
+        self._covered: set[str] = set()  # characters known to have a token, or to be space
 
     @classmethod
     def load(cls, source: str) -> HuggingFaceTokenizer:
@@ -187,21 +199,20 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._unknown
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        for text in texts:
+            self._check_covered(text)
         parts = [list(_pieces(text)) for text in texts]
-        encoded = iter(self.library.encode_batch([p for part in parts for p in part], add_special_tokens=False))
-        results = []
-        for part, text in zip(parts, texts, strict=True):
-            ids = np.concatenate([np.array(next(encoded).ids, np.int64) for _ in part] or [np.zeros(0, np.int64)])
-            if text.strip() and not len(ids):
-                raise FLDDError(
-                    f"the {self.describe()} has no token for anything in {text[:40]!r}. Train one on this corpus "
-                    "with 'fldd-lightning tokenizer', or take one that works on bytes."
-                )
-            results.append(ids)
-        return results
+        encoded = iter(self._encode_batch([p for part in parts for p in part]))
+        nothing = np.zeros(0, np.int64)
+        return [np.concatenate([nothing, *(np.array(next(encoded), np.int64) for _ in part)]) for part in parts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.library.decode(list(ids), skip_special_tokens=False))
+
+    def count_characters(self, ids: Sequence[int]) -> int:
+        known = [i for i in ids if i != self._unknown]
+        text = self.decode(known)  # pieces of a character that a block's end has cut decode to U+FFFD
+        return len(text) - text.count("\ufffd") + len(ids) - len(known)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -211,6 +222,28 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def describe(self) -> str:
         return f"{type(self.library.model).__name__} tokenizer of {self.vocab_size} tokens"
+
+    def _encode_batch(self, pieces: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.library.encode_batch(pieces, add_special_tokens=False)]
+
+    def _check_covered(self, text: str) -> None:
+        """Raise for a character that the tokenizer would leave out without a word, as BPE does.
+
+        Others put their token for what is unknown in its place, which is counted.
+        """
+        if self._unknown is not None:
+            return
+        new = sorted(set(text) - self._covered)
+        for character, ids in zip(new, self._encode_batch(new), strict=True):
+            if not ids and not character.isspace():
+                at = text.index(character)
+                where = text[max(0, at - 20) : at + 20]
+                raise FLDDError(
+                    f"the {self.describe()} has no token for {character!r} (in {where!r}) and "
+                    "would leave it out. Train one on this corpus with 'fldd-lightning tokenizer', or take one that "
+                    "works on bytes or has a token for what is unknown."
+                )
+        self._covered.update(new)
 
 
 _PIECE = 1_000_000  # characters; the library needs some hundred bytes for each

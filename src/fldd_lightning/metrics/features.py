@@ -39,11 +39,14 @@ class FeatureExtractor(nn.Module, ABC):
         return type(self).__name__
 
     def fingerprint(self) -> str:
-        """Changes whenever the features could: from the class and all of its weights."""
+        """Of the class's name and all of its weights; statistics on disk are found by it.
+
+        Override it where features depend on anything else.
+        """
         digest = hashlib.sha256(type(self).__qualname__.encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

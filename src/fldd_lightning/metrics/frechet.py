@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -36,6 +37,7 @@ class FrechetDistance(FrechetInceptionDistance):
     def __init__(self, num_features: int, **kwargs: Any) -> None:
         super().__init__(feature=_Given(num_features), reset_real_features=False, **kwargs)
         self.num_features = num_features
+        self.orig_dtype = torch.float32  # of the result; set by update, which a process without a batch does not call
 
     def real_statistics(self) -> dict[str, Tensor]:
         """Sums over the real features seen so far, by all processes, on the CPU."""

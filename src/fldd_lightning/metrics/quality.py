@@ -20,7 +20,7 @@ class SampleQuality:
 
     The real side is added once, or taken from :meth:`real_statistics` of an earlier one, and outlives
     :meth:`reset`. Processes may each add a share of either side; :meth:`compute` joins them. Precision,
-    recall, density and coverage use the first 2,000 pictures of each side.
+    recall, density and coverage use the first 2,000 pictures of each side, so add them in random order.
 
     Args:
         extractor: Makes features of pictures; stays on its device.
