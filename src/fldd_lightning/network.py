@@ -28,7 +28,10 @@ def answers(url: str, timeout: float = 3.0) -> bool:
     proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy:
         address = urlparse(proxy if "://" in proxy else f"http://{proxy}")
-    target = address.hostname or "", address.port or (80 if address.scheme == "http" else 443)
+    try:
+        target = address.hostname or "", address.port or (80 if address.scheme == "http" else 443)
+    except ValueError:  # a port that is no number
+        return False
     answered = threading.Event()
 
     def knock() -> None:

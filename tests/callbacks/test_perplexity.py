@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from conftest import image_model
-from fldd_lightning import FLDDError
+from fldd_lightning import FLDDError, TextFLDD
 from fldd_lightning.callbacks import PerplexityCallback, Texts
 from fldd_lightning.data import CharacterTokenizer, TextDataModule
 from fldd_lightning.metrics import CausalLMJudge, GeneratedText, Judgement, NGramJudge
@@ -226,6 +226,33 @@ def test_further_budgets_have_bounds_of_their_own(corpus: Path, tmp_path: Path) 
     foreign = data_of(tmp_path / "g.txt")
     with pytest.raises(FLDDError, match=r"other\.ckpt' has no tokenizer or another"):
         trainer(tmp_path, callback(models=[str(tmp_path / "other.ckpt")])).test(model_of(foreign), foreign)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_bounds_of_all_budgets_are_of_one_precision(corpus: Path, tmp_path: Path, precision: Any) -> None:
+    data = data_of(corpus)
+    saver = trainer(tmp_path, limit_val_batches=0)
+    saver.fit(model_of(data, num_steps=3), data)
+    saver.save_checkpoint(tmp_path / "other.ckpt")
+    checkpoint = torch.load(tmp_path / "other.ckpt", weights_only=True)
+    for value in checkpoint["state_dict"].values():  # an untrained one says nearly the same in any precision
+        if value.is_floating_point():
+            value += 0.3 * torch.randn(value.shape)
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+
+    def bound(precision: Any) -> float:
+        model = TextFLDD.load_from_checkpoint(tmp_path / "other.ckpt", weights_only=True)
+        logged = trainer(tmp_path, precision=precision).test(model, data, verbose=False)[0]
+        return float(logged["test/bits_per_token"])
+
+    quality = callback(models=[str(tmp_path / "other.ckpt")])
+    logged = trainer(tmp_path, quality, precision=precision).test(model_of(data), data, verbose=False)[0]
+    assert logged["test/bits_per_token_T3"] == pytest.approx(bound(precision), rel=1e-6)
+    if precision == "bf16-mixed":
+        assert logged["test/bits_per_token_T3"] != pytest.approx(bound("32-true"), rel=1e-6)
+    facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
+    assert facts["precision"] == precision
+    assert facts["corpus_hash"] == data.corpus.fingerprint[:16]
 
 
 def test_one_callback_with_other_data(corpus: Path, tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_without_network_it_fails_at_once(make: type[ImageDataModule], monkeypat
     # a name that no resolver knows, the offline switches off: what a laptop on a train sees
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setenv("no_proxy", "*")
     for home in (datasets.config, huggingface_hub.constants):  # which have read the environment long ago
         monkeypatch.setattr(home, "HF_HUB_OFFLINE", False)
     start = time.monotonic()

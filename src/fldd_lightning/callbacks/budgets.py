@@ -14,7 +14,7 @@ M = TypeVar("M", bound=FLDD)
 
 
 def load_budgets(paths: Sequence[str], module: FLDD, kind: type[M]) -> list[M]:
-    """Load the models to be compared with one, onto its device.
+    """Load the models to be compared with one, onto its device and in the precision of its parameters.
 
     Args:
         paths: Their checkpoints.
@@ -29,7 +29,7 @@ def load_budgets(paths: Sequence[str], module: FLDD, kind: type[M]) -> list[M]:
 
     models: list[M] = []
     for path in paths:
-        model = load_model(path, str(module.device))
+        model = load_model(path, str(module.device)).to(next(module.parameters()).dtype)
         there, here = model.problem, module.problem
         same = (there.num_classes, there.shape, there.padded) == (here.num_classes, here.shape, here.padded)
         if not isinstance(model, kind) or not same:

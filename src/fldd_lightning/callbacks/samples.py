@@ -108,7 +108,6 @@ class SampleCallback(Callback, Generic[M]):
             "num_samples": self.num_samples,
             "num_steps": model.problem.num_steps,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "precision": str(trainer.precision),
             "global_step": max(in_training, model.trained_steps),
         }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())

@@ -162,7 +162,7 @@ class HuggingFaceTokenizer(Tokenizer):
         # Unigram models know theirs by number, which the library does not hand out
         number = json.loads(definition)["model"].get("unk_id")
         self._unknown: int | None = number if name is None else self.library.token_to_id(name)
-        self._covered: set[str] = set()  # characters known to have a token, or to be space
+        self._covered: set[str] = set()  # characters that have been seen to have a token
 
     @classmethod
     def load(cls, source: str) -> HuggingFaceTokenizer:
@@ -199,19 +199,29 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._unknown
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        for text in texts:
-            self._check_covered(text)
         parts = [list(_pieces(text)) for text in texts]
-        encoded = iter(self._encode_batch([p for part in parts for p in part]))
-        nothing = np.zeros(0, np.int64)
-        return [np.concatenate([nothing, *(np.array(next(encoded), np.int64) for _ in part)]) for part in parts]
+        try:
+            encoded = iter(self.library.encode_batch([p for part in parts for p in part], add_special_tokens=False))
+        except Exception as error:  # the library raises plain Exceptions
+            raise FLDDError(f"the {self.describe()} cannot write this text: {error}. {_OTHERS}") from error
+        results = []
+        for part in parts:
+            results.append(
+                np.concatenate([np.zeros(0, np.int64), *(np.array(next(encoded).ids, np.int64) for _ in part)])
+            )
+        for text, ids in zip(texts, results, strict=True):
+            self._check_covered(text, ids)
+        return results
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.library.decode(list(ids), skip_special_tokens=False))
 
     def count_characters(self, ids: Sequence[int]) -> int:
         known = [i for i in ids if i != self._unknown]
-        text = self.decode(known)  # pieces of a character that a block's end has cut decode to U+FFFD
+        if self.library.decoder is None:  # decode would put spaces in between
+            text = "".join(self.library.id_to_token(i) or "" for i in known)
+        else:
+            text = self.decode(known)  # pieces of a character that a block's end has cut decode to U+FFFD
         return len(text) - text.count("\ufffd") + len(ids) - len(known)
 
     def state(self) -> dict[str, Any]:
@@ -223,29 +233,26 @@ class HuggingFaceTokenizer(Tokenizer):
     def describe(self) -> str:
         return f"{type(self.library.model).__name__} tokenizer of {self.vocab_size} tokens"
 
-    def _encode_batch(self, pieces: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.library.encode_batch(pieces, add_special_tokens=False)]
-
-    def _check_covered(self, text: str) -> None:
-        """Raise for a character that the tokenizer would leave out without a word, as BPE does.
-
-        Others put their token for what is unknown in its place, which is counted.
-        """
-        if self._unknown is not None:
+    def _check_covered(self, text: str, ids: np.ndarray) -> None:
+        """Raise for a character that was left out without a word, as BPE does; others put their unknown token there."""
+        if self._unknown is not None or self._covered.issuperset(text):
             return
-        new = sorted(set(text) - self._covered)
-        for character, ids in zip(new, self._encode_batch(new), strict=True):
-            if not ids and not character.isspace():
-                at = text.index(character)
-                where = text[max(0, at - 20) : at + 20]
+        normalizer = self.library.normalizer
+        wanted = text if normalizer is None else normalizer.normalize_str(text)
+        for character in sorted(set(wanted) - set(self.decode(ids.tolist()))):
+            if not character.isspace():
+                at = wanted.index(character)
                 raise FLDDError(
-                    f"the {self.describe()} has no token for {character!r} (in {where!r}) and "
-                    "would leave it out. Train one on this corpus with 'fldd-lightning tokenizer', or take one that "
-                    "works on bytes or has a token for what is unknown."
+                    f"the {self.describe()} has no token for {character!r} (in {wanted[max(0, at - 20) : at + 20]!r}) "
+                    f"and leaves it out. {_OTHERS}"
                 )
-        self._covered.update(new)
+        self._covered.update(text)
 
 
+_OTHERS = (
+    "Train one on this corpus with 'fldd-lightning tokenizer', or take one that works on bytes or has a token for what "
+    "is unknown."
+)
 _PIECE = 1_000_000  # characters; the library needs some hundred bytes for each
 
 

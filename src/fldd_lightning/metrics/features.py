@@ -46,7 +46,7 @@ class FeatureExtractor(nn.Module, ABC):
         digest = hashlib.sha256(type(self).__qualname__.encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
