@@ -25,6 +25,7 @@ from fldd_lightning.forward import LearnedMaskProcess, ResidualUniformProcess
 from fldd_lightning.metrics import TokenBound
 from fldd_lightning.networks import Transformer
 
+CONFIG = Path(__file__).parents[1] / "configs" / "text.yaml"
 WORDS = ["a bee", "bee", "ace", "a", "cab", "dab a bee", "bead", "face", "a fab cab", "deaf"]
 tiny = partial(Transformer, width=16, depth=1, heads=2, time_width=8)
 
@@ -186,9 +187,8 @@ def test_checkpoints_know_their_tokenizer_and_lengths(corpus: Path, tmp_path: Pa
 
 def test_the_config_runs_anywhere(tmp_path: Path) -> None:
     """As it stands, on the corpus that Python carries, but for the number of steps."""
-    config = Path(__file__).parents[1] / "configs" / "text.yaml"
     common = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
-    args = ["fit", "--config", str(config), "--data.cache_dir", str(tmp_path / "cache"), *common]
+    args = ["fit", "--config", str(CONFIG), "--data.cache_dir", str(tmp_path / "cache"), *common]
     args += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "2"]
     assert main([*args, "--trainer.enable_progress_bar", "false"]) == 0
     (path,) = tmp_path.rglob("final.ckpt")
@@ -201,8 +201,7 @@ def test_the_config_runs_anywhere(tmp_path: Path) -> None:
 
 def test_a_mistake_that_a_worker_finds_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "corpus.txt").write_text("\n".join(["abba"] * 50 + ["abc"]))
-    config = Path(__file__).parents[1] / "configs" / "text.yaml"
-    args = ["fit", "--config", str(config), "--data.path", str(tmp_path / "corpus.txt"), "--data.streaming", "true"]
+    args = ["fit", "--config", str(CONFIG), "--data.path", str(tmp_path / "corpus.txt"), "--data.streaming", "true"]
     args += ["--data.alphabet", "ab", "--data.padded", "true", "--data.held_out", "5", "--data.num_workers", "1"]
     args += ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
     args += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4", "--trainer.callbacks", "[]"]
@@ -212,8 +211,7 @@ def test_a_mistake_that_a_worker_finds_is_one_sentence(tmp_path: Path, capsys: p
 
 
 def test_command_line(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = Path(__file__).parents[1] / "configs" / "text.yaml"
-    args = ["fit", "--config", str(config), "--data.path", str(corpus), "--data.padded", "true", "--data.length", "9"]
+    args = ["fit", "--config", str(CONFIG), "--data.path", str(corpus), "--data.padded", "true", "--data.length", "9"]
     args += ["--data.cache_dir", str(tmp_path / "cache"), "--trainer.default_root_dir", str(tmp_path)]
     args += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4", "--trainer.accelerator", "cpu"]
     args += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]

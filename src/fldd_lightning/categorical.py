@@ -70,8 +70,8 @@ def log_one_hot(states: Tensor, num_states: int, dtype: torch.dtype = torch.floa
 
 def grey_levels(states: Tensor, num_classes: int) -> Tensor:
     """States as brightness in [0, 1]: 0..K-1 from black to white, MASK (K) in the middle."""
-    is_mask = states.long() == num_classes  # as a byte 256 would be 0
-    return torch.where(is_mask, 0.5, states.float() / (num_classes - 1))
+    levels = states.float()  # bytes compare 256 as 0
+    return torch.where(levels == num_classes, 0.5, levels / (num_classes - 1))
 
 
 def without_state(log_p: Tensor, state: int) -> Tensor:

@@ -420,9 +420,8 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
         _ = made(tmp_path / "a.jsonl").splits
 
 
-def test_without_network_it_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+@pytest.mark.usefixtures("no_network")
+def test_without_network_it_fails_at_once() -> None:
     start = time.monotonic()
     for options in ({}, {"streaming": True}):
         with pytest.raises(FLDDError, match=r"not cached.*--data\.path"):

@@ -5,8 +5,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-import datasets.config
-import huggingface_hub.constants
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -209,13 +208,8 @@ def test_a_path_overrides_the_hub(make: type[ImageDataModule], tmp_path: Path, c
 
 
 @pytest.mark.parametrize("make", [MNISTDataModule, FashionMNISTDataModule, CIFAR10DataModule])
-def test_without_network_it_fails_at_once(make: type[ImageDataModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    # a name that no resolver knows, the offline switches off: what a laptop on a train sees
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
-    monkeypatch.setenv("no_proxy", "*")
-    for home in (datasets.config, huggingface_hub.constants):  # which have read the environment long ago
-        monkeypatch.setattr(home, "HF_HUB_OFFLINE", False)
+@pytest.mark.usefixtures("no_network")
+def test_without_network_it_fails_at_once(make: type[ImageDataModule]) -> None:
     start = time.monotonic()
     with pytest.raises(FLDDError, match=r"not cached.*--data\.path"):
         _ = make().splits

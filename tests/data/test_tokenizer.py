@@ -71,7 +71,8 @@ def test_state_restores_and_fingerprints_differ(bpe: Path) -> None:
         assert (again.fingerprint, again.vocab_size) == (each.fingerprint, each.vocab_size)
 
 
-def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(FLDDError, match=r"character 'é' \(in 'café au lait'\).*--data\.alphabet"):
         CharacterTokenizer("abcdefghijklmnopqrstuvwxyz ").encode(["fine", "café au lait"])
     for alphabet in ("", "a", "aba"):
@@ -87,9 +88,6 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         HuggingFaceTokenizer.load(str(tmp_path / "bad.json"))
     with pytest.raises(FLDDError, match="cannot read the tokenizer"):
         HuggingFaceTokenizer.load(str(tmp_path))  # a folder without one
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
-    monkeypatch.setenv("no_proxy", "*")
     start = time.monotonic()
     with pytest.raises(FLDDError, match=r"not cached.*--data\.tokenizer"):
         HuggingFaceTokenizer.load("nobody/nothing")

@@ -113,12 +113,13 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
             named |= {key: value.float().to(module.device) for key, value in real.items()}
             module.log_dict(named, rank_zero_only=False, sync_dist=False)
-            facts: dict[str, Any] = {
+            facts = {
                 "judge": self.judge.describe(),
                 "num_real": min(len(data.splits[stage]), self.num_samples),
+                "corpus": data.corpus.what,
+                "corpus_hash": data.corpus.fingerprint[:16],
+                "precision": str(trainer.precision),  # of the bounds; samples are drawn in that of the parameters
             }
-            facts |= {"corpus": data.corpus.what, "corpus_hash": data.corpus.fingerprint[:16]}
-            facts["precision"] = str(trainer.precision)  # of the bounds; samples are drawn in that of the parameters
             self.report(trainer, model, named, facts)
 
     def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:

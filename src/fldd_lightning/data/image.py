@@ -103,10 +103,10 @@ class ImageDataModule(DiscreteDataModule):
 
     def load(self) -> dict[str, Split]:
         parts = self._held_out(self._parts())
-        splits: dict[str, Split] = {}
         shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")
+        splits: dict[str, Split] = {}
         for i, (name, (images, labels)) in enumerate(parts.items()):
             is_train = name == "train"
             if self.stochastic and is_train:

@@ -206,11 +206,12 @@ class HuggingFaceTokenizer(Tokenizer):
             raise FLDDError(f"the {self.describe()} cannot write this text: {error}. {_OTHERS}") from error
         results = []
         for part in parts:
-            results.append(
-                np.concatenate([np.zeros(0, np.int64), *(np.array(next(encoded).ids, np.int64) for _ in part)])
-            )
-        for text, ids in zip(texts, results, strict=True):
-            self._check_covered(text, ids)
+            rows = [np.zeros(0, np.int64)]
+            for piece in part:
+                ids = next(encoded).ids
+                self._check_covered(piece, ids)
+                rows.append(np.array(ids, np.int64))
+            results.append(np.concatenate(rows))
         return results
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -233,13 +234,13 @@ class HuggingFaceTokenizer(Tokenizer):
     def describe(self) -> str:
         return f"{type(self.library.model).__name__} tokenizer of {self.vocab_size} tokens"
 
-    def _check_covered(self, text: str, ids: np.ndarray) -> None:
+    def _check_covered(self, text: str, ids: list[int]) -> None:
         """Raise for a character that was left out without a word, as BPE does; others put their unknown token there."""
         if self._unknown is not None or self._covered.issuperset(text):
             return
         normalizer = self.library.normalizer
         wanted = text if normalizer is None else normalizer.normalize_str(text)
-        for character in sorted(set(wanted) - set(self.decode(ids.tolist()))):
+        for character in sorted(set(wanted) - set(self.decode(ids))):
             if not character.isspace():
                 at = wanted.index(character)
                 raise FLDDError(
