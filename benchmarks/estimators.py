@@ -78,7 +78,7 @@ class Meter:
         generator = torch.Generator().manual_seed(seed)
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
         t = stratified_steps(len(x), self.model.problem.num_steps, generator)
-        uniform = torch.rand(len(x), self.model.problem.num_parts, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(len(x), self.model.problem.num_draws, dtype=torch.float64, generator=generator)
         assert self.model.code is not None
         step = self.model.forward_process.transition(x, t, self.model.code.posterior(x).draw(uniform))
         out = self.estimator.loss(step, self.model.reverse, generator, 0)

@@ -41,7 +41,7 @@ from common import (
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
-from fldd_lightning import ImageFLDD, MixtureCode
+from fldd_lightning import AutoencoderCode, ImageFLDD, MixtureCode
 from fldd_lightning.categorical import grey_levels
 from fldd_lightning.cli.features import train_classifier
 from fldd_lightning.data import MNISTDataModule
@@ -72,20 +72,22 @@ NETWORKS = {
     "unet": Network(lambda size: partial(UNet, widths=(16, 32, 64)), 4 * 32),
     "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
 }
-# process, and whether it has a code
-PROCESSES: dict[str, tuple[Any, bool]] = {
-    "learned": (LearnedMaskProcess, True),
-    "learned, no code": (LearnedMaskProcess, False),
-    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), True),
-    "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), False),
-    "learned general": (ResidualAbsorbingProcess, True),
-    "staggered, code": (StaggeredProcess, True),
-    "staggered": (StaggeredProcess, False),
-    "absorbing": (AbsorbingProcess, False),
-    "learned uniform": (ResidualUniformProcess, True),
-    "learned uniform, no code": (ResidualUniformProcess, False),
-    "uniform": (UniformProcess, False),
-    "D3PM": (D3PMProcess, False),
+# process, and its code
+PROCESSES: dict[str, tuple[Any, Any]] = {
+    "learned": (LearnedMaskProcess, MixtureCode),
+    "learned, autoencoder": (LearnedMaskProcess, AutoencoderCode),
+    "learned, no code": (LearnedMaskProcess, None),
+    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
+    "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),
+    "learned general": (ResidualAbsorbingProcess, MixtureCode),
+    "staggered, code": (StaggeredProcess, MixtureCode),
+    "staggered, autoencoder": (StaggeredProcess, AutoencoderCode),
+    "staggered": (StaggeredProcess, None),
+    "absorbing": (AbsorbingProcess, None),
+    "learned uniform": (ResidualUniformProcess, MixtureCode),
+    "learned uniform, no code": (ResidualUniformProcess, None),
+    "uniform": (UniformProcess, None),
+    "D3PM": (D3PMProcess, None),
 }
 COMPARED = ("learned", "learned, no code", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
@@ -114,10 +116,9 @@ def run(
     if process == "data":
         drawn = data.splits["val"].x[:samples]
     else:
-        factory, has_code = PROCESSES[process]
+        factory, code = PROCESSES[process]
         if getattr(factory, "func", factory).learned:
             factory = partial(factory, network=backbone)
-        code = MixtureCode if has_code else None
         model = ImageFLDD(2, (size, size), factory, backbone, Reinforce, num_steps=num_steps, code=code)
         logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")

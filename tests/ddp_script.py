@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from conftest import Stripes, image_model
-from fldd_lightning import FLDD
+from fldd_lightning import FLDD, AutoencoderCode
 from fldd_lightning.callbacks import FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
@@ -58,6 +59,11 @@ if __name__ == "__main__":
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
+    model = coded(freeze_steps=1, code=partial(AutoencoderCode, size=2, width=8, components=2, fit_steps=50))
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=1)
+    run.fit(model, data)
+    assert model.code is not None
+    torch.save(model.code.state_dict(), Path(sys.argv[1]) / f"autoencoder{run.global_rank}.pt")
     for num_samples in (90, 15):  # then with real images from the disk, and no batch for the second process
         quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
         run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])

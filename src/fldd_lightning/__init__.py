@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .codes import ChainCode, Code, MixtureCode
+    from .codes import AutoencoderCode, ChainCode, Code, MixtureCode
     from .errors import FLDDError
     from .image import ImageFLDD, LabelledImageFLDD
     from .module import FLDD
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLDD",
+    "AutoencoderCode",
     "ChainCode",
     "Code",
     "FLDDError",
@@ -33,6 +34,7 @@ __all__ = [
 __version__ = version("fldd-lightning")
 
 _HOMES = {
+    "AutoencoderCode": "codes",
     "ChainCode": "codes",
     "Code": "codes",
     "FLDD": "module",

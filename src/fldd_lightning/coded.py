@@ -32,27 +32,25 @@ class CodedModule(ModalityHooks, LightningModule):
         if self.code is None:
             return
         if bool(self.trainer.strategy.broadcast(self.code.is_fitted)):
-            rank_zero_info(f"Keeping the code as it is: {self.code.num_used} codes.")
+            rank_zero_info(f"Keeping the code as it is: {self.code.summary()}.")
         else:
             self._fit(self.code)
         averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
         copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
-        for name, buffer in self.code.named_buffers():  # the first process's, once, and not before every step
-            buffer.copy_(self.trainer.strategy.broadcast(buffer))
+        for name, value in self.code.state_dict().items():  # the first process's
+            value.copy_(self.trainer.strategy.broadcast(value))
             for copy in copies:  # they were made before
-                copy.module.code.get_buffer(name).copy_(buffer)
+                copy.module.code.state_dict()[name].copy_(value)
 
     def _fit(self, code: Code) -> None:
         examples = self._training_examples(code)
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
         fit = code.fit(examples, seed=torch.initial_seed() % 2**31)
-        if fit["codes"] == 1:
-            rank_zero_info(
-                "One code, which says nothing: nothing was found that it could say, or there are too few examples."
-            )
+        if code.says_nothing:
+            rank_zero_info("The code says nothing: nothing was found that it could say, or there are too few examples.")
         else:
             rank_zero_info(
-                f"{fit['codes']:.0f} codes ({code.size} at most). On held-out training examples: {fit['nll']:.2f} "
+                f"{code.summary()}. On held-out training examples: {fit['nll']:.2f} "
                 f"nats by the code alone, {fit['nll_marginals']:.2f} by a product of marginals."
             )
         for logger in self.loggers:
@@ -72,18 +70,19 @@ class CodedModule(ModalityHooks, LightningModule):
             return self.sample_condition(num_samples, generator)
         return self.code.sample(num_samples, generator).to(self.device)
 
-    def further_terms(self, batch: Any, posterior: CodePosterior | None) -> dict[str, Tensor]:
+    def further_terms(self, batch: Any, posterior: CodePosterior | None, code: Tensor | None) -> dict[str, Tensor]:
         """Terms of the bound beside the steps'.
 
         Args:
             batch: What the data loader gives.
             posterior: Its :meth:`code_posterior`.
+            code: A draw from it, ``(B, m)``.
 
         Returns:
             Nats per example, ``(B,)`` each, by name: the modality's, and ``kl_code`` where there is a code.
         """
         terms = self.extra_terms(batch)
-        return terms if posterior is None else {**terms, "kl_code": posterior.kl()}
+        return terms if posterior is None or code is None else {**terms, "kl_code": posterior.kl(code)}
 
     def further_term_names(self) -> tuple[str, ...]:
         """The names of :meth:`further_terms`."""

@@ -77,8 +77,9 @@ class EvaluatedModule(CodedModule):
             step = self.forward_process.transition(x, t, condition)
             z_t = step.draw_from_uniform(noise[:, i, :num_dims].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))
-        nll_code = None if posterior is None else posterior.nll()
-        return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior), nll_code)
+        if posterior is None or condition is None:
+            return Bound(torch.stack(columns, 1), self.further_terms(batch, None, None), None)
+        return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior, condition), posterior.nll(condition))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch, batch_idx)
@@ -140,7 +141,7 @@ class EvaluatedModule(CodedModule):
         rows = []
         for i in index.tolist():
             generator = torch.Generator().manual_seed(i)
-            size = (self.problem.num_steps, self.problem.num_dims + self.problem.num_parts)
+            size = (self.problem.num_steps, self.problem.num_dims + self.problem.num_draws)
             rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
         noise = torch.stack(rows)
         return noise.to(self._noise_device())

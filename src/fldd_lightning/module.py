@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -118,7 +117,7 @@ class FLDD(EvaluatedModule):
                 raise FLDDError(
                     "labels stand where a code would: set model.code to null, or use a model without labels."
                 )
-            self.problem = replace(self.problem, num_labels=self.code.size, num_parts=self.code.num_parts)
+            self.problem = self.code.seen_by_networks(self.problem)
             # DDP need not send its tables before every step: CodedModule does when training starts
             names = [f"code.{name}" for name, _ in self.code.named_buffers()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
@@ -139,11 +138,11 @@ class FLDD(EvaluatedModule):
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
         uniform = torch.rand(
-            len(x), self.problem.num_parts, dtype=torch.float64, device=generator.device, generator=generator
+            len(x), self.problem.num_draws, dtype=torch.float64, device=generator.device, generator=generator
         )
         posterior = self.code_posterior(x)
         condition = self.condition(batch) if posterior is None else posterior.draw(uniform)
-        terms = self.further_terms(batch, posterior)
+        terms = self.further_terms(batch, posterior, condition)
         step = self.forward_process.transition(x, t, condition)
         out = self.estimator.loss(step, self.reverse, generator, self.global_step)
         extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))

@@ -24,6 +24,8 @@ class Problem:
             coordinate ever takes that value.
         num_parts: m, how many parts of an example have a label of their own, as with a
             :class:`~fldd_lightning.codes.ChainCode`; 1 for labels of the whole.
+        num_latents: Real numbers of an example that networks see, as with an
+            :class:`~fldd_lightning.codes.AutoencoderCode`; 0 for none.
 
     Raises:
         FLDDError: If a number is out of its range.
@@ -35,6 +37,7 @@ class Problem:
     num_labels: int = 0
     padded: bool = False
     num_parts: int = 1
+    num_latents: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -54,6 +57,11 @@ class Problem:
             raise FLDDError(
                 f"num_parts is {self.num_parts}, but {self.num_dims} coordinates have 1 to {self.num_dims} parts."
             )
+
+    @property
+    def num_draws(self) -> int:
+        """Uniform numbers that a draw of an example's code takes; 1 also where there is no code."""
+        return max(self.num_parts, self.num_latents)
 
     @property
     def pad(self) -> int | None:

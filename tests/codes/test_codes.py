@@ -40,7 +40,7 @@ def test_bound_with_a_code_is_one(name: str, kind: str) -> None:
     codes, weights = joint(code, x)
     q = weights / weights.sum(1, keepdim=True)
     for i, (c, p_c) in enumerate(zip(*prior(code), strict=True)):
-        process, reverse = _given(model, c)
+        process, reverse = given(model, c)
         p += p_c * exact_log_likelihood(process, reverse, num_steps).detach().exp()
         bound += q[:, i] * sum(exact_step_kl(process, reverse, x, t) for t in range(1, num_steps + 1))
     assert len(codes) > 1
@@ -49,7 +49,7 @@ def test_bound_with_a_code_is_one(name: str, kind: str) -> None:
     assert (bound >= -p[is_data].log() - 1e-5).all()
 
 
-def _given(model: FLDD, c: torch.Tensor) -> tuple[Any, Any]:
+def given(model: FLDD, c: torch.Tensor) -> tuple[Any, Any]:
     """Forward and reverse process with the code held at c, ``(m,)``."""
 
     class Given:
@@ -77,7 +77,7 @@ def test_one_step_and_an_untrained_denoiser_are_the_code_alone(kind: str) -> Non
     q = weights / weights.sum(1, keepdim=True)
     bound = code.posterior(x).kl().double()
     for i, c in enumerate(codes):
-        bound += q[:, i] * exact_step_kl(*_given(model, c), x, 1).detach()
+        bound += q[:, i] * exact_step_kl(*given(model, c), x, 1).detach()
     torch.testing.assert_close(bound, -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(code.posterior(x).nll().double(), -weights.sum(1).log(), atol=1e-5, rtol=1e-5)
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import torch
 
 from fldd_lightning.codes import MixtureCode
-from fldd_lightning.codes.base import count_all
 from fldd_lightning.codes.mixture import _posterior
+from fldd_lightning.codes.tables import count_all
 from fldd_lightning.problem import Problem
 from some_codes import clustered
 

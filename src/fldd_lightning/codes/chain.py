@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Code, affordable, count_all, hold_out, sizes_to_try, started_from
+from .base import hold_out
 from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
-from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, log_likelihood, normalised
+from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, count_all, log_likelihood, normalised
+from .tabular import TableCode, affordable, sizes_to_try, started_from
 
 __all__ = ["ChainCode"]
 
@@ -21,7 +22,7 @@ _ITERATIONS = 20
 _PRODUCTS = 2**35  # in a round of fitting, at most
 
 
-class ChainCode(Code):
+class ChainCode(TableCode):
     """One number c_j of every part of a sequence, with the prior p(c_1) prod_j p(c_{j+1}|c_j).
 
     A code of the whole cannot say much of each part of a long sequence. Here a part is some neighbouring coordinates,
@@ -48,7 +49,7 @@ class ChainCode(Code):
 
     Raises:
         FLDDError: If the shape is not that of a sequence, ``part`` is not positive, or as for
-            :class:`~fldd_lightning.codes.Code`.
+            :class:`~fldd_lightning.codes.TableCode`.
     """
 
     log_first: Tensor

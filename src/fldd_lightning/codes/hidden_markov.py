@@ -74,10 +74,10 @@ class ChainPosterior(CodePosterior):
     def likely(self) -> Tensor:
         return self._q.argmax(-1)
 
-    def kl(self) -> Tensor:
+    def kl(self, code: Tensor | None = None) -> Tensor:
         return ((self._q * self.scores).sum((1, 2)) - self._forward.log_p).clamp_min(0)
 
-    def nll(self) -> Tensor:
+    def nll(self, code: Tensor | None = None) -> Tensor:
         return -self._forward.log_p
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..problem import Problem
-from .base import Code, CodePosterior, affordable, count_all, hold_out, sizes_to_try, started_from
-from .tables import CHUNK, count, log_likelihood, normalised
+from .base import CodePosterior, hold_out
+from .tables import CHUNK, count, count_all, log_likelihood, normalised
+from .tabular import TableCode, affordable, sizes_to_try, started_from
 
 __all__ = ["MixtureCode"]
 
@@ -45,15 +46,15 @@ class MixturePosterior(CodePosterior):
     def likely(self) -> Tensor:
         return self.log_q.argmax(-1, keepdim=True)
 
-    def kl(self) -> Tensor:
+    def kl(self, code: Tensor | None = None) -> Tensor:
         expected = (self.log_joint.softmax(-1) * self.given).sum(-1)
         return (expected + self._nll).clamp_min(0)
 
-    def nll(self) -> Tensor:
+    def nll(self, code: Tensor | None = None) -> Tensor:
         return self._nll
 
 
-class MixtureCode(Code):
+class MixtureCode(TableCode):
     """One number c of the example, with a table p(c); both networks see it as they see a label.
 
     :meth:`fit` tries mixtures of 1, 4, 16, ... components up to ``size`` and keeps the one that is most likely to have
@@ -69,7 +70,7 @@ class MixtureCode(Code):
         log_prior: log p(c), ``(C,)``; ``-inf`` for codes not in use.
 
     Raises:
-        FLDDError: As for :class:`~fldd_lightning.codes.Code`.
+        FLDDError: As for :class:`~fldd_lightning.codes.TableCode`.
     """
 
     log_prior: Tensor

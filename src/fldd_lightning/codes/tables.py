@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CHUNK", "MOST_NUMBERS", "NUMBERS", "count", "log_likelihood", "normalised"]
+from ..problem import Problem
+
+__all__ = ["CHUNK", "MOST_NUMBERS", "NUMBERS", "count", "count_all", "log_likelihood", "normalised"]
 
 MOST_NUMBERS = 2**26  # of a table: it goes with every checkpoint
 CHUNK, NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
@@ -37,6 +39,16 @@ def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tens
     if pad is not None:
         counts[:, pad] = 0
     return counts.view(*x.shape[1:], num_classes, -1)
+
+
+def count_all(x: Tensor, problem: Problem) -> Tensor:
+    """How often every coordinate takes every value, plus 1 / K; ``(*shape, K, 1)``, 0 at PAD."""
+    counts = (
+        count(x, torch.ones(len(x), 1, device=x.device), problem.num_classes, problem.pad) + 1 / problem.num_classes
+    )
+    if problem.pad is not None:
+        counts[..., problem.pad, :] = 0
+    return counts
 
 
 def normalised(counts: Tensor, pad: int | None) -> Tensor:

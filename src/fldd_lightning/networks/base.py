@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import sqrt
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Backbone(nn.Module, ABC):
             state: Weights over input states ``(B, *shape, num_inputs)``, one-hot or relaxed; or
                 SparseStates, where ``takes_sparse`` is set.
             t: Steps ``(B,)``, integers in 0..T.
-            condition: Labels ``(B,)`` or codes ``(B, m)`` in 0..num_labels-1, or None.
+            condition: Labels ``(B,)`` or codes ``(B, m)`` in 0..num_labels-1, real codes ``(B, m)``, or None.
 
         Returns:
             Logits ``(B, *shape, num_outputs)``.
@@ -62,8 +63,10 @@ class Backbone(nn.Module, ABC):
 class StepEmbedding(nn.Module):
     """A vector for every step; in a conditional model another one for every label of the whole, added to it.
 
+    Where the condition is real numbers, that one is a linear map of them.
+
     Args:
-        problem: T and the number of labels.
+        problem: T and the number of labels or real numbers.
         width: Features.
         std: Standard deviation of both at the start.
     """
@@ -72,11 +75,14 @@ class StepEmbedding(nn.Module):
         super().__init__()
         self.problem = problem
         self.step = nn.Embedding(problem.num_steps + 1, width)
-        of_whole = problem.num_labels > 0 and problem.num_parts == 1
-        self.label = nn.Embedding(problem.num_labels, width) if of_whole else None
-        for table in (self.step, self.label):
-            if table is not None:
-                nn.init.normal_(table.weight, std=std)
+        nn.init.normal_(self.step.weight, std=std)
+        self.label: nn.Module | None = None
+        if problem.num_latents > 0:
+            self.label = nn.Linear(problem.num_latents, width, bias=False)
+            nn.init.normal_(self.label.weight, std=std / sqrt(problem.num_latents))
+        elif problem.num_labels > 0 and problem.num_parts == 1:
+            self.label = nn.Embedding(problem.num_labels, width)
+            nn.init.normal_(self.label.weight, std=std)
 
     def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """``(B, width)`` for steps and labels ``(B,)`` or ``(B, m)``; raises where these are missing or not wanted."""
@@ -84,7 +90,7 @@ class StepEmbedding(nn.Module):
         features: Tensor = self.step(t)
         if self.label is None or condition is None:
             return features
-        labels: Tensor = self.label(condition.flatten())
+        labels: Tensor = self.label(condition if self.problem.num_latents > 0 else condition.flatten())
         return features + labels
 
 
@@ -155,7 +161,7 @@ def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:
 
 def check_labels(problem: Problem, condition: Tensor | None) -> None:
     """Raise if labels are missing from a conditional model or given to an unconditional one."""
-    if (condition is None) == (problem.num_labels > 0):
+    if (condition is None) == (problem.num_labels > 0 or problem.num_latents > 0):
         raise FLDDError(
             f"the network was built for {problem.num_labels} labels, but it was given "
             f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; the values of "

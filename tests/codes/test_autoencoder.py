@@ -1,0 +1,179 @@
+"""An autoencoder's code against integration, its gradient against differences, and its fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from test_codes import given
+
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise
+from fldd_lightning import FLDD, AutoencoderCode, FLDDError
+from fldd_lightning.estimators import Reinforce
+from fldd_lightning.forward import AbsorbingProcess
+from fldd_lightning.problem import Problem
+from some_codes import clustered
+from test_module import build
+
+SMALL = partial(AutoencoderCode, size=1, width=8, components=3, fit_steps=5)
+GRID = torch.linspace(-7, 7, 141, dtype=torch.float64)
+SPACING = float(GRID[1] - GRID[0])
+
+
+def model_with(**options: Any) -> FLDD:
+    """Two coordinates of three classes, and a code of one number with random networks and prior."""
+    model = build(code=options.pop("code", SMALL), **options)
+    randomise(model, 0.4)
+    return model
+
+
+def densities(code: AutoencoderCode, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """p(c) of a grid ``(n,)`` and q(c|x), ``(B, n)``, from the definition."""
+    posterior = code.posterior(x)
+    normal = torch.distributions.Normal(posterior.mean.double(), (posterior.log_variance.double() / 2).exp())
+    parts = torch.distributions.Normal(
+        code.prior_mean.double()[:, 0], (code.prior_log_variance / 2).exp().double()[:, 0]
+    )
+    prior = (parts.log_prob(GRID[:, None]).exp() * code.prior_logits.double().softmax(0)).sum(1)
+    return prior.detach(), normal.log_prob(GRID).exp().detach()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_bound_with_a_code_is_one(name: str) -> None:
+    """-log int p(c) p(x|c) dc <= KL(q(c|x) || p(c)) + int q(c|x) NELBO(x|c) dc, integrated over a grid."""
+    num_steps = 2
+    model = model_with(num_steps=num_steps, forward_process=PROCESSES[name])
+    code, x = model.code, all_states(3, 2)
+    assert isinstance(code, AutoencoderCode)
+    prior, q = densities(code, x)
+    for density in (prior, *q):
+        assert float(density.sum()) * SPACING == pytest.approx(1.0, abs=1e-6)
+    p = torch.zeros(model.forward_process.num_states**2, dtype=torch.float64)
+    bound = (q * (q / prior).clamp_min(1e-30).log()).sum(1) * SPACING
+    for i in range(0, len(GRID), 2):  # every other point: the bound need not be so exact
+        process, reverse = given(model, GRID[i : i + 1].float())
+        p += prior[i] * 2 * SPACING * exact_log_likelihood(process, reverse, num_steps).detach().exp()
+        for t in range(1, num_steps + 1):
+            bound += q[:, i] * 2 * SPACING * exact_step_kl(process, reverse, x, t).detach()
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-5)
+    is_data = (all_states(model.forward_process.num_states, 2) < 3).all(1)
+    assert (bound >= -p[is_data].log() - 1e-5).all()
+
+
+def test_kl_and_bound_are_right_on_average() -> None:
+    """Over evenly spaced draws, against integrals."""
+    code, x = model_with().code, all_states(3, 2)
+    assert isinstance(code, AutoencoderCode)
+    prior, q = densities(code, x)
+    n = 4_000
+    uniform = ((torch.arange(n, dtype=torch.float64) + 0.5) / n).unsqueeze(1)
+    log_p = code.log_conditional_of(GRID.float().unsqueeze(1)).double()  # (n, 2, 3)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(len(GRID), 2).double())
+    for i in range(len(x)):
+        posterior = code.posterior(x[i].expand(n, -1))
+        drawn = posterior.draw(uniform)
+        kl = (q[i] * (q[i] / prior).clamp_min(1e-30).log()).sum() * SPACING
+        nll = kl - (q[i] * (log_p[:, 0, x[i, 0]] + log_p[:, 1, x[i, 1]])).sum() * SPACING
+        torch.testing.assert_close(posterior.kl(drawn).double().mean(), kl, atol=2e-3, rtol=0)
+        torch.testing.assert_close(posterior.nll(drawn).double().mean(), nll, atol=2e-3, rtol=0)
+        assert torch.equal(posterior.likely(), posterior.mean)
+    assert torch.isfinite(posterior.draw(torch.zeros(n, 1, dtype=torch.float64))).all()
+
+
+def test_samples_are_of_the_prior() -> None:
+    code = model_with(code=partial(SMALL, size=2)).code
+    assert isinstance(code, AutoencoderCode)
+    drawn = code.sample(40_000, torch.Generator().manual_seed(0))
+    weights, mean, variance = code.prior_logits.softmax(0), code.prior_mean, code.prior_log_variance.exp()
+    expected = weights @ mean
+    torch.testing.assert_close(drawn.mean(0), expected, atol=0.03, rtol=0)
+    second = torch.einsum("k,ki,kj->ij", weights, mean, mean) + torch.diag(weights @ variance)
+    torch.testing.assert_close(drawn.T.cov(), second - torch.outer(expected, expected), atol=0.05, rtol=0)
+    assert torch.equal(drawn, code.sample(40_000, torch.Generator().manual_seed(0)))
+
+
+def test_one_step_and_an_untrained_denoiser_are_the_code_alone() -> None:
+    model = build(num_steps=1, forward_process=AbsorbingProcess, code=SMALL)
+    assert model.code is not None
+    randomise(model.code)
+    x = all_states(3, 2)
+    terms = model.nelbo_terms(x, torch.rand(len(x), 1, 3, dtype=torch.float64))
+    assert terms.nll_code is not None
+    torch.testing.assert_close(terms.nelbo, terms.nll_code)
+
+
+def test_the_bound_trains_encoder_decoder_and_prior() -> None:
+    """A training step's gradient is that of its loss at fixed noise, through the draws of c."""
+    # the process is fixed, so that REINFORCE's surrogate is the KL itself
+    model = model_with(forward_process=AbsorbingProcess, auxiliary_weight=0.0, estimator=Reinforce)
+    x = all_states(3, 2)
+    model.training_step(x, 0).backward()
+    assert model.code is not None
+    for name, p in model.code.named_parameters():
+        assert p.grad is not None, name
+        direction = p.grad.sign()
+        values = []
+        for step in (1e-2, -2e-2):
+            with torch.no_grad():
+                p += step * direction
+            values.append(float(model.training_step(x, 0).detach()))
+        with torch.no_grad():
+            p += 1e-2 * direction
+        assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(p.grad.abs().sum()), rel=0.02, abs=1e-4), name
+
+
+def test_fit_finds_clusters() -> None:
+    torch.manual_seed(0)
+    x = clustered(3_000)
+    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=32, components=8, fit_steps=400)
+    assert code.says_nothing
+    torch.testing.assert_close(code.posterior(x).kl(torch.randn(len(x), 4)), torch.zeros(len(x)), atol=1e-5, rtol=0)
+    before = torch.random.get_rng_state()
+    fit_ = code.fit(x, seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not code.says_nothing
+    assert bool(code.is_fitted)
+    assert fit_["nll"] < fit_["nll_marginals"] - 3
+    uniform = torch.rand(len(x), 4, dtype=torch.float64)
+    posterior = code.posterior(x)
+    drawn = posterior.draw(uniform)
+    assert float(posterior.nll(drawn).detach().mean()) == pytest.approx(fit_["nll"], abs=0.3)
+    assert 1.0 < float(posterior.kl(drawn).detach().mean()) < 2.5  # four clusters: log 4 = 1.39
+
+
+def test_what_does_not_help_held_out_examples_is_not_kept() -> None:
+    x, generator = clustered(300), torch.Generator().manual_seed(0)
+    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=64, components=8, fit_steps=20)
+    with patch.object(AutoencoderCode, "_held_out_nll", return_value=20.0):
+        fit_ = code.fit(x)
+    assert fit_["nll"] == fit_["nll_marginals"]
+    assert code.says_nothing
+    c = code.sample(5, generator)
+    torch.testing.assert_close(code.posterior(x[:5]).kl(c), torch.zeros(5), atol=1e-5, rtol=0)
+    assert torch.equal(code.log_conditional_of(c)[0], code.log_conditional_of(c)[1])
+
+
+def test_padding_is_neither_given_nor_paid_for() -> None:
+    code = AutoencoderCode(Problem(4, (5,), 2, padded=True), size=2, width=8, components=2, fit_steps=5)
+    randomise(code)
+    c = torch.randn(6, 2)
+    log_p = code.log_conditional_of(c)
+    torch.testing.assert_close(log_p[..., :3].exp().sum(-1), torch.ones(6, 5))
+    assert not log_p[..., 3].any()
+    pad = torch.full((6, 5), 3)
+    posterior = code.posterior(pad)
+    torch.testing.assert_close(posterior.nll(c), posterior.kl(c))
+    assert torch.isfinite(torch.tensor(list(code.fit(torch.cat([pad, all_states(4, 5)[:60]])).values()))).all()
+
+
+def test_what_cannot_be() -> None:
+    for option in ("size", "width", "components", "fit_steps"):
+        with pytest.raises(FLDDError, match="must be at least 1"):
+            AutoencoderCode(Problem(3, (2,), 2), **{option: 0})
+    with pytest.raises(FLDDError, match="more than 256 MiB"):
+        AutoencoderCode(Problem(50_257, (1_024,), 2))
+    with pytest.raises(FLDDError, match="too few to fit a code"):
+        SMALL(Problem(3, (2,), 2)).fit(all_states(3, 2)[:1])
