@@ -76,6 +76,7 @@ NETWORKS = {
 PROCESSES: dict[str, tuple[Any, Any]] = {
     "learned": (LearnedMaskProcess, MixtureCode),
     "learned, autoencoder": (LearnedMaskProcess, AutoencoderCode),
+    "learned, autoencoder of 8,000 updates": (LearnedMaskProcess, partial(AutoencoderCode, fit_steps=8_000)),
     "learned, no code": (LearnedMaskProcess, None),
     "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
     "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),
@@ -89,7 +90,7 @@ PROCESSES: dict[str, tuple[Any, Any]] = {
     "uniform": (UniformProcess, None),
     "D3PM": (D3PMProcess, None),
 }
-COMPARED = ("learned", "learned, no code", "learned general", "absorbing", "uniform", "D3PM")
+COMPARED = ("learned", "learned, autoencoder", "learned, no code", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 

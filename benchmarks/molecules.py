@@ -29,7 +29,7 @@ from common import (
 from lightning.pytorch import seed_everything
 from other_estimators import FirstOrder, StraightThrough
 
-from fldd_lightning import ChainCode, MixtureCode
+from fldd_lightning import AutoencoderCode, ChainCode, MixtureCode
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import (
     AbsorbingProcess,
@@ -51,6 +51,7 @@ LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
 # process, estimator, draws of z_t for each molecule, and the code
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
+    "learned, autoencoder": (LEARNED_MASK, Reinforce, 1, AutoencoderCode),
     "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
     "learned, straight-through": (LEARNED_MASK, StraightThrough, 1, MixtureCode),
     "learned, first order": (LEARNED_MASK, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),

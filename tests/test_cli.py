@@ -156,7 +156,11 @@ def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     ("config", "size", "options"),
-    [("mnist28", 28, []), ("mnist28", 28, ["--model.denoiser", "DiT"]), ("cifar10", 32, [])],
+    [
+        ("mnist28", 28, ["--model.code.fit_steps", "2"]),
+        ("mnist28", 28, ["--model.code.fit_steps", "2", "--model.denoiser", "DiT"]),
+        ("cifar10", 32, []),
+    ],
 )
 def test_image_networks_train(config: str, size: int, options: list[str], tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, size, size, 3), dtype=np.uint8)
