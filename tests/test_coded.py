@@ -50,9 +50,11 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> Non
     most = {"mixture": 1.5, "chain": 4 * 1.5, "autoencoder": 3.0}[kind]  # of four clusters log 4, 1.39; in every part
     assert 0.5 < float(logged["val/kl_code"]) < most
     assert {"train/kl_code", "val/nll_code"} <= logged.keys()
-    if kind != "autoencoder":  # whose bound is known by draws
-        alone = model.code.posterior(Clusters().splits["val"].x).nll().mean()
-        torch.testing.assert_close(logged["val/nll_code"], alone, atol=1e-4, rtol=1e-4)
+    posterior = model.code.posterior(Clusters().splits["val"].x)
+    uniform = torch.rand(50, 100, model.problem.num_draws, dtype=torch.float64)
+    alone = torch.stack([posterior.nll(posterior.draw(each)) for each in uniform]).detach().mean()
+    tolerance = 0.3 if kind == "autoencoder" else 1e-4  # one draw, of each of a hundred examples
+    torch.testing.assert_close(logged["val/nll_code"], alone, atol=tolerance, rtol=1e-4)
     steps = logged["val/kl_t1"] + logged["val/kl_t2"]
     torch.testing.assert_close(logged["val/nelbo"], steps + logged["val/kl_code"])
     run.save_checkpoint(tmp_path / "model.ckpt")
@@ -66,7 +68,12 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> Non
         "chain": r"ChainCode\(size=4, parts=4\)",
         "autoencoder": r"AutoencoderCode\(size=3, width=32, components=8\)",
     }[kind]
-    for code in (None, partial(MixtureCode, size=8), partial(ChainCode, part=2, size=4)):
+    for code in (
+        None,
+        partial(MixtureCode, size=8),
+        partial(ChainCode, part=2, size=4),
+        partial(AutoencoderCode, size=2),
+    ):
         other = clusters_model(code=code)
         with pytest.raises(FLDDError, match=rf"\(code: {own} there, .* here\)"):
             trainer(tmp_path).test(other, Clusters(), ckpt_path=str(tmp_path / "model.ckpt"))

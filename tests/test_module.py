@@ -240,7 +240,6 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     for name, value in ranks[0]["code"].items():
         assert torch.equal(value, ranks[1]["code"][name])
     trained = [torch.load(tmp_path / f"autoencoder{i}.pt", weights_only=True) for i in range(2)]
-    assert bool(trained[0]["decoded.weight"].any())
     for name, value in trained[0].items():
         assert torch.equal(value, trained[1][name])
     model = coded(freeze_steps=1)

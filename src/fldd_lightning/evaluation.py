@@ -61,7 +61,8 @@ class EvaluatedModule(CodedModule):
 
         Args:
             batch: What the data loader gives.
-            noise: Float64 numbers in [0, 1), ``(B, T, D + m)``: of every step, D for z_t, the others for the code.
+            noise: Float64 numbers in [0, 1), ``(B, T, D + m)``: of every step, D for z_t, m for
+                the code, or one where there is none.
 
         Returns:
             The terms, with shapes ``(B, T)`` and ``(B,)``, in nats per example.

@@ -224,7 +224,7 @@ class FLDD(EvaluatedModule):
     # ---- optimisation ---------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """One AdamW with a parameter group for the denoiser and one for the forward process."""
+        """One AdamW, a parameter group for denoiser and code and one for the forward process."""
         progress = run_progress(self.trainer)
         own = {id(p) for p in self.forward_process.parameters()}
         rest = [p for p in self.parameters() if id(p) not in own]

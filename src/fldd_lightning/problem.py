@@ -51,8 +51,11 @@ class Problem:
             )
         if self.num_steps < 1:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
-        if self.num_labels < 0:
-            raise FLDDError(f"num_labels is {self.num_labels}, but it cannot be negative.")
+        if min(self.num_labels, self.num_latents) < 0 or self.num_labels * self.num_latents > 0:
+            raise FLDDError(
+                f"num_labels is {self.num_labels} and num_latents {self.num_latents}, but neither can be negative, and "
+                "one of them is 0."
+            )
         if not 1 <= self.num_parts <= self.num_dims:
             raise FLDDError(
                 f"num_parts is {self.num_parts}, but {self.num_dims} coordinates have 1 to {self.num_dims} parts."

@@ -42,6 +42,9 @@ class ReverseProcess(nn.Module):
         process: The forward process; only its base, or the schedule that all examples share, is used.
         denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
         code: What the labels stand for, if they are codes.
+
+    Raises:
+        FLDDError: If the network is no Backbone, or the code is learned and the process does not only mask.
     """
 
     def __init__(
@@ -63,6 +66,11 @@ class ReverseProcess(nn.Module):
                 raise FLDDError(f"{type(process).__name__} sets mask_only, but is not a MaskProcess. Subclass that.")
             self._log_stay_odds = process.log_stay_odds
             self._log_data = None if code is None else code.log_conditional_of
+        elif code is not None and next(code.parameters(), None) is not None:
+            raise FLDDError(
+                f"{type(code).__name__} is trained through the logits it gives to masked coordinates, and under "
+                f"{type(process).__name__} there is more than masks. Use LearnedMaskProcess, or code MixtureCode."
+            )
         self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
 
     def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:

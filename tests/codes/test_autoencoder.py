@@ -19,13 +19,14 @@ from some_codes import clustered
 from test_module import build
 
 SMALL = partial(AutoencoderCode, size=1, width=8, components=3, fit_steps=5)
+MASKS = ("absorbing", "staggered", "learned_mask")  # the processes that only mask
 GRID = torch.linspace(-7, 7, 141, dtype=torch.float64)
 SPACING = float(GRID[1] - GRID[0])
 
 
 def model_with(**options: Any) -> FLDD:
     """Two coordinates of three classes, and a code of one number with random networks and prior."""
-    model = build(code=options.pop("code", SMALL), **options)
+    model = build(**{"code": SMALL, "forward_process": AbsorbingProcess, **options})
     randomise(model, 0.4)
     return model
 
@@ -41,7 +42,7 @@ def densities(code: AutoencoderCode, x: torch.Tensor) -> tuple[torch.Tensor, tor
     return prior.detach(), normal.log_prob(GRID).exp().detach()
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", MASKS)
 def test_bound_with_a_code_is_one(name: str) -> None:
     """-log int p(c) p(x|c) dc <= KL(q(c|x) || p(c)) + int q(c|x) NELBO(x|c) dc, integrated over a grid."""
     num_steps = 2
@@ -167,6 +168,20 @@ def test_padding_is_neither_given_nor_paid_for() -> None:
     posterior = code.posterior(pad)
     torch.testing.assert_close(posterior.nll(c), posterior.kl(c))
     assert torch.isfinite(torch.tensor(list(code.fit(torch.cat([pad, all_states(4, 5)[:60]])).values()))).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PROCESSES if name not in MASKS])
+def test_processes_that_do_not_only_mask_are_refused(name: str) -> None:
+    """Nothing would train the decoder there."""
+    with pytest.raises(FLDDError, match="there is more than masks"):
+        model_with(forward_process=PROCESSES[name])
+
+
+def test_double_precision() -> None:
+    model, x = model_with(forward_process=AbsorbingProcess).double(), all_states(3, 2)
+    noise = torch.rand(len(x), 2, 3, dtype=torch.float64)
+    assert model.nelbo_terms(x, noise).nelbo.dtype == torch.float64
+    assert model.sample(4).shape == (4, 2)
 
 
 def test_what_cannot_be() -> None:

@@ -15,7 +15,7 @@ from ..errors import FLDDError
 from ..networks.base import zero_last_layer
 from ..problem import Problem
 from .base import MOST_EXAMPLES, Code, CodePosterior, hold_out
-from .tables import CHUNK, MOST_NUMBERS, count_all, normalised
+from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count_all, normalised
 
 __all__ = ["AutoencoderCode"]
 
@@ -43,7 +43,7 @@ class AutoencoderPosterior(CodePosterior):
 
     def draw(self, uniform: Tensor) -> Tensor:
         """As for any code; with a gradient to the encoder (Kingma and Welling, 2014, section 2.4)."""
-        noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).float().to(self.mean)
+        noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(self.mean.dtype).to(self.mean.device)
         return self.mean + (self.log_variance / 2).exp() * noise
 
     def likely(self) -> Tensor:
@@ -61,9 +61,12 @@ class AutoencoderCode(Code):
     """m real numbers of the whole example: q(c|x) by an encoder, p(x_i|c) by a decoder, both MLPs; p(c) a mixture.
 
     A number out of 256 says little of many coordinates; this code has no such bound. :meth:`fit` trains the
-    autoencoder by itself; from then on it is trained with both networks on the bound of all, through
-    the draws of c. The prior is a mixture of normal distributions, learned too: under a single one many a code
-    that is drawn is none that any example has, and its sample is like none (compare Tomczak and Welling, 2018, eq. 8).
+    autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
+    through the draws of c; also where nothing was found that helps held-out examples, from a start that says nothing.
+    It takes a process that only masks, whose denoiser starts from log p(x_i|c).
+
+    The prior is a mixture of normal distributions, learned too: under a single one many a code that is drawn is none
+    that any example has, and its sample is like none (compare Tomczak and Welling, 2018, eq. 8).
 
     Args:
         problem: K and shape.
@@ -112,11 +115,12 @@ class AutoencoderCode(Code):
     def posterior(self, x: Tensor) -> AutoencoderPosterior:
         # the last class has no input of its own: what is none of the others
         one_hot = F.one_hot(x, self.problem.num_classes)[..., :-1].flatten(1)  # (B, D * (K - 1))
-        mean, log_variance = self.encoded(self.encoder(one_hot.float())).float().chunk(2, -1)
+        encoded = _full(self.encoded(self.encoder(one_hot.to(self.encoded.weight.dtype))))  # (B, 2 m)
+        mean, log_variance = encoded.chunk(2, -1)
         return AutoencoderPosterior(self, x, mean, log_variance.clamp(*_LOG_VARIANCE))
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
-        logits = self.decoded(self.decoder(code)).float().view(len(code), *self.problem.shape, self.num_values - 1)
+        logits = _full(self.decoded(self.decoder(code))).view(len(code), *self.problem.shape, self.num_values - 1)
         log_p = F.pad(logits, (0, 1)).log_softmax(-1)
         return F.pad(log_p, (0, 1)) if self.problem.padded else log_p
 
@@ -189,9 +193,9 @@ class AutoencoderCode(Code):
 
     @torch.no_grad()
     def _held_out_nll(self, held: Tensor, generator: torch.Generator) -> float:
-        return float(
-            torch.cat([self._bound(each, generator)[1] for each in torch.split(held, CHUNK)]).cpu().double().mean()
-        )
+        size = max(1, min(CHUNK, NUMBERS // (self.problem.num_dims * self.problem.num_classes)))
+        nll = [self._bound(each, generator)[1] for each in torch.split(held, size)]
+        return float(torch.cat(nll).cpu().double().mean())
 
     def _bound(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """KL and bound ``(B,)`` from one draw."""
@@ -204,6 +208,11 @@ class AutoencoderCode(Code):
 
 def _hidden(num_inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(num_inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+
+def _full(numbers: Tensor) -> Tensor:
+    """At least in single precision, whatever the networks compute in."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def _log_normal(code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 
 import torch
@@ -51,9 +52,9 @@ class TableCode(Code):
         self.register_buffer("log_conditional", torch.zeros(*problem.shape, problem.num_classes, size))
 
     @property
+    @abstractmethod
     def num_used(self) -> int:
         """How many of the C values are in use."""
-        raise NotImplementedError
 
     @property
     def says_nothing(self) -> bool:

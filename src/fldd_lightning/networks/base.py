@@ -162,8 +162,9 @@ def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:
 def check_labels(problem: Problem, condition: Tensor | None) -> None:
     """Raise if labels are missing from a conditional model or given to an unconditional one."""
     if (condition is None) == (problem.num_labels > 0 or problem.num_latents > 0):
+        kind = f"{problem.num_latents} real numbers" if problem.num_latents > 0 else f"{problem.num_labels} labels"
         raise FLDDError(
-            f"the network was built for {problem.num_labels} labels, but it was given "
+            f"the network was built for {kind}, but it was given "
             f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; the values of "
             "a code are labels too."
         )
