@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_codes import given
 
-from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
 from fldd_lightning import FLDD, AutoencoderCode, FLDDError
 from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import AbsorbingProcess
@@ -188,6 +188,12 @@ def test_what_cannot_be() -> None:
     for option in ("size", "width", "components", "fit_steps"):
         with pytest.raises(FLDDError, match="must be at least 1"):
             AutoencoderCode(Problem(3, (2,), 2), **{option: 0})
+    for numbers in ({"num_latents": -1}, {"num_latents": 1, "num_labels": 2}):
+        with pytest.raises(FLDDError, match="neither can be negative"):
+            Problem(3, (2,), 2, **numbers)
+    network = small_mlp(Problem(3, (2,), 2, num_latents=2), 3, 3)
+    with pytest.raises(FLDDError, match="2 real numbers, but it was given no labels"):
+        network(torch.zeros(1, 2, 3), torch.ones(1, dtype=torch.long))
     with pytest.raises(FLDDError, match="more than 256 MiB"):
         AutoencoderCode(Problem(50_257, (1_024,), 2))
     with pytest.raises(FLDDError, match="too few to fit a code"):
