@@ -76,7 +76,6 @@ NETWORKS = {
 PROCESSES: dict[str, tuple[Any, Any]] = {
     "learned": (LearnedMaskProcess, MixtureCode),
     "learned, autoencoder": (LearnedMaskProcess, AutoencoderCode),
-    "learned, autoencoder of 8,000 updates": (LearnedMaskProcess, partial(AutoencoderCode, fit_steps=8_000)),
     "learned, no code": (LearnedMaskProcess, None),
     "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
     "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),
