@@ -36,11 +36,12 @@ class CodedModule(ModalityHooks, LightningModule):
         else:
             self._fit(self.code)
         averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
-        copies: list[Any] = [each._average_model for each in averages if each._average_model is not None]
+        models: list[Any] = [each._average_model for each in averages if each._average_model is not None]
+        copies = [model.module.code.state_dict() for model in models]
         for name, value in self.code.state_dict().items():  # the first process's
             value.copy_(self.trainer.strategy.broadcast(value))
             for copy in copies:  # they were made before
-                copy.module.code.state_dict()[name].copy_(value)
+                copy[name].copy_(value)
 
     def _fit(self, code: Code) -> None:
         examples = self._training_examples(code)

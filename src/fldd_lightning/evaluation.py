@@ -78,9 +78,8 @@ class EvaluatedModule(CodedModule):
             step = self.forward_process.transition(x, t, condition)
             z_t = step.draw_from_uniform(noise[:, i, :num_dims].view(x.shape))
             columns.append(step_kl(step, self.reverse, z_t))
-        if posterior is None or condition is None:
-            return Bound(torch.stack(columns, 1), self.further_terms(batch, None, None), None)
-        return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior, condition), posterior.nll(condition))
+        nll_code = None if posterior is None or condition is None else posterior.nll(condition)
+        return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior, condition), nll_code)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch, batch_idx)

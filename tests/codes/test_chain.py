@@ -85,7 +85,7 @@ def test_rounds_do_not_depend_on_how_examples_are_batched() -> None:
     x, _ = walks(100)
     code = ChainCode(Problem(4, (8,), 2), size=6)
     together = code._maximise(x, 6, False, seed=0)
-    with patch("fldd_lightning.codes.chain.CHUNK", 7):
+    with patch("fldd_lightning.codes.tables.CHUNK", 7):
         apart = code._maximise(x, 6, False, seed=0)
     for name in ("first", "following", "conditional"):
         torch.testing.assert_close(getattr(together, name), getattr(apart, name), atol=1e-3, rtol=1e-3)

@@ -15,7 +15,7 @@ from ..errors import FLDDError
 from ..networks.base import zero_last_layer
 from ..problem import Problem
 from .base import MOST_EXAMPLES, Code, CodePosterior, hold_out
-from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count_all, normalised
+from .tables import MOST_NUMBERS, count_all, examples_at_once, normalised
 
 __all__ = ["AutoencoderCode"]
 
@@ -53,8 +53,12 @@ class AutoencoderPosterior(CodePosterior):
         return _log_normal(code, self.mean, self.log_variance) - self.code.log_prior_of(code)
 
     def nll(self, code: Tensor) -> Tensor:
+        return self.kl(code) - self.log_likelihood(code)
+
+    def log_likelihood(self, code: Tensor) -> Tensor:
+        """Log p(x|c), ``(B,)``, for codes ``(B, m)``."""
         log_p = self.code.log_conditional_of(code).gather(-1, self.x.unsqueeze(-1))  # (B, *shape, 1)
-        return self.kl(code) - log_p.flatten(1).sum(1)
+        return log_p.flatten(1).sum(1)
 
 
 class AutoencoderCode(Code):
@@ -129,12 +133,13 @@ class AutoencoderCode(Code):
         each = _log_normal(code.unsqueeze(1), self.prior_mean, self.prior_log_variance.clamp(*_LOG_VARIANCE))
         return (each + self.prior_logits.log_softmax(0)).logsumexp(1)
 
+    @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         device = generator.device
-        p = self.prior_logits.detach().softmax(0).to(device)
+        p = self.prior_logits.softmax(0).to(device)
         which = torch.multinomial(p, num_samples, True, generator=generator)
-        mean = self.prior_mean.detach().to(device)[which]  # (N, m)
-        deviation = (self.prior_log_variance.detach().clamp(*_LOG_VARIANCE) / 2).exp().to(device)[which]
+        mean = self.prior_mean.to(device)[which]  # (N, m)
+        deviation = (self.prior_log_variance.clamp(*_LOG_VARIANCE) / 2).exp().to(device)[which]
         return mean + deviation * torch.randn(mean.shape, device=device, generator=generator)
 
     @torch.enable_grad()
@@ -193,7 +198,7 @@ class AutoencoderCode(Code):
 
     @torch.no_grad()
     def _held_out_nll(self, held: Tensor, generator: torch.Generator) -> float:
-        size = max(1, min(CHUNK, NUMBERS // (self.problem.num_dims * self.problem.num_classes)))
+        size = examples_at_once(self.problem.num_dims * self.problem.num_classes)
         nll = [self._bound(each, generator)[1] for each in torch.split(held, size)]
         return float(torch.cat(nll).cpu().double().mean())
 
@@ -203,7 +208,8 @@ class AutoencoderCode(Code):
         uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=generator.device)
         posterior = self.posterior(x)
         code = posterior.draw(uniform)
-        return posterior.kl(code), posterior.nll(code)
+        kl = posterior.kl(code)
+        return kl, kl - posterior.log_likelihood(code)
 
 
 def _hidden(num_inputs: int, width: int) -> nn.Sequential:

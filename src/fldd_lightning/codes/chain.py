@@ -13,7 +13,7 @@ from ..errors import FLDDError
 from ..problem import Problem
 from .base import hold_out
 from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
-from .tables import CHUNK, MOST_NUMBERS, NUMBERS, count, count_all, log_likelihood, normalised
+from .tables import MOST_NUMBERS, count, count_all, examples_at_once, log_likelihood, normalised
 from .tabular import TableCode, affordable, sizes_to_try, started_from
 
 __all__ = ["ChainCode"]
@@ -196,7 +196,7 @@ class ChainCode(TableCode):
 
     def _chunk(self, size: int) -> int:
         """Examples worked on at once."""
-        return max(1, min(CHUNK, NUMBERS // (self.num_parts * size)))
+        return examples_at_once(self.num_parts * size)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Values ``(B, D)`` by part."""

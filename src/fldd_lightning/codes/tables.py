@@ -8,11 +8,16 @@ from torch.nn import functional as F
 
 from ..problem import Problem
 
-__all__ = ["CHUNK", "MOST_NUMBERS", "NUMBERS", "count", "count_all", "log_likelihood", "normalised"]
+__all__ = ["CHUNK", "MOST_NUMBERS", "count", "count_all", "examples_at_once", "log_likelihood", "normalised"]
 
 MOST_NUMBERS = 2**26  # of a table: it goes with every checkpoint
 CHUNK, NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
 _FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
+
+
+def examples_at_once(numbers: int) -> int:
+    """Examples worked on at once, where each takes so many numbers."""
+    return max(1, min(CHUNK, NUMBERS // numbers))
 
 
 def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
@@ -28,7 +33,7 @@ def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tens
     """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(*shape, K, C)``."""
     num_dims = x[0].numel()
     counts = torch.zeros(num_dims, num_classes, weights.shape[1], device=x.device)
-    size = max(1, min(CHUNK, NUMBERS // (num_dims * num_classes)))
+    size = examples_at_once(num_dims * num_classes)
     for part, weight in zip(torch.split(x.flatten(1), size), torch.split(weights, size), strict=True):
         if num_classes <= _FEW_CLASSES:
             one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
