@@ -14,6 +14,7 @@ __all__ = [
     "check_integers",
     "check_states",
     "entropy",
+    "float64_device",
     "grey_levels",
     "gumbel_noise",
     "log_one_hot",
@@ -133,7 +134,7 @@ def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         Integer states ``(...)`` on the device of ``log_p``. Never a state of probability zero.
     """
-    device = _float64_device(log_p.device)
+    device = float64_device(log_p.device)
     p = log_p.detach().to(device, torch.float64).exp()
     cumulative = p.cumsum(-1)
     threshold = uniform.to(device, torch.float64).unsqueeze(-1) * cumulative[..., -1:]
@@ -179,5 +180,6 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
         )
 
 
-def _float64_device(device: torch.device) -> torch.device:
+def float64_device(device: torch.device) -> torch.device:
+    """A device itself, or the CPU where it has no double precision and few kernels."""
     return torch.device("cpu") if device.type == "mps" else device

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from .categorical import float64_device
 from .coded import CodedModule
 from .forward import ForwardProcess
 from .metrics import NELBOMetric
@@ -126,9 +127,6 @@ class EvaluatedModule(CodedModule):
 
     # ---- internals ------------------------------------------------------------------------
 
-    def _noise_device(self) -> torch.device:
-        return torch.device("cpu") if self.device.type == "mps" else self.device
-
     def _index(self, batch: Any, batch_idx: int) -> Tensor:
         if isinstance(batch, dict) and "index" in batch:
             index: Tensor = batch["index"]
@@ -144,7 +142,7 @@ class EvaluatedModule(CodedModule):
             size = (self.problem.num_steps, self.problem.num_dims + self.problem.num_draws)
             rows.append(torch.rand(size, dtype=torch.float64, generator=generator))
         noise = torch.stack(rows)
-        return noise.to(self._noise_device())
+        return noise.to(float64_device(self.device))
 
     def _prepare_evaluation(self, stage: str) -> None:
         if stage not in self.bounds:

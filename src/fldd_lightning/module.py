@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .categorical import float64_device
 from .codes import Code
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
@@ -198,7 +199,7 @@ class FLDD(EvaluatedModule):
             raise FLDDError("the number of samples and the batch size must be at least 1.")
         from rich.progress import Progress
 
-        generator = torch.Generator(self._noise_device()).manual_seed(seed)
+        generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
@@ -344,4 +345,4 @@ class FLDD(EvaluatedModule):
         seed = torch.initial_seed() % 2**31
         for number in (self.global_rank, *counters):
             seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
-        return torch.Generator(self._noise_device()).manual_seed(seed)
+        return torch.Generator(float64_device(self.device)).manual_seed(seed)

@@ -129,7 +129,7 @@ def test_the_bound_trains_encoder_decoder_and_prior() -> None:
 def test_fit_finds_clusters() -> None:
     torch.manual_seed(0)
     x = clustered(3_000)
-    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=32, components=8, fit_steps=400)
+    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=32, components=8, kl_weight=1.0, fit_steps=400)
     assert code.says_nothing
     torch.testing.assert_close(code.posterior(x).kl(torch.randn(len(x), 4)), torch.zeros(len(x)), atol=1e-5, rtol=0)
     before = torch.random.get_rng_state()
@@ -145,10 +145,25 @@ def test_fit_finds_clusters() -> None:
     assert 1.0 < float(posterior.kl(drawn).detach().mean()) < 2.5  # four clusters: log 4 = 1.39
 
 
+@torch.no_grad()
+def test_a_code_says_what_is_worth_its_price() -> None:
+    """At a hundred times its price nothing is worth saying."""
+    x, said = clustered(3_000), []
+    for weight in (0.3, 1.0, 100.0):
+        torch.manual_seed(0)
+        code = AutoencoderCode(Problem(4, (12,), 2), 4, width=32, components=8, kl_weight=weight, fit_steps=200)
+        fit_, posterior = code.fit(x), code.posterior(x)
+        said.append(float(posterior.kl(posterior.draw(torch.rand(len(x), 4).double())).mean()))
+    assert said[0] > said[1] + 0.2
+    assert said[1] > 1
+    assert said[2] == pytest.approx(0.0, abs=0.02)
+    assert fit_["nll"] == pytest.approx(fit_["nll_marginals"], abs=0.05)
+
+
 def test_what_does_not_help_held_out_examples_is_not_kept() -> None:
     x, generator = clustered(300), torch.Generator().manual_seed(0)
     code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=64, components=8, fit_steps=20)
-    with patch.object(AutoencoderCode, "_held_out_nll", return_value=20.0):
+    with patch.object(AutoencoderCode, "_held_out_bound", return_value=(0.0, 20.0)):
         fit_ = code.fit(x)
     assert fit_["nll"] == fit_["nll_marginals"]
     assert code.says_nothing
@@ -188,6 +203,8 @@ def test_what_cannot_be() -> None:
     for option in ("size", "width", "components", "fit_steps"):
         with pytest.raises(FLDDError, match="must be at least 1"):
             AutoencoderCode(Problem(3, (2,), 2), **{option: 0})
+    with pytest.raises(FLDDError, match="kl_weight above 0"):
+        AutoencoderCode(Problem(3, (2,), 2), kl_weight=0.0)
     for numbers in ({"num_latents": -1}, {"num_latents": 1, "num_labels": 2}):
         with pytest.raises(FLDDError, match="neither can be negative"):
             Problem(3, (2,), 2, **numbers)

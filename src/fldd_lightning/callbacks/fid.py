@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ..categorical import float64_device
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..image import ImageFLDD
@@ -95,7 +96,7 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         if len(x) < 2:
             raise FLDDError("FIDCallback needs two real images or more; give the split more, or remove the callback.")
         x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]  # folders are sorted by class
-        device = torch.device("cpu") if module.device.type == "mps" else module.device  # needs float64
+        device = float64_device(module.device)
         self.extractor.to(device).eval()
         quality = SampleQuality(self.extractor, module.render(x[:1])[0], self.neighbours, device)
         for number, what in ((len(x), "real images"), (self.num_samples, "samples")):

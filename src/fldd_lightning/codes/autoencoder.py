@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..categorical import float64_device
 from ..errors import FLDDError
 from ..networks.base import zero_last_layer
 from ..problem import Problem
@@ -77,6 +78,9 @@ class AutoencoderCode(Code):
         size: m, how many numbers.
         width: Hidden units of each of the two layers of encoder and decoder.
         components: Of the prior.
+        kl_weight: Of the KL in :meth:`fit` (Higgins et al., 2017, eq. 4); training goes on without. Alone, coordinates
+            know nothing of one another, and have the code say much that a denoiser, which sees those already there,
+            finds by itself.
         fit_steps: Updates of 256 examples before training.
 
     Raises:
@@ -84,18 +88,27 @@ class AutoencoderCode(Code):
     """
 
     def __init__(
-        self, problem: Problem, size: int = 24, width: int = 512, components: int = 128, fit_steps: int = 4_000
+        self,
+        problem: Problem,
+        size: int = 24,
+        width: int = 512,
+        components: int = 128,
+        kl_weight: float = 2.5,
+        fit_steps: int = 4_000,
     ) -> None:
         super().__init__(problem)
-        if min(size, width, components, fit_steps) < 1:
-            raise FLDDError("size, width, components and fit_steps of an AutoencoderCode must be at least 1.")
+        if min(size, width, components, fit_steps) < 1 or kl_weight <= 0:
+            raise FLDDError(
+                "size, width, components and fit_steps of an AutoencoderCode must be at least 1, kl_weight above 0."
+            )
         num_inputs = problem.num_dims * (problem.num_classes - 1)
         if num_inputs * width > MOST_NUMBERS:
             raise FLDDError(
                 f"an encoder of width {width} for {problem.num_dims} coordinates of {problem.num_classes} classes "
                 "would need a layer of more than 256 MiB. Lower model.code.width, or set model.code to null."
             )
-        self.size, self.width, self.components, self.fit_steps = size, width, components, fit_steps
+        self.size, self.width, self.components = size, width, components
+        self.kl_weight, self.fit_steps = kl_weight, fit_steps
         self.num_values = problem.num_classes - int(problem.padded)  # that the decoder chooses among
         self.encoder, self.encoded = _hidden(num_inputs, width), nn.Linear(width, 2 * size)
         self.decoder, self.decoded = _hidden(size, width), nn.Linear(width, problem.num_dims * (self.num_values - 1))
@@ -148,7 +161,7 @@ class AutoencoderCode(Code):
         marginals = normalised(count_all(kept, self.problem), self.problem.pad)[..., 0]  # (*shape, K)
         log_p = marginals.expand(len(held), *marginals.shape).gather(-1, held.unsqueeze(-1))
         nll_marginals = float(-log_p.sum().cpu().double() / len(held))
-        generator = torch.Generator("cpu" if x.device.type == "mps" else x.device).manual_seed(seed)
+        generator = torch.Generator(float64_device(x.device)).manual_seed(seed)
         fitted = deepcopy(self)  # so that hooks on the parameters, such as DDP's, hear nothing of it
         free = marginals[..., : self.num_values - 1] - marginals[..., self.num_values - 1 : self.num_values]
         fitted.decoded.bias.data.copy_(free.flatten())
@@ -160,11 +173,11 @@ class AutoencoderCode(Code):
         }
         for p, scale in scales.items():  # both last layers: at zero, neither would ever have reason to move
             p.data.copy_(scale * torch.randn(p.shape, generator=generator, device=generator.device))
-        nll = nll_marginals
+        least = nll = nll_marginals
         for _ in fitted._updates(kept, generator):
-            found = fitted._held_out_nll(held, generator)
-            if found < nll:
-                nll = found
+            kl, found = fitted._held_out_bound(held, generator)
+            if found + (self.kl_weight - 1) * kl < least:
+                least, nll = found + (self.kl_weight - 1) * kl, found
                 self.load_state_dict(fitted.state_dict())
         self.is_fitted.fill_(True)
         return {"nll": nll, "nll_marginals": nll_marginals}
@@ -176,7 +189,7 @@ class AutoencoderCode(Code):
         return f"{type(self).__name__}(size={self.size}, width={self.width}, components={self.components})"
 
     def _updates(self, x: Tensor, generator: torch.Generator) -> Iterator[None]:
-        """Train on the code's own bound; stops now and then to have a look."""
+        """Train on the code's own bound, its KL weighted; stops now and then to have a look."""
         prior = [self.prior_logits, self.prior_mean, self.prior_log_variance]
         networks = [p for name, p in self.named_parameters() if not name.startswith("prior_")]
         optimizer = torch.optim.Adam([{"params": networks}, {"params": prior}])
@@ -187,9 +200,9 @@ class AutoencoderCode(Code):
             index = torch.randint(len(x), (_BATCH,), generator=generator, device=generator.device)
             batch = x[index.to(x.device)]
             kl, nll = self._bound(batch, generator)
-            weight = min(1.0, step / (_WARM_UP * self.fit_steps))
+            weight = self.kl_weight * min(1.0, step / (_WARM_UP * self.fit_steps))
             optimizer.zero_grad()
-            (nll - (1 - weight) * kl).mean().backward()  # type: ignore[no-untyped-call]
+            (nll + (weight - 1) * kl).mean().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(networks + prior, _MOST_GRADIENT)
             optimizer.step()
             schedule.step()
@@ -197,10 +210,12 @@ class AutoencoderCode(Code):
                 yield
 
     @torch.no_grad()
-    def _held_out_nll(self, held: Tensor, generator: torch.Generator) -> float:
+    def _held_out_bound(self, held: Tensor, generator: torch.Generator) -> tuple[float, float]:
+        """Means of KL and bound."""
         size = examples_at_once(self.problem.num_dims * self.problem.num_classes)
-        nll = [self._bound(each, generator)[1] for each in torch.split(held, size)]
-        return float(torch.cat(nll).cpu().double().mean())
+        terms = [torch.stack(self._bound(each, generator)) for each in torch.split(held, size)]  # (2, b) each
+        kl, nll = torch.cat(terms, 1).cpu().double().mean(1)
+        return float(kl), float(nll)
 
     def _bound(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """KL and bound ``(B,)`` from one draw."""

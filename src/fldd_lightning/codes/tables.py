@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..categorical import float64_device
 from ..problem import Problem
 
 __all__ = ["CHUNK", "MOST_NUMBERS", "count", "count_all", "examples_at_once", "log_likelihood", "normalised"]
@@ -22,7 +23,7 @@ def examples_at_once(numbers: int) -> int:
 
 def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
     """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
-    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no embedding_bag
+    device = float64_device(x.device)  # MPS has no embedding_bag
     flat = x.flatten(1).to(device)  # (B, D)
     first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
     table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
