@@ -126,6 +126,41 @@ def test_the_bound_trains_encoder_decoder_and_prior() -> None:
         assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(p.grad.abs().sum()), rel=0.02, abs=1e-4), name
 
 
+def test_gradients_are_those_of_the_bound() -> None:
+    """On average, against integration over c and enumeration of z_t: of q(z_t|x, c) too, through c to the encoder."""
+    model = model_with(forward_process=PROCESSES["learned_mask"], auxiliary_weight=0.0, estimator=Reinforce)
+    code, x, grid = model.code, all_states(3, 2), GRID[::4]
+    assert isinstance(code, AutoencoderCode)
+    posterior = code.posterior(x)
+    log_q = torch.distributions.Normal(posterior.mean, (posterior.log_variance / 2).exp()).log_prob(grid)  # (9, n)
+    nats = log_q - code.log_prior_of(grid.float().unsqueeze(1))
+    steps = []
+    for c in grid:
+        process, reverse = given(model, c.float().unsqueeze(0))
+        steps.append(sum(exact_step_kl(process, reverse, x, t) for t in (1, 2)))
+    bound = (log_q.exp() * (nats + torch.stack(steps, 1))).sum(1).mean() * 4 * SPACING
+    parts: dict[str, list[torch.nn.Parameter]] = {
+        "encoder": [*code.encoder.parameters(), *code.encoded.parameters()],
+        "decoder": [*code.decoder.parameters(), *code.decoded.parameters()],
+        "prior": [code.prior_logits, code.prior_mean, code.prior_log_variance],
+        "process": list(model.forward_process.parameters()),
+        "denoiser": list(model.reverse.parameters()),
+    }
+    flat = [p for part in parts.values() for p in part]
+    exact = torch.autograd.grad(bound / 2, flat)  # a loss is per coordinate
+    many = x.repeat(100, 1)
+    drawn = [torch.autograd.grad(model.training_step(many, i), flat) for i in range(31)]
+    first = 0
+    for name, part in parts.items():
+        index = range(first, first + len(part))
+        first += len(part)
+        length = float(sum((exact[j] ** 2).sum() for j in index)) ** 0.5
+        along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
+        error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
+        assert float(along.mean()) == pytest.approx(length, abs=4 * error), name
+        assert error < 0.1 * length, name
+
+
 def test_fit_finds_clusters() -> None:
     torch.manual_seed(0)
     x = clustered(3_000)
