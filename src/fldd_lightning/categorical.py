@@ -181,5 +181,5 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """A device itself, or the CPU where it has no double precision and few kernels."""
+    """The device itself, or the CPU in place of Apple's MPS, which has no float64 and lacks some kernels."""
     return torch.device("cpu") if device.type == "mps" else device

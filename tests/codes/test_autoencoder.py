@@ -109,7 +109,7 @@ def test_one_step_and_an_untrained_denoiser_are_the_code_alone() -> None:
 def test_the_bound_trains_encoder_decoder_and_prior() -> None:
     """A training step's gradient is that of its loss at fixed noise, through the draws of c."""
     # the process is fixed, so that REINFORCE's surrogate is the KL itself
-    model = model_with(forward_process=AbsorbingProcess, auxiliary_weight=0.0, estimator=Reinforce)
+    model = model_with(auxiliary_weight=0.0, estimator=Reinforce)
     x = all_states(3, 2)
     model.training_step(x, 0).backward()
     assert model.code is not None
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_the_bound() -> None:
         along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
         error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
         assert float(along.mean()) == pytest.approx(length, abs=4 * error), name
-        assert error < 0.1 * length, name
+        assert error < 0.04 * length, name
 
 
 def test_fit_finds_clusters() -> None:
@@ -195,16 +195,22 @@ def test_a_code_says_what_is_worth_its_price() -> None:
     assert fit_["nll"] == pytest.approx(fit_["nll_marginals"], abs=0.05)
 
 
-def test_what_does_not_help_held_out_examples_is_not_kept() -> None:
+@pytest.mark.parametrize(("weight", "kl", "gain", "kept"), [(2.5, 2, 1, False), (1, 2, 1, True), (0.5, 4, -1, True)])
+def test_what_does_not_help_held_out_examples_is_not_kept(weight: float, kl: float, gain: float, kept: bool) -> None:
+    """It counts with the weight of the KL; what is reported is the bound."""
     x, generator = clustered(300), torch.Generator().manual_seed(0)
-    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=64, components=8, fit_steps=20)
-    with patch.object(AutoencoderCode, "_held_out_bound", return_value=(0.0, 20.0)):
+    make = partial(AutoencoderCode, Problem(4, (12,), 2), size=4, width=64, components=8, fit_steps=20)
+    marginals = make(fit_steps=1).fit(x)["nll_marginals"]
+    code = make(kl_weight=weight)
+    with patch.object(AutoencoderCode, "_held_out_bound", return_value=(kl, marginals - gain)):
         fit_ = code.fit(x)
-    assert fit_["nll"] == fit_["nll_marginals"]
-    assert code.says_nothing
+    assert fit_["nll_marginals"] == marginals
+    assert fit_["nll"] == (marginals - gain if kept else marginals)
+    assert code.says_nothing != kept
     c = code.sample(5, generator)
-    torch.testing.assert_close(code.posterior(x[:5]).kl(c), torch.zeros(5), atol=1e-5, rtol=0)
-    assert torch.equal(code.log_conditional_of(c)[0], code.log_conditional_of(c)[1])
+    if not kept:
+        torch.testing.assert_close(code.posterior(x[:5]).kl(c), torch.zeros(5), atol=1e-5, rtol=0)
+        assert torch.equal(code.log_conditional_of(c)[0], code.log_conditional_of(c)[1])
 
 
 def test_padding_is_neither_given_nor_paid_for() -> None:

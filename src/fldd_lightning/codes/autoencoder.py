@@ -67,7 +67,8 @@ class AutoencoderCode(Code):
 
     A number out of 256 says little of many coordinates; this code has no such bound. :meth:`fit` trains the
     autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
-    through the draws of c; also where nothing was found that helps held-out examples, from a start that says nothing.
+    through the draws of c; also where nothing was found that helps held-out examples at the weight of the KL, from a
+    start that says nothing and a prior that stays one normal distribution.
     It takes a process that only masks, whose denoiser starts from log p(x_i|c).
 
     The prior is a mixture of normal distributions, learned too: under a single one many a code that is drawn is none
@@ -78,9 +79,10 @@ class AutoencoderCode(Code):
         size: m, how many numbers.
         width: Hidden units of each of the two layers of encoder and decoder.
         components: Of the prior.
-        kl_weight: Of the KL in :meth:`fit` (Higgins et al., 2017, eq. 4); training goes on without. Alone, coordinates
-            know nothing of one another, and have the code say much that a denoiser, which sees those already there,
-            finds by itself.
+        kl_weight: Weight of the KL in the loss of :meth:`fit`, and in its choice by held-out examples: the beta of a
+            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the code says: where
+            coordinates know nothing of one another it is worth saying much that a denoiser, which sees those already
+            revealed, finds by itself.
         fit_steps: Updates of 256 examples before training.
 
     Raises:
@@ -97,7 +99,7 @@ class AutoencoderCode(Code):
         fit_steps: int = 4_000,
     ) -> None:
         super().__init__(problem)
-        if min(size, width, components, fit_steps) < 1 or kl_weight <= 0:
+        if min(size, width, components, fit_steps) < 1 or not kl_weight > 0:
             raise FLDDError(
                 "size, width, components and fit_steps of an AutoencoderCode must be at least 1, kl_weight above 0."
             )
@@ -175,9 +177,10 @@ class AutoencoderCode(Code):
             p.data.copy_(scale * torch.randn(p.shape, generator=generator, device=generator.device))
         least = nll = nll_marginals
         for _ in fitted._updates(kept, generator):
-            kl, found = fitted._held_out_bound(held, generator)
-            if found + (self.kl_weight - 1) * kl < least:
-                least, nll = found + (self.kl_weight - 1) * kl, found
+            kl, bound = fitted._held_out_bound(held, generator)
+            loss = bound + (self.kl_weight - 1) * kl
+            if loss < least:
+                least, nll = loss, bound
                 self.load_state_dict(fitted.state_dict())
         self.is_fitted.fill_(True)
         return {"nll": nll, "nll_marginals": nll_marginals}
