@@ -3,13 +3,15 @@
     python benchmarks/molecules.py --path train_smile.txt --models "learned:10" "absorbing:10"
     python benchmarks/molecules.py --report benchmarks/results/molecules.csv
 
-The model is that of ``examples/molecules``; FCD is against 10,000 training molecules. One thread a run.
+With the MLP the model is that of ``examples/molecules``; FCD is against 10,000 training molecules. One thread a run;
+``--network transformer`` is for a GPU, and takes it if there is one.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,25 +41,36 @@ from fldd_lightning.forward import (
     StaggeredProcess,
     UniformProcess,
 )
-from fldd_lightning.networks import MLP
+from fldd_lightning.networks import MLP, Transformer
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 from examples.molecules.smiles import MoleculeFLDD, SmilesDataModule
 
-PASSES = 4 * 64  # denoiser passes per training step
-NETWORK = partial(MLP, width=512)
-LEARNED_MASK = partial(LearnedMaskProcess, network=NETWORK)
+
+@dataclass(frozen=True)
+class Network:
+    """A network for SMILES, and the denoiser passes of a training step and the learning rate that suit it."""
+
+    make: Any
+    passes: int
+    lr: float
+
+
+NETWORKS = {
+    "mlp": Network(partial(MLP, width=512), 4 * 64, 2e-3),
+    "transformer": Network(partial(Transformer, width=256, depth=6, heads=4), 4 * 256, 1e-3),
+}
 # process, estimator, draws of z_t for each molecule, and the code
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
-    "learned": (LEARNED_MASK, Reinforce, 1, MixtureCode),
-    "learned, autoencoder": (LEARNED_MASK, Reinforce, 1, AutoencoderCode),
-    "learned, chain": (LEARNED_MASK, Reinforce, 1, ChainCode),
-    "learned, straight-through": (LEARNED_MASK, StraightThrough, 1, MixtureCode),
-    "learned, first order": (LEARNED_MASK, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),
-    "learned, no code": (LEARNED_MASK, Reinforce, 1, None),
-    "learned, 2 draws": (LEARNED_MASK, RLOO, 2, MixtureCode),
-    "learned general": (partial(ResidualAbsorbingProcess, network=NETWORK), Reinforce, 1, MixtureCode),
+    "learned": (LearnedMaskProcess, Reinforce, 1, MixtureCode),
+    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, AutoencoderCode),
+    "learned, chain": (LearnedMaskProcess, Reinforce, 1, ChainCode),
+    "learned, straight-through": (LearnedMaskProcess, StraightThrough, 1, MixtureCode),
+    "learned, first order": (LearnedMaskProcess, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),
+    "learned, no code": (LearnedMaskProcess, Reinforce, 1, None),
+    "learned, 2 draws": (LearnedMaskProcess, RLOO, 2, MixtureCode),
+    "learned general": (ResidualAbsorbingProcess, Reinforce, 1, MixtureCode),
     "staggered, code": (StaggeredProcess, Reinforce, 1, MixtureCode),
     "staggered": (StaggeredProcess, Reinforce, 1, None),
     "absorbing": (AbsorbingProcess, Reinforce, 1, None),
@@ -67,34 +80,42 @@ PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
 
-def run(path: str, process: str, num_steps: int, seed: int, steps: int, samples: int) -> dict[str, object]:
+def run(
+    path: str, network: str, process: str, num_steps: int, seed: int, steps: int, samples: int
+) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    factory, estimator, draws, code = PROCESSES[process]
-    data = SmilesDataModule(path, batch_size=PASSES // draws, seed=seed)
+    chosen, (factory, estimator, draws, code) = NETWORKS[network], PROCESSES[process]
+    data = SmilesDataModule(path, batch_size=chosen.passes // draws, seed=seed)
+    if factory.learned:
+        factory = partial(factory, network=chosen.make)
     model = MoleculeFLDD(
-        data.num_classes, data.shape, factory, NETWORK, estimator, num_steps, code=code, num_samples=samples
-    )
+        data.num_classes, data.shape, factory, chosen.make, estimator, num_steps,
+        code=code, lr=chosen.lr, num_samples=samples,
+    )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
-    row = {"process": process, "num_steps": num_steps, "seed": seed, "steps": steps, "samples": samples, **measured}
+    row = {"network": network, "process": process, "num_steps": num_steps, "seed": seed, "steps": steps}
+    row |= {"samples": samples, **measured}
     return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
 
 
 def table(path: Path) -> str:
-    """Markdown: one row per process and T."""
-    groups: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
+    """Markdown: one row per network, number of training steps, T and process."""
+    groups: dict[tuple[str, int, int, str], list[dict[str, str]]] = defaultdict(list)
     for row in read_rows(path):
-        groups[int(row["num_steps"]), row["process"]].append(row)
-    lines = ["| T | process | seeds | NELBO, nats | bits per token | valid, % | unique, % | novel, % | FCD | samples |"]
-    lines.append("| --- " * 10 + "|")
-    for (num_steps, process), rows in sorted(groups.items()):
+        groups[row["network"], int(row["steps"]), int(row["num_steps"]), row["process"]].append(row)
+    columns = ["network", "steps", "T", "process", "seeds", "NELBO, nats", "bits per token"]
+    columns += ["valid, %", "unique, %", "novel, %", "FCD", "samples"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for (network, steps, num_steps, process), rows in sorted(groups.items()):
         cells = []
         for name in MEASURES:
             scale, digits = (100, 1) if name in ("valid", "unique", "novel") else (1, 3 if name == "bpd" else 2)
             values = [scale * float(row[name]) for row in rows if row[name]]
             cells.append(mean_and_range(values, digits) if values else "")
-        lines.append(f"| {num_steps} | {process} | {len(rows)} | {' | '.join(cells)} | {rows[0]['samples']} |")
+        first = f"| {network} | {steps} | {num_steps} | {process} | {len(rows)} |"
+        lines.append(f"{first} {' | '.join(cells)} | {rows[0]['samples']} |")
     return "\n".join(lines)
 
 
@@ -103,13 +124,20 @@ def main() -> None:
     models = ["learned:10", "absorbing:10"]
     parser = comparison_parser(__doc__, "molecules", list(PROCESSES), models, steps=3_000, samples=1_000)
     parser.add_argument("--path", help="file with one SMILES a line")
+    parser.add_argument("--network", choices=NETWORKS, default="mlp")
     arguments = parser.parse_args()
     if arguments.report is not None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
     keys = (
-        {**split_model(name), "seed": seed, "steps": arguments.steps, "samples": arguments.samples}
+        {
+            "network": arguments.network,
+            **split_model(name),
+            "seed": seed,
+            "steps": arguments.steps,
+            "samples": arguments.samples,
+        }
         for seed in arguments.seeds
         for name in arguments.models
     )

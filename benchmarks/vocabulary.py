@@ -1,6 +1,7 @@
 """Peak memory and time of a training step at large vocabularies, as multiples of the two networks alone.
 
     python benchmarks/vocabulary.py
+    python benchmarks/vocabulary.py --device cuda --repeats 20
     python benchmarks/vocabulary.py --report benchmarks/results/vocabulary.csv
 
 The networks alone: the forward network on x and the denoiser on as many states as the estimator
@@ -111,15 +112,14 @@ def resident(name: str) -> float:
 
 def table(path: Path) -> str:
     """Markdown: ratios to the networks alone."""
-    lines = ["| K | length | batch | process, estimator | form | networks | memory | time |", "| --- " * 8 + "|"]
+    columns = ["machine", "K", "length", "batch", "process, estimator", "form", "networks", "memory", "time"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for r in read_rows(path):
-        alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.2f} s"
+        alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.3f} s"
         memory = float(r["mib"]) / float(r["networks_mib"])
         seconds = float(r["seconds"]) / float(r["networks_seconds"])
-        lines.append(
-            f"| {int(r['classes']):,} | {r['length']} | {r['batch']} | {r['case']} | {r['kind']} | {alone} | "
-            f"{memory:.2f}× | {seconds:.2f}× |"
-        )
+        case = f"| {r['machine']} | {int(r['classes']):,} | {r['length']} | {r['batch']} | {r['case']} | {r['kind']} |"
+        lines.append(f"{case} {alone} | {memory:.2f}× | {seconds:.2f}× |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from fcd import get_predictions, load_ref_model
 from rdkit import Chem, RDLogger
-from rdkit.Chem import Draw
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -101,8 +100,7 @@ class MoleculeQuality(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The four numbers; no ``fcd`` with fewer than two valid samples."""
         made = [canonical(smiles) for smiles in to_smiles(dim_zero_cat(self.samples), self.vocabulary)]
-        valid = [smiles for smiles in made if smiles is not None]
-        unique = set(valid)
+        unique = set(valid := [smiles for smiles in made if smiles is not None])
         novel = unique.difference(map(canonical, self.known))
         shares = {"valid": (valid, made), "unique": (unique, valid), "novel": (novel, unique)}
         values = {name: torch.tensor(len(part) / max(len(whole), 1)) for name, (part, whole) in shares.items()}
@@ -145,5 +143,7 @@ class MoleculeFLDD(FLDD):
         return to_smiles(x, self.vocabulary)
 
     def render(self, x: Tensor) -> Tensor:
+        from rdkit.Chem import Draw  # here: it needs X11's libxrender1, which is missing on some servers
+
         molecules = [Chem.MolFromSmiles(text) if canonical(text) else Chem.Mol() for text in self.to_text(x)]
         return torch.stack([to_tensor(Draw.MolToImage(molecule, size=(96, 96))) for molecule in molecules])
