@@ -64,7 +64,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise FLDDError(f"cannot read the checkpoint '{path}': {error}") from error
+        raise FLDDError(f"cannot read '{path}': it is no checkpoint, or a damaged one.") from error
     if not isinstance(checkpoint, dict) or "fldd_problem" not in checkpoint:
         raise FLDDError(f"'{path}' is not a checkpoint written by fldd-lightning.")
     return checkpoint

@@ -24,7 +24,10 @@ def import_class(path: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise FLDDError(f"cannot import '{path}': {error}. Install or rename what it refers to.") from error
+        raise FLDDError(
+            f"cannot import '{path}': {error}. Install or rename what it refers to; "
+            "a class of your own is found from the folder that holds its file."
+        ) from error
 
 
 def build(factory: Callable[..., T] | dict[str, Any], *args: Any) -> T:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
@@ -17,6 +16,7 @@ from ..categorical import grey_levels
 from ..data import DiscreteDataModule
 from ..errors import FLDDError
 from ..metrics.features import Classifier
+from .mistakes import OptionParser
 from .train import packaged_config
 
 __all__ = ["features_command", "train_classifier"]
@@ -75,7 +75,7 @@ def train_classifier(data: DiscreteDataModule, output: str, epochs: int = 3, see
 
 def features_command(args: Sequence[str]) -> None:
     """Parse the options of ``features`` and run it."""
-    parser = ArgumentParser(prog="fldd-lightning features", description="Train a classifier for ClassifierFeatures.")
+    parser = OptionParser(prog="fldd-lightning features", description="Train a classifier for ClassifierFeatures.")
     parser.add_argument("--config", help="a config of 'fit'; its data section is used")
     parser.add_subclass_arguments(DiscreteDataModule, "data", required=True)
     parser.add_function_arguments(train_classifier, skip={"data"})

@@ -24,7 +24,8 @@ subcommands:
 
 A checkpoint holds its own configuration; options given beside it go first. Classes of your own are
 found from the folder you are in, as class_path: my_file.MyClass.
-'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand.
+'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand, 'fldd-lightning fit --model.help FLDD' those of
+a class, --data.help and --trainer.callbacks.help likewise.
 Set FLDD_TRACEBACK=1 to see where in the code an error was raised.
 """
 

@@ -14,6 +14,7 @@ from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..errors import FLDDError
 from ..hooks import ModalityHooks
+from .mistakes import OptionParser
 
 __all__ = ["sample_command"]
 
@@ -32,9 +33,9 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint.
-        output: Where to write, without an ending: OUTPUT.npy holds integers (N, *shape), OUTPUT.png a
-            grid of pictures and, if the model writes text, OUTPUT.txt one line per sample. There are no
-            pictures of text that the model does not render.
+        output: Where to write; endings of .npy, .png and .txt are left out. OUTPUT.npy holds integers
+            (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
+            sample. There are no pictures of text that the model does not render.
         num_samples: How many.
         num_steps: If given, must be the T of the training.
         batch_size: How many at once.
@@ -51,6 +52,8 @@ def sample(
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not ModalityHooks.render
     path = Path(output)
+    if path.suffix in (".npy", ".png", ".txt"):
+        path = path.with_suffix("")
     path.parent.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
@@ -74,4 +77,4 @@ def sample(
 
 def sample_command(args: Sequence[str]) -> None:
     """Parse the options of ``sample`` and run it."""
-    auto_cli(sample, args=list(args), as_positional=False, prog="fldd-lightning sample")
+    auto_cli(sample, args=list(args), as_positional=False, prog="fldd-lightning sample", parser_class=OptionParser)

@@ -9,6 +9,7 @@ from jsonargparse import auto_cli
 
 from ..data.corpus import read_corpus
 from ..errors import FLDDError
+from .mistakes import OptionParser
 
 __all__ = ["tokenizer_command", "train_tokenizer"]
 
@@ -56,4 +57,10 @@ def train_tokenizer(
 
 def tokenizer_command(args: Sequence[str]) -> None:
     """Parse the options of ``tokenizer`` and run it."""
-    auto_cli(train_tokenizer, args=list(args), as_positional=False, prog="fldd-lightning tokenizer")
+    auto_cli(
+        train_tokenizer,
+        args=list(args),
+        as_positional=False,
+        prog="fldd-lightning tokenizer",
+        parser_class=OptionParser,
+    )

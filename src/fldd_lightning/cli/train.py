@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -17,8 +18,14 @@ from ..callbacks import NELBOWriter
 from ..checkpoint import checkpoint_config
 from ..errors import FLDDError
 from ..module import FLDD
+from .mistakes import TrainerOptionParser
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
+
+_NO_CONCERN = (  # of a checkpoint's averaged weights, which testing needs nothing else beside
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
+)
 
 
 class FLDDCLI(LightningCLI):
@@ -44,7 +51,7 @@ class FLDDCLI(LightningCLI):
             and checkpoints.dirpath
             and not getattr(self.trainer, "fast_dev_run", False)
         ):
-            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt")
+            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt", weights_only=False)
         # last: no mistake in it can lose the run
         self.trainer.validate(self.model, datamodule=self.datamodule, weights_only=True)
 
@@ -63,6 +70,8 @@ def run_trainer(args: Sequence[str]) -> None:
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
+    for message in _NO_CONCERN:
+        warnings.filterwarnings("ignore", message)
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
     if path is not None and _option(args, "--weights_only") is None:
@@ -82,6 +91,7 @@ def run_trainer(args: Sequence[str]) -> None:
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
                 save_config_kwargs={"overwrite": True},
+                parser_class=TrainerOptionParser,
                 trainer_defaults={"callbacks": [NELBOWriter()]},
                 args=args,
             )
