@@ -89,7 +89,7 @@ PROCESSES: dict[str, tuple[Any, Any]] = {
     "uniform": (UniformProcess, None),
     "D3PM": (D3PMProcess, None),
 }
-COMPARED = ("learned", "learned, autoencoder", "learned, no code", "learned general", "absorbing", "uniform", "D3PM")
+COMPARED = ("learned", "learned, autoencoder", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
