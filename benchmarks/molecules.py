@@ -4,7 +4,7 @@
     python benchmarks/molecules.py --report benchmarks/results/molecules.csv
 
 With the MLP the model is that of ``examples/molecules``; FCD is against 10,000 training molecules. One thread a run;
-``--network transformer`` is for a GPU, and takes it if there is one.
+``--network transformer`` is for a GPU.
 """
 
 from __future__ import annotations

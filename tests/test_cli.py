@@ -205,8 +205,9 @@ def test_missing_files_are_one_paragraph(tmp_path: Path, capsys: pytest.CaptureF
     assert "no file at" in error_of(args, capsys)
     assert "no checkpoint at" in error_of(["test", "--ckpt_path", str(tmp_path / "no.ckpt")], capsys)
     assert "no checkpoint at" in error_of(["sample", "--ckpt_path", str(tmp_path / "no.ckpt")], capsys)
-    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
-    assert "cannot read" in error_of(["sample", "--ckpt_path", str(tmp_path / "bad.ckpt")], capsys)
+    for content in (b"not a checkpoint", b"hello", b""):
+        (tmp_path / "bad.ckpt").write_bytes(content)
+        assert "it is no checkpoint" in error_of(["sample", "--ckpt_path", str(tmp_path / "bad.ckpt")], capsys)
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     assert "not a checkpoint written by" in error_of(["test", "--ckpt_path", str(tmp_path / "other.ckpt")], capsys)
 

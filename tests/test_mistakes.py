@@ -28,7 +28,7 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("args", "expected"),
     [
         (["fit"], "Give --config FILE, such as configs/digits.yaml"),
-        (["test"], "Give --ckpt_path FILE"),
+        (["test"], "there is nothing to test. Give --ckpt_path FILE"),
         (["fit", "--config", "no.yaml"], "--config: File does not exist"),
         (["fit", "--config", str(CONFIGS / "array.yaml")], "give --data.path"),
         ([*DIGITS, "--model", "ImageFLD"], "--model: there is no class 'ImageFLD' (did you mean ImageFLDD?)"),
@@ -38,7 +38,16 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([*DIGITS, "--model.denoiser.widht", "8"], "MLP has no option 'widht' (did you mean width?)"),
         ([*DIGITS, "--trainer.mx_steps", "8"], "no option --trainer.mx_steps (did you mean --trainer.max_steps?)"),
         ([*DIGITS, "--trainer.max_steps", "ten"], "--trainer.max_steps: Expected a <class 'int'>. Got value: ten"),
-        (["sample", "--num_samples", "3"], "give --ckpt_path"),
+        ([*DIGITS, "--trainer.max_step", "8"], "no option --trainer.max_step (did you mean --trainer.max_steps?)"),
+        ([*DIGITS, "--trainer.precision", "8"], "got 8. "),
+        ([*DIGITS, "stray"], "no option stray"),
+        ([*DIGITS, "--model", "nofile.Net"], "found from the folder that holds its file: No module named 'nofile'"),
+        ([*DIGITS, "--model", "null"], "nothing says which model to take"),
+        ([*DIGITS, "--model.forward_process.network.widht", "8"], "forward_process.network: MLP has no option 'widht'"),
+        ([*DIGITS, "--model.forward_process.network", "MLPP"], "there is no class 'MLPP' (did you mean MLP?)"),
+        ([*DIGITS, "--trainer.logger", "CSVLoger"], "(did you mean CSVLogger?)"),
+        (["fit", "--model.help", "MLPP"], "error: there is no class 'MLPP'"),
+        (["sample", "--num_samples", "3"], "give --ckpt_path. 'fldd-lightning sample --help' says more"),
         (["features", "--data", "MNISTDataModul", "--output", "c.pt"], "(did you mean MNISTDataModule?)"),
         (["tokenizer", "--vocab_sise", "3"], "no option --vocab_sise (did you mean --vocab_size?)"),
     ],
@@ -51,6 +60,40 @@ def test_options_are_one_line(args: list[str], expected: str, capsys: pytest.Cap
     assert message.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "the file given as --config is empty"),
+        ("modell: {lr: 1}", "the config has 'modell', which is no option (did you mean model?)"),
+        (
+            "trainer: {mx_steps: 3}",
+            "the config has 'trainer.mx_steps', which is no option (did you mean trainer.max_steps?)",
+        ),
+        ("model: [1", "Problems parsing config"),
+    ],
+)
+def test_configs_are_one_line(text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    message = mistake(["fit", "--config", str(tmp_path / "config.yaml")], capsys)
+    assert message.startswith(f"error: {expected}")
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_what_a_class_of_ones_own_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from fldd_lightning.networks import MLP\n\nclass Net(MLP):\n"
+    code += "    def __init__(self, problem, num_inputs, num_outputs, must: int): ...\n"
+    (tmp_path / "lacking.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "give --model.denoiser.must. " in mistake([*DIGITS, "--model.denoiser", "lacking.Net"], capsys)
+
+
+def test_the_whole_report_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FLDD_TRACEBACK", "1")
+    assert "Does not validate against" in mistake([*DIGITS, "--model.denoiser", "MLPP"], capsys)
+
+
 def test_a_checkpoint_without_data_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(
         max_steps=1, logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu"
@@ -58,4 +101,4 @@ def test_a_checkpoint_without_data_says_so(tmp_path: Path, capsys: pytest.Captur
     trainer.fit(image_model(2), DataLoader([torch.zeros(4, 4, dtype=torch.long)]))
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     message = mistake(["test", "--ckpt_path", str(tmp_path / "model.ckpt")], capsys)
-    assert "neither checkpoint nor config says which data to take. Give --data CLASS" in message
+    assert "nothing says which data to take. Give --data CLASS" in message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,13 @@ def _read(path: str) -> dict[str, Any]:
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise FLDDError(f"cannot read '{path}': it is no checkpoint, or a damaged one.") from error
+    except OSError as error:
+        raise FLDDError(f"cannot read '{path}': {error}.") from error
+    except Exception as error:  # whatever bytes of another kind lead to
+        raise FLDDError(
+            f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
+            "settings, which are not unpickled. Give one that 'fit' wrote; FLDD_TRACEBACK=1 shows the cause."
+        ) from error
     if not isinstance(checkpoint, dict) or "fldd_problem" not in checkpoint:
         raise FLDDError(f"'{path}' is not a checkpoint written by fldd-lightning.")
     return checkpoint

@@ -70,13 +70,14 @@ def run_trainer(args: Sequence[str]) -> None:
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
     """
-    for message in _NO_CONCERN:
-        warnings.filterwarnings("ignore", message)
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
     if path is not None and _option(args, "--weights_only") is None:
         args += ["--weights_only", "true"]  # unpickling runs no code
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        if args[0] != "fit":
+            for message in _NO_CONCERN:
+                warnings.filterwarnings("ignore", message)
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(checkpoint_config(path)))
@@ -92,6 +93,7 @@ def run_trainer(args: Sequence[str]) -> None:
                 auto_configure_optimizers=False,
                 save_config_kwargs={"overwrite": True},
                 parser_class=TrainerOptionParser,
+                parser_kwargs={"prog": "fldd-lightning"},
                 trainer_defaults={"callbacks": [NELBOWriter()]},
                 args=args,
             )

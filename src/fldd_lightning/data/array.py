@@ -59,13 +59,15 @@ class ArrayDataModule(DiscreteDataModule):
     def load(self) -> dict[str, Split]:
         x = _read(Path(self.path))
         if x.dim() < 1 or len(x) < 3 or x.numel() == 0:
-            raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape).")
+            raise FLDDError(
+                f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape), none empty."
+            )
         if x.dim() == 1:
             x = x[:, None]
         check_integers(x, self.path)
         if int(x.min()) < 0:
             raise FLDDError(
-                f"{self.path} has values from {int(x.min())}; integers start at 0. Shift or drop the others."
+                f"{self.path} has values from {int(x.min())}; integers start at 0. Shift them, or drop the negative."
             )
         upper = self._given_classes or max(2, int(x.max()) + 1)
         check_states(x, upper, x.shape[1:], self.path)
