@@ -9,6 +9,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,6 +24,7 @@ from fldd_lightning.data import DiscreteDataModule
 
 __all__ = [
     "append_row",
+    "comparison_keys",
     "comparison_parser",
     "kl_shares",
     "machine",
@@ -30,7 +33,9 @@ __all__ = [
     "read_rows",
     "run_missing",
     "split_model",
+    "table_head",
     "train_and_test",
+    "with_network",
     "write_report",
 ]
 
@@ -64,6 +69,25 @@ def comparison_parser(
     parser.add_argument("--output", type=Path, default=Path(f"benchmarks/results/{name}.csv"))
     parser.add_argument("--report", type=Path, help="make the table (and figures) of this CSV and run nothing")
     return parser
+
+
+def comparison_keys(arguments: argparse.Namespace, **further: Sequence[object]) -> Iterable[dict[str, object]]:
+    """The runs that the options of :func:`comparison_parser` ask for, as :func:`run_missing` takes them.
+
+    Args:
+        arguments: Of the command line.
+        further: Columns before the others, and the values of each.
+    """
+    for seed in arguments.seeds:
+        for values in product(*further.values()):
+            for name in arguments.models:
+                key = {**dict(zip(further, values, strict=True)), **split_model(name), "seed": seed}
+                yield {**key, "steps": arguments.steps, "samples": arguments.samples}
+
+
+def with_network(process: Any, network: Any) -> Any:
+    """A process's factory; with this forward network, if it learns."""
+    return partial(process, network=network) if getattr(process, "func", process).learned else process
 
 
 def split_model(name: str) -> dict[str, object]:
@@ -153,6 +177,11 @@ def write_report(path: Path, table: str) -> None:
     """Print the table of a CSV and write it beside it."""
     path.with_suffix(".md").write_text(table + "\n")
     print(table)
+
+
+def table_head(columns: Sequence[str]) -> list[str]:
+    """The first two lines of a table in Markdown."""
+    return ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
 
 
 def mean_and_range(values: Sequence[float], digits: int = 2) -> str:

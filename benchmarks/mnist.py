@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import (
+    comparison_keys,
     comparison_parser,
     kl_shares,
     machine,
@@ -34,8 +35,9 @@ from common import (
     one_thread,
     read_rows,
     run_missing,
-    split_model,
+    table_head,
     train_and_test,
+    with_network,
     write_report,
 )
 from lightning.pytorch import seed_everything
@@ -117,8 +119,7 @@ def run(
         drawn = data.splits["val"].x[:samples]
     else:
         factory, code = PROCESSES[process]
-        if getattr(factory, "func", factory).learned:
-            factory = partial(factory, network=backbone)
+        factory = with_network(factory, backbone)
         model = ImageFLDD(2, (size, size), factory, backbone, Reinforce, num_steps=num_steps, code=code)
         logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -168,7 +169,7 @@ def table(rows: list[dict[str, str]]) -> str:
         groups[row["network"], int(row["size"]), int(row["steps"]), int(row["num_steps"]), order].append(row)
     columns = ["network", "size", "steps", "T", "process", "seeds", "test/nelbo, nats (range)"]
     columns += ["Fréchet, classifier (range)", "Fréchet, pixels (range)", "coverage", "seconds"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines = table_head(columns)
     for (network, size, steps, num_steps, _), group in sorted(groups.items()):
         cells = [network, size, steps, num_steps, group[0]["process"], len(group)]
         for name in ("nelbo", "frechet", "frechet_pixels"):
@@ -228,19 +229,7 @@ def main() -> None:
         report(arguments.report)
         return
     one_thread()
-    keys = (
-        {
-            "network": arguments.network,
-            "size": size,
-            **split_model(name),
-            "seed": seed,
-            "steps": arguments.steps,
-            "samples": arguments.samples,
-        }
-        for seed in arguments.seeds
-        for size in arguments.sizes
-        for name in arguments.models
-    )
+    keys = comparison_keys(arguments, network=[arguments.network], size=arguments.sizes)
     run_missing(arguments.output, keys, partial(run, arguments.path, arguments.output))
 
 

@@ -18,14 +18,16 @@ from typing import Any
 
 import torch
 from common import (
+    comparison_keys,
     comparison_parser,
     machine,
     mean_and_range,
     one_thread,
     read_rows,
     run_missing,
-    split_model,
+    table_head,
     train_and_test,
+    with_network,
     write_report,
 )
 from lightning.pytorch import seed_everything
@@ -87,10 +89,8 @@ def run(
     seed_everything(seed, verbose=False)
     chosen, (factory, estimator, draws, code) = NETWORKS[network], PROCESSES[process]
     data = SmilesDataModule(path, batch_size=chosen.passes // draws, seed=seed)
-    if factory.learned:
-        factory = partial(factory, network=chosen.make)
     model = MoleculeFLDD(
-        data.num_classes, data.shape, factory, chosen.make, estimator, num_steps,
+        data.num_classes, data.shape, with_network(factory, chosen.make), chosen.make, estimator, num_steps,
         code=code, lr=chosen.lr, num_samples=samples,
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps)
@@ -107,7 +107,7 @@ def table(path: Path) -> str:
         groups[row["network"], int(row["steps"]), int(row["num_steps"]), row["process"]].append(row)
     columns = ["network", "steps", "T", "process", "seeds", "NELBO, nats", "bits per token"]
     columns += ["valid, %", "unique, %", "novel, %", "FCD", "samples"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines = table_head(columns)
     for (network, steps, num_steps, process), rows in sorted(groups.items()):
         cells = []
         for name in MEASURES:
@@ -130,17 +130,7 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    keys = (
-        {
-            "network": arguments.network,
-            **split_model(name),
-            "seed": seed,
-            "steps": arguments.steps,
-            "samples": arguments.samples,
-        }
-        for seed in arguments.seeds
-        for name in arguments.models
-    )
+    keys = comparison_keys(arguments, network=[arguments.network])
     run_missing(arguments.output, keys, partial(run, arguments.path))
 
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from common import (
+    comparison_keys,
     comparison_parser,
     machine,
     mean_and_range,
     one_thread,
     read_rows,
     run_missing,
-    split_model,
+    table_head,
     train_and_test,
     write_report,
 )
@@ -82,8 +83,7 @@ def table(path: Path) -> str:
     for row in read_rows(path):
         groups[int(row["length"]), int(row["num_steps"]), row["process"]].append(row)
     columns = ["length", "T", "process", "seeds", "bits per character (range)", "bits of the 5-gram judge (range)"]
-    lines = ["| " + " | ".join([*columns, "entropy, nats (range)", "distinct 4-grams (range)"]) + " |"]
-    lines.append("| --- " * 8 + "|")
+    lines = table_head([*columns, "entropy, nats (range)", "distinct 4-grams (range)"])
     for length in sorted({length for length, _, _ in groups}):
         ours = {key: rows for key, rows in groups.items() if key[0] == length}
         first = next(iter(ours.values()))[0]
@@ -106,12 +106,7 @@ def main() -> None:
         write_report(arguments.report, table(arguments.report))
         return
     one_thread()
-    keys = (
-        {"length": length, **split_model(name), "seed": seed, "steps": arguments.steps, "samples": arguments.samples}
-        for seed in arguments.seeds
-        for length in arguments.lengths
-        for name in arguments.models
-    )
+    keys = comparison_keys(arguments, length=arguments.lengths)
     run_missing(arguments.output, keys, partial(run, arguments.path))
 
 

@@ -28,7 +28,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import append_row, machine, one_thread, read_rows, write_report
+from common import append_row, machine, one_thread, read_rows, table_head, write_report
 
 from fldd_lightning import Problem
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -113,7 +113,7 @@ def resident(name: str) -> float:
 def table(path: Path) -> str:
     """Markdown: ratios to the networks alone."""
     columns = ["machine", "K", "length", "batch", "process, estimator", "form", "networks", "memory", "time"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines = table_head(columns)
     for r in read_rows(path):
         alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.3f} s"
         memory = float(r["mib"]) / float(r["networks_mib"])

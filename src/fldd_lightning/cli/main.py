@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["TRAINER_COMMANDS", "main"]
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 _HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,features,tokenizer} ...
 
@@ -69,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
             from .tokenizer import tokenizer_command
 
             tokenizer_command(args[1:])
-        elif args[0] not in ("fit", "validate", "test", "predict"):
+        elif args[0] not in TRAINER_COMMANDS:
             raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
         else:
             from .train import run_trainer

@@ -16,12 +16,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import FLDDError
 from ..factory import import_class
+from .main import TRAINER_COMMANDS
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
 _LIBRARY = ("", ".callbacks", ".data", ".estimators", ".forward", ".metrics", ".networks")
 _HOMES = (*("fldd_lightning" + home for home in _LIBRARY), "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
-_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 # what jsonargparse says
 _KEY = re.compile(r'Parser key "([^"]+)":')
@@ -103,7 +103,7 @@ def _unknown_key(key: str, parser: ArgumentParser) -> str:
 def _missing(names: list[str], prefix: str) -> str:
     """What to do where arguments are missing: a model and its data, or single options."""
     subcommand = names[0].partition(".")[0]
-    if prefix != "--" or subcommand not in _SUBCOMMANDS:
+    if prefix != "--" or subcommand not in TRAINER_COMMANDS:
         return "give " + " and ".join(prefix + name for name in names) + "."
     sections = [name.partition(".")[2] for name in names]
     if len(sections) > 1:

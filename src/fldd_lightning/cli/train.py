@@ -22,7 +22,7 @@ from .mistakes import TrainerOptionParser
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
-_NO_CONCERN = (  # of a checkpoint's averaged weights, which testing needs nothing else beside
+_NO_CONCERN = (  # testing needs a checkpoint's averaged weights and nothing else of it
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
 )

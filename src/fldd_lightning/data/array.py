@@ -65,11 +65,12 @@ class ArrayDataModule(DiscreteDataModule):
         if x.dim() == 1:
             x = x[:, None]
         check_integers(x, self.path)
-        if int(x.min()) < 0:
+        low, high = map(int, x.aminmax())
+        if low < 0:
             raise FLDDError(
-                f"{self.path} has values from {int(x.min())}; integers start at 0. Shift them, or drop the negative."
+                f"{self.path} has values from {low}; integers start at 0. Shift them, or drop the negative."
             )
-        upper = self._given_classes or max(2, int(x.max()) + 1)
+        upper = self._given_classes or max(2, high + 1)
         check_states(x, upper, x.shape[1:], self.path)
         return split_rows(x.long(), self.val_fraction, self.test_fraction, self.seed)
 
