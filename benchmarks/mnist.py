@@ -58,7 +58,7 @@ from fldd_lightning.forward import (
     UniformProcess,
 )
 from fldd_lightning.metrics import ClassifierFeatures, FeatureExtractor, PixelFeatures, SampleQuality
-from fldd_lightning.networks import MLP, UNet
+from fldd_lightning.networks import MLP, ConvAutoencoder, UNet
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,20 @@ NETWORKS = {
     "unet": Network(lambda size: partial(UNet, widths=(16, 32, 64)), 4 * 32),
     "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
 }
+OF_MIXTURE = partial(AutoencoderCode, couplings=0)  # MLPs, and no flow
+CONVOLUTIONAL = partial(AutoencoderCode, autoencoder=ConvAutoencoder)
 # process, and its code
 PROCESSES: dict[str, tuple[Any, Any]] = {
     "learned": (LearnedMaskProcess, MixtureCode),
-    "learned, autoencoder": (LearnedMaskProcess, AutoencoderCode),
+    "learned, autoencoder": (LearnedMaskProcess, OF_MIXTURE),
+    "learned, convolutional autoencoder": (LearnedMaskProcess, CONVOLUTIONAL),
     "learned, no code": (LearnedMaskProcess, None),
     "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
     "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),
     "learned general": (ResidualAbsorbingProcess, MixtureCode),
     "staggered, code": (StaggeredProcess, MixtureCode),
-    "staggered, autoencoder": (StaggeredProcess, AutoencoderCode),
+    "staggered, autoencoder": (StaggeredProcess, OF_MIXTURE),
+    "staggered, convolutional autoencoder": (StaggeredProcess, CONVOLUTIONAL),
     "staggered": (StaggeredProcess, None),
     "absorbing": (AbsorbingProcess, None),
     "learned uniform": (ResidualUniformProcess, MixtureCode),

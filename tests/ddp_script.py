@@ -16,6 +16,7 @@ from fldd_lightning import FLDD, AutoencoderCode
 from fldd_lightning.callbacks import FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
+from fldd_lightning.networks import MLPAutoencoder
 from test_module import Pairs, coded, text_data, text_quality, trainer
 from test_text import model_of
 
@@ -59,7 +60,10 @@ if __name__ == "__main__":
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
-    model = coded(freeze_steps=1, code=partial(AutoencoderCode, size=2, width=8, components=2, fit_steps=50))
+    model = coded(
+        freeze_steps=1,
+        code=partial(AutoencoderCode, size=2, autoencoder=partial(MLPAutoencoder, width=8), components=2, fit_steps=50),
+    )
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=1)
     run.fit(model, data)
     assert model.code is not None

@@ -19,6 +19,7 @@ from fldd_lightning import FLDD, AutoencoderCode, ChainCode, FLDDError, Labelled
 from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.estimators import RLOO
+from fldd_lightning.networks import MLPAutoencoder
 from some_codes import clustered
 from test_module import coded, fit, trainer
 
@@ -36,7 +37,9 @@ def clusters_model(**options: Any) -> FLDD:
 CODES = {
     "mixture": partial(MixtureCode, size=4),
     "chain": partial(ChainCode, part=3, size=4),
-    "autoencoder": partial(AutoencoderCode, size=3, width=32, components=8, fit_steps=400),
+    "autoencoder": partial(
+        AutoencoderCode, size=3, autoencoder=partial(MLPAutoencoder, width=32), components=8, fit_steps=400
+    ),
 }
 
 
@@ -66,7 +69,7 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> Non
     own = {
         "mixture": r"MixtureCode\(size=4\)",
         "chain": r"ChainCode\(size=4, parts=4\)",
-        "autoencoder": r"AutoencoderCode\(size=3, width=32, components=8\)",
+        "autoencoder": r"AutoencoderCode\(size=3, MLPAutoencoder of [\d,]+ parameters, components=8, couplings=6\)",
     }[kind]
     for code in (
         None,

@@ -14,11 +14,12 @@ from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl,
 from fldd_lightning import FLDD, AutoencoderCode, FLDDError
 from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import AbsorbingProcess
+from fldd_lightning.networks import MLPAutoencoder
 from fldd_lightning.problem import Problem
 from some_codes import clustered
 from test_module import build
 
-SMALL = partial(AutoencoderCode, size=1, width=8, components=3, fit_steps=5)
+SMALL = partial(AutoencoderCode, size=1, autoencoder=partial(MLPAutoencoder, width=8), components=3, fit_steps=5)
 MASKS = ("absorbing", "staggered", "learned_mask")  # the processes that only mask
 GRID = torch.linspace(-7, 7, 141, dtype=torch.float64)
 SPACING = float(GRID[1] - GRID[0])
@@ -36,9 +37,9 @@ def densities(code: AutoencoderCode, x: torch.Tensor) -> tuple[torch.Tensor, tor
     posterior = code.posterior(x)
     normal = torch.distributions.Normal(posterior.mean.double(), (posterior.log_variance.double() / 2).exp())
     parts = torch.distributions.Normal(
-        code.prior_mean.double()[:, 0], (code.prior_log_variance / 2).exp().double()[:, 0]
+        code.prior.mean.double()[:, 0], (code.prior.log_variance / 2).exp().double()[:, 0]
     )
-    prior = (parts.log_prob(GRID[:, None]).exp() * code.prior_logits.double().softmax(0)).sum(1)
+    prior = (parts.log_prob(GRID[:, None]).exp() * code.prior.logits.double().softmax(0)).sum(1)
     return prior.detach(), normal.log_prob(GRID).exp().detach()
 
 
@@ -85,10 +86,10 @@ def test_kl_and_bound_are_right_on_average() -> None:
 
 
 def test_samples_are_of_the_prior() -> None:
-    code = model_with(code=partial(SMALL, size=2)).code
+    code = model_with(code=partial(SMALL, size=2, couplings=0)).code
     assert isinstance(code, AutoencoderCode)
     drawn = code.sample(40_000, torch.Generator().manual_seed(0))
-    weights, mean, variance = code.prior_logits.softmax(0), code.prior_mean, code.prior_log_variance.exp()
+    weights, mean, variance = code.prior.logits.softmax(0), code.prior.mean, code.prior.log_variance.exp()
     expected = weights @ mean
     torch.testing.assert_close(drawn.mean(0), expected, atol=0.03, rtol=0)
     second = torch.einsum("k,ki,kj->ij", weights, mean, mean) + torch.diag(weights @ variance)
@@ -133,16 +134,16 @@ def test_gradients_are_those_of_the_bound() -> None:
     assert isinstance(code, AutoencoderCode)
     posterior = code.posterior(x)
     log_q = torch.distributions.Normal(posterior.mean, (posterior.log_variance / 2).exp()).log_prob(grid)  # (9, n)
-    nats = log_q - code.log_prior_of(grid.float().unsqueeze(1))
+    nats = log_q - code.prior.log_prob(grid.float().unsqueeze(1))
     steps = []
     for c in grid:
         process, reverse = given(model, c.float().unsqueeze(0))
         steps.append(sum(exact_step_kl(process, reverse, x, t) for t in (1, 2)))
     bound = (log_q.exp() * (nats + torch.stack(steps, 1))).sum(1).mean() * 4 * SPACING
     parts: dict[str, list[torch.nn.Parameter]] = {
-        "encoder": [*code.encoder.parameters(), *code.encoded.parameters()],
-        "decoder": [*code.decoder.parameters(), *code.decoded.parameters()],
-        "prior": [code.prior_logits, code.prior_mean, code.prior_log_variance],
+        "encoder": [*code.autoencoder.encoder.parameters(), *code.autoencoder.encoded.parameters()],
+        "decoder": [*code.autoencoder.decoder.parameters(), *code.autoencoder.decoded.parameters(), code.bias],
+        "prior": [code.prior.logits, code.prior.mean, code.prior.log_variance],
         "process": list(model.forward_process.parameters()),
         "denoiser": list(model.reverse.parameters()),
     }
@@ -158,13 +159,20 @@ def test_gradients_are_those_of_the_bound() -> None:
         along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
         error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
         assert float(along.mean()) == pytest.approx(length, abs=4 * error), name
-        assert error < 0.04 * length, name
+        assert error < 0.05 * length, name
 
 
 def test_fit_finds_clusters() -> None:
     torch.manual_seed(0)
     x = clustered(3_000)
-    code = AutoencoderCode(Problem(4, (12,), 2), size=4, width=32, components=8, kl_weight=1.0, fit_steps=400)
+    code = AutoencoderCode(
+        Problem(4, (12,), 2),
+        size=4,
+        autoencoder=partial(MLPAutoencoder, width=32),
+        components=8,
+        kl_weight=1.0,
+        fit_steps=400,
+    )
     assert code.says_nothing
     torch.testing.assert_close(code.posterior(x).kl(torch.randn(len(x), 4)), torch.zeros(len(x)), atol=1e-5, rtol=0)
     before = torch.random.get_rng_state()
@@ -186,7 +194,14 @@ def test_a_code_says_what_is_worth_its_price() -> None:
     x, said = clustered(3_000), []
     for weight in (0.3, 1.0, 100.0):
         torch.manual_seed(0)
-        code = AutoencoderCode(Problem(4, (12,), 2), 4, width=32, components=8, kl_weight=weight, fit_steps=200)
+        code = AutoencoderCode(
+            Problem(4, (12,), 2),
+            4,
+            autoencoder=partial(MLPAutoencoder, width=32),
+            components=8,
+            kl_weight=weight,
+            fit_steps=200,
+        )
         fit_, posterior = code.fit(x), code.posterior(x)
         said.append(float(posterior.kl(posterior.draw(torch.rand(len(x), 4).double())).mean()))
     assert said[0] > said[1] + 0.2
@@ -199,7 +214,14 @@ def test_a_code_says_what_is_worth_its_price() -> None:
 def test_what_does_not_help_held_out_examples_is_not_kept(weight: float, kl: float, gain: float, kept: bool) -> None:
     """It counts with the weight of the KL; what is reported is the bound."""
     x, generator = clustered(300), torch.Generator().manual_seed(0)
-    make = partial(AutoencoderCode, Problem(4, (12,), 2), size=4, width=64, components=8, fit_steps=20)
+    make = partial(
+        AutoencoderCode,
+        Problem(4, (12,), 2),
+        size=4,
+        autoencoder=partial(MLPAutoencoder, width=64),
+        components=8,
+        fit_steps=20,
+    )
     marginals = make(fit_steps=1).fit(x)["nll_marginals"]
     code = make(kl_weight=weight)
     with patch.object(AutoencoderCode, "_held_out_bound", return_value=(kl, marginals - gain)):
@@ -214,7 +236,13 @@ def test_what_does_not_help_held_out_examples_is_not_kept(weight: float, kl: flo
 
 
 def test_padding_is_neither_given_nor_paid_for() -> None:
-    code = AutoencoderCode(Problem(4, (5,), 2, padded=True), size=2, width=8, components=2, fit_steps=5)
+    code = AutoencoderCode(
+        Problem(4, (5,), 2, padded=True),
+        size=2,
+        autoencoder=partial(MLPAutoencoder, width=8),
+        components=2,
+        fit_steps=5,
+    )
     randomise(code)
     c = torch.randn(6, 2)
     log_p = code.log_conditional_of(c)
@@ -241,7 +269,7 @@ def test_double_precision() -> None:
 
 
 def test_what_cannot_be() -> None:
-    for option in ("size", "width", "components", "fit_steps"):
+    for option in ("size", "components", "fit_steps"):
         with pytest.raises(FLDDError, match="must be at least 1"):
             AutoencoderCode(Problem(3, (2,), 2), **{option: 0})
     with pytest.raises(FLDDError, match="kl_weight above 0"):

@@ -1,0 +1,161 @@
+"""Encoder and decoder of an autoencoder's code."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..errors import FLDDError
+from ..problem import Problem
+from .base import zero_last_layer
+
+__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder"]
+
+_MOST_NUMBERS = 2**26  # of a layer, 256 MiB
+
+
+class Autoencoder(nn.Module, ABC):
+    """Base class of the networks of an :class:`~fldd_lightning.AutoencoderCode`.
+
+    A subclass takes ``(problem, size, num_inputs, num_outputs)`` first, then its own options, and starts both last
+    layers at zero (see :func:`zero_last_layer`), so that the code says nothing.
+
+    Attributes:
+        encoded: The encoder's last layer.
+        decoded: The decoder's.
+    """
+
+    encoded: nn.Linear
+    decoded: nn.Linear | nn.Conv2d
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the decoder's logits are the same for every code."""
+        return not bool(self.decoded.weight.any())
+
+    def wake(self, generator: torch.Generator) -> None:
+        """Draw the weights of the last layers: with both at zero neither would ever have reason to move."""
+        for layer in (self.encoded, self.decoded):
+            noise = torch.randn(layer.weight.shape, generator=generator, device=generator.device)
+            layer.weight.data.copy_(layer.weight[0].numel() ** -0.5 * noise)
+
+    @abstractmethod
+    def encode(self, one_hot: Tensor) -> Tensor:
+        """Means and log variances ``(B, 2 m)`` for one-hot states ``(B, *shape, num_inputs)``."""
+
+    @abstractmethod
+    def decode(self, code: Tensor) -> Tensor:
+        """Logits ``(B, *shape, num_outputs)`` for codes ``(B, m)``."""
+
+
+class MLPAutoencoder(Autoencoder):
+    """Two hidden layers each way, for data of any shape.
+
+    Args:
+        problem: Its shape.
+        size: m.
+        num_inputs: Classes per coordinate at the input.
+        num_outputs: Logits per coordinate.
+        width: Hidden units of each layer.
+
+    Raises:
+        FLDDError: If the width is not positive, or the first layer would be larger than 256 MiB.
+    """
+
+    def __init__(self, problem: Problem, size: int, num_inputs: int, num_outputs: int, width: int = 512) -> None:
+        super().__init__()
+        if width < 1:
+            raise FLDDError(f"width is {width}, but an MLPAutoencoder needs at least 1 hidden unit.")
+        if problem.num_dims * num_inputs * width > _MOST_NUMBERS:
+            raise FLDDError(
+                f"an encoder of width {width} for {problem.num_dims} coordinates of {problem.num_classes} classes "
+                "would need a layer of more than 256 MiB. Lower the autoencoder's width, or set model.code to null."
+            )
+        self.shape = problem.shape
+        self.encoder = nn.Sequential(*_hidden(problem.num_dims * num_inputs, width), *_hidden(width, width))
+        self.encoded = nn.Linear(width, 2 * size)
+        self.decoder = nn.Sequential(*_hidden(size, width), *_hidden(width, width))
+        self.decoded = nn.Linear(width, problem.num_dims * num_outputs)
+        zero_last_layer(self.encoded)
+        zero_last_layer(self.decoded)
+
+    def encode(self, one_hot: Tensor) -> Tensor:
+        encoded: Tensor = self.encoded(self.encoder(one_hot.flatten(1)))
+        return encoded
+
+    def decode(self, code: Tensor) -> Tensor:
+        logits: Tensor = self.decoded(self.decoder(code))  # (B, D * outputs)
+        return logits.view(len(code), *self.shape, -1)
+
+
+class ConvAutoencoder(Autoencoder):
+    """Three convolutions of stride 2 each way, for images of any height and width: levels halve them, rounding up.
+
+    Args:
+        problem: A shape of ``(height, width)`` or ``(channels, height, width)``.
+        size: m.
+        num_inputs: Classes per pixel and channel at the input.
+        num_outputs: Logits per pixel and channel.
+        features: Of the finest level; every further one has twice as many.
+        width: Hidden units between the coarsest level and the code.
+
+    Raises:
+        FLDDError: If the shape is not that of an image, or an option is not positive.
+    """
+
+    def __init__(
+        self, problem: Problem, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
+    ) -> None:
+        super().__init__()
+        if len(problem.shape) not in (2, 3):
+            raise FLDDError(
+                f"ConvAutoencoder needs images, (height, width) or (channels, height, width), not {problem.shape}. "
+                "MLPAutoencoder takes data of any shape."
+            )
+        if min(features, width) < 1:
+            raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
+        self.shape = problem.shape
+        self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
+        widths = [features, 2 * features, 4 * features]
+        sizes = [problem.shape[-2:]]
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for before, after in zip([self.channels * num_inputs, *widths], widths):
+            height, width_here = sizes[-1]
+            sizes.append((-(-height // 2), -(-width_here // 2)))
+            down += [nn.Conv2d(before, after, 3, 2, 1), nn.SiLU()]
+            # back to an even size by a kernel of 4, to an odd one by 3
+            kernel = (4 - height % 2, 4 - width_here % 2)
+            up = [nn.ConvTranspose2d(after, max(features, after // 2), kernel, 2, 1), nn.SiLU(), *up]
+        coarsest = (widths[-1], *sizes[-1])
+        num_coarsest = widths[-1] * sizes[-1][0] * sizes[-1][1]
+        self.encoder = nn.Sequential(*down, nn.Flatten(), *_hidden(num_coarsest, width))
+        self.encoded = nn.Linear(width, 2 * size)
+        self.decoder = nn.Sequential(
+            *_hidden(size, width), *_hidden(width, num_coarsest), nn.Unflatten(1, coarsest), *up
+        )
+        self.decoded = nn.Conv2d(features, self.channels * num_outputs, 3, padding=1)
+        for layer in (*self.encoder, *self.decoder):  # else a deep path starts as good as constant
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                inputs = layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else 4 * layer.in_channels
+                nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)  # He et al. (2015), eq. 10
+        zero_last_layer(self.encoded)
+        zero_last_layer(self.decoded)
+
+    def encode(self, one_hot: Tensor) -> Tensor:
+        images = one_hot if one_hot.dim() == 5 else one_hot.unsqueeze(1)  # (B, C, H, W, S)
+        pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()
+        encoded: Tensor = self.encoded(self.encoder(pixels))
+        return encoded
+
+    def decode(self, code: Tensor) -> Tensor:
+        mixed = self.decoded(self.decoder(code))  # (B, C * outputs, H, W)
+        logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
+        return logits.reshape(len(code), *self.shape, -1)
+
+
+def _hidden(num_inputs: int, width: int) -> list[nn.Module]:
+    return [nn.Linear(num_inputs, width), nn.SiLU()]
