@@ -132,6 +132,8 @@ def test_gradients_are_those_of_the_bound() -> None:
     model = model_with(forward_process=PROCESSES["learned_mask"], auxiliary_weight=0.0, estimator=Reinforce)
     code, x, grid = model.code, all_states(3, 2), GRID[::4]
     assert isinstance(code, AutoencoderCode)
+    with torch.no_grad():
+        code.prior.mean += 1  # so that there is something to learn
     posterior = code.posterior(x)
     log_q = torch.distributions.Normal(posterior.mean, (posterior.log_variance / 2).exp()).log_prob(grid)  # (9, n)
     nats = log_q - code.prior.log_prob(grid.float().unsqueeze(1))
@@ -149,7 +151,7 @@ def test_gradients_are_those_of_the_bound() -> None:
     }
     flat = [p for part in parts.values() for p in part]
     exact = torch.autograd.grad(bound / 2, flat)  # a loss is per coordinate
-    many = x.repeat(100, 1)
+    many = x.repeat(200, 1)
     drawn = [torch.autograd.grad(model.training_step(many, i), flat) for i in range(31)]
     first = 0
     for name, part in parts.items():
