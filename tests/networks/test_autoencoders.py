@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fldd_lightning import AutoencoderCode, FLDDError
 from fldd_lightning.networks import Autoencoder, ConvAutoencoder, MLPAutoencoder
@@ -31,6 +33,24 @@ def test_shapes(make: type[Autoencoder], shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(autoencoder.decode(code[i : i + 1])[0], decoded[i])
     (encoded.sum() + decoded.sum()).backward()
     assert all(p.grad is not None for p in autoencoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "costs"),
+    [
+        (MLPAutoencoder, 1.4, (0.0014, 0.0014)),
+        (ConvAutoencoder, 1.1, (0.0022, 0.0043)),
+        (partial(ConvAutoencoder, features=32), 2.4, (0.0064, 0.0146)),
+    ],
+)
+def test_sizes_are_those_of_the_documentation(make: Any, size: float, costs: tuple[float, float]) -> None:
+    """Parameters in millions, and GFLOP of encoding and decoding an image, as docs/images.md says."""
+    autoencoder = make(Problem(2, (28, 28), 4), 24, 1, 1)
+    assert sum(p.numel() for p in autoencoder.parameters()) / 1e6 == pytest.approx(size, abs=0.05)
+    for run, argument, cost in ((autoencoder.encode, (28, 28, 1), costs[0]), (autoencoder.decode, (24,), costs[1])):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run(torch.zeros(1, *argument))
+        assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.05)
 
 
 @pytest.mark.parametrize("channels", [0, 2])
