@@ -76,11 +76,13 @@ NETWORKS = {
 }
 OF_MIXTURE = partial(AutoencoderCode, couplings=0)  # MLPs, and no flow
 CONVOLUTIONAL = partial(AutoencoderCode, autoencoder=ConvAutoencoder)
+LARGER = partial(AutoencoderCode, autoencoder=partial(ConvAutoencoder, features=32), fit_steps=12_000)  # for a GPU
 # process, and its code
 PROCESSES: dict[str, tuple[Any, Any]] = {
     "learned": (LearnedMaskProcess, MixtureCode),
     "learned, autoencoder": (LearnedMaskProcess, OF_MIXTURE),
     "learned, convolutional autoencoder": (LearnedMaskProcess, CONVOLUTIONAL),
+    "learned, larger convolutional autoencoder": (LearnedMaskProcess, LARGER),
     "learned, no code": (LearnedMaskProcess, None),
     "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
     "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),

@@ -69,7 +69,7 @@ def test_training_fits_logs_and_keeps_the_code(tmp_path: Path, kind: str) -> Non
     own = {
         "mixture": r"MixtureCode\(size=4\)",
         "chain": r"ChainCode\(size=4, parts=4\)",
-        "autoencoder": r"AutoencoderCode\(size=3, MLPAutoencoder of [\d,]+ parameters, components=8, couplings=6\)",
+        "autoencoder": r"AutoencoderCode\(size=3, autoencoder=MLPAutoencoder\(width=32\), components=8, couplings=6\)",
     }[kind]
     for code in (
         None,

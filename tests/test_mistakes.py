@@ -46,6 +46,7 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([*DIGITS, "--model.forward_process.network.widht", "8"], "forward_process.network: MLP has no option 'widht'"),
         ([*DIGITS, "--model.forward_process.network", "MLPP"], "there is no class 'MLPP' (did you mean MLP?)"),
         ([*DIGITS, "--trainer.logger", "CSVLoger"], "(did you mean CSVLogger?)"),
+        ([*DIGITS, "--model.denoiser", "RLOO"], "--model.denoiser: RLOO cannot stand here"),
         (["fit", "--model.help", "MLPP"], "error: there is no class 'MLPP'"),
         (["sample", "--num_samples", "3"], "give --ckpt_path. 'fldd-lightning sample --help' says more"),
         (["features", "--data", "MNISTDataModul", "--output", "c.pt"], "(did you mean MNISTDataModule?)"),

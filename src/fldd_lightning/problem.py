@@ -7,7 +7,9 @@ from math import prod
 
 from .errors import FLDDError
 
-__all__ = ["Problem"]
+__all__ = ["MOST_NUMBERS", "Problem"]
+
+MOST_NUMBERS = 2**26  # of one table or layer, 256 MiB: it goes with every checkpoint
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from some_codes import clustered
 from test_module import build
 
 SMALL = partial(AutoencoderCode, size=1, autoencoder=partial(MLPAutoencoder, width=8), components=3, fit_steps=5)
+BENT = partial(SMALL, size=2, couplings=2)  # a single number has no flow
 MASKS = ("absorbing", "staggered", "learned_mask")  # the processes that only mask
 GRID = torch.linspace(-7, 7, 141, dtype=torch.float64)
 SPACING = float(GRID[1] - GRID[0])
@@ -107,24 +108,28 @@ def test_one_step_and_an_untrained_denoiser_are_the_code_alone() -> None:
     torch.testing.assert_close(terms.nelbo, terms.nll_code)
 
 
-def test_the_bound_trains_encoder_decoder_and_prior() -> None:
+@pytest.mark.parametrize("code", [SMALL, BENT])
+def test_the_bound_trains_encoder_decoder_and_prior(code: Any) -> None:
     """A training step's gradient is that of its loss at fixed noise, through the draws of c."""
     # the process is fixed, so that REINFORCE's surrogate is the KL itself
-    model = model_with(auxiliary_weight=0.0, estimator=Reinforce)
+    model = model_with(code=code, auxiliary_weight=0.0, estimator=Reinforce)
+    assert isinstance(model.code, AutoencoderCode)
+    with torch.no_grad():
+        for p in model.code.prior.couplings.parameters():
+            p *= 0.3  # else too steep for differences
     x = all_states(3, 2)
     model.training_step(x, 0).backward()
-    assert model.code is not None
     for name, p in model.code.named_parameters():
         assert p.grad is not None, name
-        direction = p.grad.sign()
+        length = float(p.grad.norm())
         values = []
         for step in (1e-2, -2e-2):
             with torch.no_grad():
-                p += step * direction
+                p += step / length * p.grad
             values.append(float(model.training_step(x, 0).detach()))
         with torch.no_grad():
-            p += 1e-2 * direction
-        assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(p.grad.abs().sum()), rel=0.02, abs=1e-4), name
+            p += 1e-2 / length * p.grad
+        assert (values[0] - values[1]) / 2e-2 == pytest.approx(length, rel=0.02, abs=1e-4), name
 
 
 def test_gradients_are_those_of_the_bound() -> None:
@@ -161,7 +166,7 @@ def test_gradients_are_those_of_the_bound() -> None:
         along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
         error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
         assert float(along.mean()) == pytest.approx(length, abs=4 * error), name
-        assert error < 0.05 * length, name
+        assert error < 0.04 * length, name
 
 
 def test_fit_finds_clusters() -> None:
@@ -181,6 +186,7 @@ def test_fit_finds_clusters() -> None:
     fit_ = code.fit(x, seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
     assert not code.says_nothing
+    assert all(bool(p.any()) for p in code.parameters())  # those that are zero at the start, too
     assert bool(code.is_fitted)
     assert fit_["nll"] < fit_["nll_marginals"] - 3
     uniform = torch.rand(len(x), 4, dtype=torch.float64)
@@ -264,7 +270,7 @@ def test_processes_that_do_not_only_mask_are_refused(name: str) -> None:
 
 
 def test_double_precision() -> None:
-    model, x = model_with().double(), all_states(3, 2)
+    model, x = model_with(code=BENT).double(), all_states(3, 2)
     noise = torch.rand(len(x), 2, 3, dtype=torch.float64)
     assert model.nelbo_terms(x, noise).nelbo.dtype == torch.float64
     assert model.sample(4).shape == (4, 2)
@@ -274,6 +280,10 @@ def test_what_cannot_be() -> None:
     for option in ("size", "components", "fit_steps"):
         with pytest.raises(FLDDError, match="must be at least 1"):
             AutoencoderCode(Problem(3, (2,), 2), **{option: 0})
+    with pytest.raises(FLDDError, match="couplings at least 0"):
+        AutoencoderCode(Problem(3, (2,), 2), couplings=-1)
+    with pytest.raises(FLDDError, match="Linear is not an Autoencoder"):
+        AutoencoderCode(Problem(3, (2,), 2), autoencoder=lambda *_: torch.nn.Linear(1, 1))  # type: ignore[arg-type,return-value]
     with pytest.raises(FLDDError, match="kl_weight above 0"):
         AutoencoderCode(Problem(3, (2,), 2), kl_weight=0.0)
     for numbers in ({"num_latents": -1}, {"num_latents": 1, "num_labels": 2}):

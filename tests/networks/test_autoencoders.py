@@ -54,7 +54,7 @@ def test_sizes_are_those_of_the_documentation(make: Any, size: float, costs: tup
 
 
 @pytest.mark.parametrize("channels", [0, 2])
-def test_convolutions_see_and_draw_the_right_pixels(channels: int) -> None:
+def test_convolutions_learn_images_of_several_channels(channels: int) -> None:
     """A code that says where a stripe is, and of which channel's colour: each pixel of the bound is its own."""
     torch.manual_seed(0)
     rows, n = torch.randint(8, (2_000,)), 2_000
@@ -80,5 +80,7 @@ def test_what_cannot_be() -> None:
     for options in ({"features": 0}, {"width": 0}):
         with pytest.raises(FLDDError, match="must be at least 1"):
             ConvAutoencoder(Problem(3, (8, 8), 2), 2, 2, 2, **options)
+    with pytest.raises(FLDDError, match="more than 256 MiB"):
+        ConvAutoencoder(Problem(2, (512, 512), 2), 2, 1, 1)
     with pytest.raises(FLDDError, match="at least 1 hidden unit"):
         MLPAutoencoder(Problem(3, (8,), 2), 2, 2, 2, width=0)

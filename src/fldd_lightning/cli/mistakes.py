@@ -76,6 +76,8 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         name = owner.rpartition(".")[2] or "the class"
         return f"{at}{name} has no option '{found[1]}'{_suggest(found[1], _parameters(owner))}."
     if found := _UNKNOWN_CLASS.search(message):
+        if found[1] in _class_names():
+            return f"{at}{found[1]} cannot stand here: it is a class of another kind."
         return (
             f"{at}there is no class '{found[1]}'{_suggest(found[1], _class_names())}. Give the name of a class of "
             "fldd-lightning or Lightning, or the path of your own, as my_file.MyClass."

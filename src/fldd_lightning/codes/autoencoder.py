@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..categorical import float64_device
 from ..errors import FLDDError
-from ..networks.autoencoder import Autoencoder, MLPAutoencoder
+from ..networks.autoencoder import Autoencoder, MLPAutoencoder, check_autoencoder
 from ..problem import Problem
 from .base import MOST_EXAMPLES, Code, CodePosterior, hold_out
 from .prior import LOG_VARIANCE, FlowPrior, log_normal
@@ -61,7 +61,7 @@ class AutoencoderPosterior(CodePosterior):
 
 
 class AutoencoderCode(Code):
-    """m real numbers of the whole example: q(c|x) by an encoder, p(x_i|c) by a decoder, p(c) by a flow.
+    """m real numbers of the whole example: q(c|x) by an encoder, p(x_i|c) by a decoder.
 
     A number out of 256 says little of many coordinates; this code has no such bound. :meth:`fit` trains the
     autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
@@ -87,7 +87,7 @@ class AutoencoderCode(Code):
         fit_steps: Updates of 256 examples before training.
 
     Raises:
-        FLDDError: If an option is not positive (couplings: negative).
+        FLDDError: If an option is not positive (couplings: negative), or the networks are no Autoencoder.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class AutoencoderCode(Code):
         self.size, self.components, self.couplings = size, components, couplings
         self.kl_weight, self.fit_steps = kl_weight, fit_steps
         self.num_values = problem.num_classes - int(problem.padded)  # that the decoder chooses among
-        self.autoencoder = autoencoder(problem, size, problem.num_classes - 1, self.num_values - 1)
+        networks = autoencoder(problem, size, problem.num_classes - 1, self.num_values - 1)
+        self.autoencoder = check_autoencoder(networks)
         self.bias = nn.Parameter(torch.zeros(*problem.shape, self.num_values - 1))  # of the decoder
         self.prior = FlowPrior(size, components, couplings)
 
@@ -131,12 +132,12 @@ class AutoencoderCode(Code):
         return AutoencoderPosterior(self, x, mean, log_variance.clamp(*LOG_VARIANCE))
 
     def log_conditional_of(self, code: Tensor) -> Tensor:
-        logits = _full(self.autoencoder.decode(code)) + self.bias  # (B, *shape, values - 1)
+        logits = _full(self.autoencoder.decode(code.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
         log_p = F.pad(logits, (0, 1)).log_softmax(-1)
         return F.pad(log_p, (0, 1)) if self.problem.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        return self.prior.sample(num_samples, generator)
+        return self.prior.sample(num_samples, generator).to(generator.device)
 
     @torch.enable_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
@@ -165,11 +166,9 @@ class AutoencoderCode(Code):
         return f"{self.size} numbers"
 
     def configuration(self) -> str:
-        networks = sum(p.numel() for p in self.autoencoder.parameters())
-        return (
-            f"{type(self).__name__}(size={self.size}, {type(self.autoencoder).__name__} of {networks:,} parameters, "
-            f"components={self.components}, couplings={self.couplings})"
-        )
+        networks = self.autoencoder.configuration()
+        prior = f"components={self.components}, couplings={self.couplings}"
+        return f"{type(self).__name__}(size={self.size}, autoencoder={networks}, {prior})"
 
     def _updates(self, x: Tensor, generator: torch.Generator) -> Iterator[None]:
         """Train on the code's own bound, its KL weighted; stops now and then to have a look."""

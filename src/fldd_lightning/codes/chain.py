@@ -10,10 +10,10 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..errors import FLDDError
-from ..problem import Problem
+from ..problem import MOST_NUMBERS, Problem
 from .base import hold_out
 from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
-from .tables import MOST_NUMBERS, count, count_all, examples_at_once, log_likelihood, normalised
+from .tables import count, count_all, examples_at_once, log_likelihood, normalised
 from .tabular import TableCode, affordable, sizes_to_try, started_from
 
 __all__ = ["ChainCode"]

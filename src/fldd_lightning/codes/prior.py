@@ -20,8 +20,9 @@ class FlowPrior(nn.Module):
     """p(c) of numbers c = (c_1, ..., c_m): u = f(c) is a mixture's, p(c) = p(u) |du/dc|.
 
     f is a chain of affine couplings (Dinh et al., 2017, eq. 7 and 9): each scales and shifts some of the numbers by
-    what the others are. Two of them, one the other way round, split the numbers by each bit of their places in turn.
-    At first f is the identity, and the mixture one normal distribution.
+    what the others are. Two of them, one the other way round, split the numbers by the lowest bit of their places, the
+    next two by the next bit, and so on; after the highest it starts anew. At first f is the identity, and the mixture
+    one normal distribution.
 
     Args:
         size: m.
@@ -85,7 +86,9 @@ class _Coupling(nn.Module):
         self.network = nn.Sequential(nn.Linear(size, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, _WIDTH), nn.SiLU(), last)
 
     def forward(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self.network(code * (1 - self.moves)).to(code.dtype).chunk(2, -1)
+        with torch.autocast(code.device.type, enabled=False):  # the flow that is scored is the one that is drawn from
+            seen = (code * (1 - self.moves)).to(self.moves.dtype)
+            shift, log_scale = self.network(seen).to(code.dtype).chunk(2, -1)
         return shift * self.moves, 2 * (log_scale / 2).tanh() * self.moves
 
 

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from ..categorical import float64_device
 from ..problem import Problem
 
-__all__ = ["CHUNK", "MOST_NUMBERS", "count", "count_all", "examples_at_once", "log_likelihood", "normalised"]
+__all__ = ["CHUNK", "count", "count_all", "examples_at_once", "log_likelihood", "normalised"]
 
-MOST_NUMBERS = 2**26  # of a table: it goes with every checkpoint
 CHUNK, NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
 _FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
-from ..problem import Problem
+from ..problem import MOST_NUMBERS, Problem
 from .base import MOST_EXAMPLES, Code
-from .tables import MOST_NUMBERS, count, normalised
+from .tables import count, normalised
 
 __all__ = ["TableCode", "affordable", "sizes_to_try", "started_from"]
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import prod
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import FLDDError
-from ..problem import Problem
+from ..problem import MOST_NUMBERS, Problem
 from .base import zero_last_layer
 
-__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder"]
-
-_MOST_NUMBERS = 2**26  # of a layer, 256 MiB
+__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "check_autoencoder"]
 
 
 class Autoencoder(nn.Module, ABC):
     """Base class of the networks of an :class:`~fldd_lightning.AutoencoderCode`.
 
     A subclass takes ``(problem, size, num_inputs, num_outputs)`` first, then its own options, and starts both last
-    layers at zero (see :func:`zero_last_layer`), so that the code says nothing.
+    layers at zero (see :func:`~fldd_lightning.networks.base.zero_last_layer`), so that the code says nothing.
 
     Attributes:
         encoded: The encoder's last layer.
-        decoded: The decoder's.
+        decoded: The decoder's, without a bias: the code has one for every logit.
     """
 
     encoded: nn.Linear
@@ -36,6 +35,10 @@ class Autoencoder(nn.Module, ABC):
         """Whether the decoder's logits are the same for every code."""
         return not bool(self.decoded.weight.any())
 
+    def configuration(self) -> str:
+        """What a checkpoint has to agree on; a subclass adds its options."""
+        return type(self).__name__
+
     def wake(self, generator: torch.Generator) -> None:
         """Draw the weights of the last layers: with both at zero neither would ever have reason to move."""
         for layer in (self.encoded, self.decoded):
@@ -44,7 +47,7 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, one_hot: Tensor) -> Tensor:
-        """Means and log variances ``(B, 2 m)`` for one-hot states ``(B, *shape, num_inputs)``."""
+        """Means, then log variances, ``(B, 2 m)``, for one-hot states ``(B, *shape, num_inputs)``."""
 
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
@@ -69,18 +72,21 @@ class MLPAutoencoder(Autoencoder):
         super().__init__()
         if width < 1:
             raise FLDDError(f"width is {width}, but an MLPAutoencoder needs at least 1 hidden unit.")
-        if problem.num_dims * num_inputs * width > _MOST_NUMBERS:
+        if problem.num_dims * num_inputs * width > MOST_NUMBERS:
             raise FLDDError(
                 f"an encoder of width {width} for {problem.num_dims} coordinates of {problem.num_classes} classes "
                 "would need a layer of more than 256 MiB. Lower the autoencoder's width, or set model.code to null."
             )
-        self.shape = problem.shape
+        self.output, self.width = (*problem.shape, num_outputs), width
         self.encoder = nn.Sequential(*_hidden(problem.num_dims * num_inputs, width), *_hidden(width, width))
         self.encoded = nn.Linear(width, 2 * size)
         self.decoder = nn.Sequential(*_hidden(size, width), *_hidden(width, width))
-        self.decoded = nn.Linear(width, problem.num_dims * num_outputs)
+        self.decoded = nn.Linear(width, problem.num_dims * num_outputs, bias=False)
         zero_last_layer(self.encoded)
         zero_last_layer(self.decoded)
+
+    def configuration(self) -> str:
+        return f"{super().configuration()}(width={self.width})"
 
     def encode(self, one_hot: Tensor) -> Tensor:
         encoded: Tensor = self.encoded(self.encoder(one_hot.flatten(1)))
@@ -88,7 +94,7 @@ class MLPAutoencoder(Autoencoder):
 
     def decode(self, code: Tensor) -> Tensor:
         logits: Tensor = self.decoded(self.decoder(code))  # (B, D * outputs)
-        return logits.view(len(code), *self.shape, -1)
+        return logits.view(len(code), *self.output)
 
 
 class ConvAutoencoder(Autoencoder):
@@ -103,7 +109,8 @@ class ConvAutoencoder(Autoencoder):
         width: Hidden units between the coarsest level and the code.
 
     Raises:
-        FLDDError: If the shape is not that of an image, or an option is not positive.
+        FLDDError: If the shape is not that of an image, an option is not positive, or the coarsest layer would be
+            larger than 256 MiB.
     """
 
     def __init__(
@@ -117,7 +124,7 @@ class ConvAutoencoder(Autoencoder):
             )
         if min(features, width) < 1:
             raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
-        self.shape = problem.shape
+        self.output, self.features, self.width = (*problem.shape, num_outputs), features, width
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         widths = [features, 2 * features, 4 * features]
         sizes = [problem.shape[-2:]]
@@ -131,19 +138,27 @@ class ConvAutoencoder(Autoencoder):
             kernel = (4 - height % 2, 4 - width_here % 2)
             up = [nn.ConvTranspose2d(after, max(features, after // 2), kernel, 2, 1), nn.SiLU(), *up]
         coarsest = (widths[-1], *sizes[-1])
-        num_coarsest = widths[-1] * sizes[-1][0] * sizes[-1][1]
+        num_coarsest = prod(coarsest)
+        if num_coarsest * width > MOST_NUMBERS:
+            raise FLDDError(
+                f"a ConvAutoencoder of features={features} and width={width} would need, at {coarsest[1]}x{coarsest[2]}"
+                " pixels, a layer of more than 256 MiB. Lower features or width, or set model.code to null."
+            )
         self.encoder = nn.Sequential(*down, nn.Flatten(), *_hidden(num_coarsest, width))
         self.encoded = nn.Linear(width, 2 * size)
         self.decoder = nn.Sequential(
             *_hidden(size, width), *_hidden(width, num_coarsest), nn.Unflatten(1, coarsest), *up
         )
-        self.decoded = nn.Conv2d(features, self.channels * num_outputs, 3, padding=1)
+        self.decoded = nn.Conv2d(features, self.channels * num_outputs, 3, padding=1, bias=False)
         for layer in (*self.encoder, *self.decoder):  # else a deep path starts as good as constant
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 inputs = layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else 4 * layer.in_channels
                 nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)  # He et al. (2015), eq. 10
         zero_last_layer(self.encoded)
         zero_last_layer(self.decoded)
+
+    def configuration(self) -> str:
+        return f"{super().configuration()}(features={self.features}, width={self.width})"
 
     def encode(self, one_hot: Tensor) -> Tensor:
         images = one_hot if one_hot.dim() == 5 else one_hot.unsqueeze(1)  # (B, C, H, W, S)
@@ -154,7 +169,17 @@ class ConvAutoencoder(Autoencoder):
     def decode(self, code: Tensor) -> Tensor:
         mixed = self.decoded(self.decoder(code))  # (B, C * outputs, H, W)
         logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
-        return logits.reshape(len(code), *self.shape, -1)
+        return logits.reshape(len(code), *self.output)
+
+
+def check_autoencoder(networks: nn.Module) -> Autoencoder:
+    """Return ``networks`` if they are an :class:`Autoencoder`; raise a readable error otherwise."""
+    if not isinstance(networks, Autoencoder):
+        raise FLDDError(
+            f"{type(networks).__name__} is not an Autoencoder. Subclass fldd_lightning.networks.Autoencoder and take "
+            "(problem, size, num_inputs, num_outputs) as its first arguments."
+        )
+    return networks
 
 
 def _hidden(num_inputs: int, width: int) -> list[nn.Module]:
