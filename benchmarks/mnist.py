@@ -89,7 +89,6 @@ PROCESSES: dict[str, tuple[Any, Any]] = {
     "learned general": (ResidualAbsorbingProcess, MixtureCode),
     "staggered, code": (StaggeredProcess, MixtureCode),
     "staggered, autoencoder": (StaggeredProcess, OF_MIXTURE),
-    "staggered, convolutional autoencoder": (StaggeredProcess, CONVOLUTIONAL),
     "staggered": (StaggeredProcess, None),
     "absorbing": (AbsorbingProcess, None),
     "learned uniform": (ResidualUniformProcess, MixtureCode),

@@ -66,7 +66,7 @@ NETWORKS = {
 # process, estimator, draws of z_t for each molecule, and the code
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
     "learned": (LearnedMaskProcess, Reinforce, 1, MixtureCode),
-    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, AutoencoderCode),
+    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, partial(AutoencoderCode, couplings=0, kl_weight=1.0)),
     "learned, chain": (LearnedMaskProcess, Reinforce, 1, ChainCode),
     "learned, straight-through": (LearnedMaskProcess, StraightThrough, 1, MixtureCode),
     "learned, first order": (LearnedMaskProcess, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),
