@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from time import sleep
 from typing import Any
 from unittest.mock import patch
 
@@ -93,6 +95,20 @@ def test_resuming_does_not_fit_again(tmp_path: Path, kind: str) -> None:
         fit(tmp_path, model, Clusters(batch_size=50), str(tmp_path / "half.ckpt"), max_steps=6)
     assert not fitting.called
     assert bool(model.code.is_fitted)
+
+
+def test_the_fit_does_not_count_for_the_time_limit(tmp_path: Path) -> None:
+    model = clusters_model(code=CODES["mixture"])
+    assert model.code is not None
+    original = model.code.fit
+
+    def slow(x: torch.Tensor, seed: int = 0) -> dict[str, float]:
+        sleep(5)
+        return original(x, seed)
+
+    with patch.object(model.code, "fit", side_effect=slow):
+        trainer_ = fit(tmp_path, model, Clusters(batch_size=50), max_steps=4, max_time=timedelta(seconds=5))
+    assert trainer_.global_step == 4
 
 
 def test_a_code_is_worth_its_bits_at_once(tmp_path: Path) -> None:

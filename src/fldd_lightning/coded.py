@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -28,13 +28,16 @@ class CodedModule(ModalityHooks, LightningModule):
     code: Code | None
 
     def on_train_start(self) -> None:
-        """Fit the code to training examples. A run that is resumed keeps its code."""
+        """Fit the code to training examples before the clock of ``max_time`` starts. A resumed run keeps its code."""
         if self.code is None:
             return
         if bool(self.trainer.strategy.broadcast(self.code.is_fitted)):
             rank_zero_info(f"Keeping the code as it is: {self.code.summary()}.")
         else:
             self._fit(self.code)
+            for timer in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(timer, Timer):
+                    timer.on_train_start(self.trainer, self)
         averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
         models: list[Any] = [each._average_model for each in averages if each._average_model is not None]
         copies = [model.module.code.state_dict() for model in models]
@@ -48,7 +51,10 @@ class CodedModule(ModalityHooks, LightningModule):
         rank_zero_info(f"Fitting a code to {len(examples)} training examples ...")
         fit = code.fit(examples, seed=torch.initial_seed() % 2**31)
         if code.says_nothing:
-            rank_zero_info("The code says nothing: nothing was found that it could say, or there are too few examples.")
+            rank_zero_info(
+                "The code says nothing: nothing was found that helps held-out examples. There may be nothing, or too "
+                "few training examples; or, of an AutoencoderCode, fit_steps may be too small or kl_weight too large."
+            )
         else:
             rank_zero_info(
                 f"{code.summary()}. On held-out training examples: {fit['nll']:.2f} "
