@@ -137,7 +137,7 @@ class AutoencoderCode(Code):
         return F.pad(log_p, (0, 1)) if self.problem.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        return self.prior.sample(num_samples, generator).to(generator.device)
+        return self.prior.sample(num_samples, generator)
 
     @torch.enable_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:

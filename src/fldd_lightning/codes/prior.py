@@ -58,7 +58,7 @@ class FlowPrior(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        """Codes ``(N, m)``, on the prior's device."""
+        """Codes ``(N, m)``, on the generator's device."""
         device = generator.device
         which = torch.multinomial(self.logits.softmax(0).to(device), num_samples, True, generator=generator)
         mean = self.mean.to(device)[which]  # (N, m)
@@ -68,7 +68,7 @@ class FlowPrior(nn.Module):
         for coupling in reversed(self.couplings):
             shift, log_scale = coupling(code)
             code = code * log_scale.exp() + shift
-        return code
+        return code.to(device)
 
 
 class _Coupling(nn.Module):

@@ -127,21 +127,20 @@ class ConvAutoencoder(Autoencoder):
         self.output, self.features, self.width = (*problem.shape, num_outputs), features, width
         self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         widths = [features, 2 * features, 4 * features]
-        sizes = [problem.shape[-2:]]
+        rows, columns = problem.shape[-2:]
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for before, after in zip([self.channels * num_inputs, *widths], widths):
-            height, width_here = sizes[-1]
-            sizes.append((-(-height // 2), -(-width_here // 2)))
             down += [nn.Conv2d(before, after, 3, 2, 1), nn.SiLU()]
             # back to an even size by a kernel of 4, to an odd one by 3
-            kernel = (4 - height % 2, 4 - width_here % 2)
+            kernel = (4 - rows % 2, 4 - columns % 2)
             up = [nn.ConvTranspose2d(after, max(features, after // 2), kernel, 2, 1), nn.SiLU(), *up]
-        coarsest = (widths[-1], *sizes[-1])
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        coarsest = (widths[-1], rows, columns)
         num_coarsest = prod(coarsest)
         if num_coarsest * width > MOST_NUMBERS:
             raise FLDDError(
-                f"a ConvAutoencoder of features={features} and width={width} would need, at {coarsest[1]}x{coarsest[2]}"
+                f"a ConvAutoencoder of features={features} and width={width} would need, at {rows}x{columns}"
                 " pixels, a layer of more than 256 MiB. Lower features or width, or set model.code to null."
             )
         self.encoder = nn.Sequential(*down, nn.Flatten(), *_hidden(num_coarsest, width))
