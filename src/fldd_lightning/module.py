@@ -163,9 +163,8 @@ class FLDD(EvaluatedModule):
             sums = torch.zeros(self.problem.num_steps + 1, device=self.device)
             counts = sums.clone().index_add(0, t, torch.ones_like(out.kl))
             means = sums.index_add(0, t, out.kl.float()) / counts
-            for i in range(1, self.problem.num_steps + 1):
-                if bool(counts[i] > 0):
-                    self.log(f"train/kl_t{i}", means[i], on_step=True, batch_size=len(x))
+            for i in counts.nonzero().flatten().tolist():  # at once: every transfer waits for the device
+                self.log(f"train/kl_t{i}", means[i], on_step=True, batch_size=len(x))
         return loss
 
     # ---- sampling -------------------------------------------------------------------------

@@ -160,6 +160,7 @@ def test_transformer_tells_orders_apart() -> None:
         (lambda: UNet(Problem(2, (8,), 4), 3, 3), "UNet needs images"),
         (lambda: UNet(Problem(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
         (lambda: DiT(Problem(2, (8,), 4), 3, 3), "DiT needs images"),
+        (lambda: ConvNet(Problem(2, (8,), 4), 3, 3), "ConvNet needs images"),
         (lambda: Transformer(Problem(2, (8, 8), 4), 3, 3), "Transformer needs sequences"),
         (lambda: Transformer(Problem(2, (8,), 4), 3, 3, width=10, heads=2), "even number"),
         (lambda: Transformer(Problem(2, (8,), 4), 3, 2, tied=True), "as many outputs as inputs"),

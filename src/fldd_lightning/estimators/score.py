@@ -104,9 +104,8 @@ class RLOO(GradientEstimator):
         advantage = own - self.rho(step.t) * others
         score = (advantage * torch.stack([step.log_prob(z_a) for z_a in z])).mean(0)
         unseen = self.mean[step.t].isnan()  # nothing to be measured from yet
-        for i, values in enumerate((others**2, own * others)):
-            known = values.mean(0).masked_fill(unseen, float("nan"))
-            self.moments[i] = moved(self.moments[i], step.t, known, self.fit_decay)
+        fit = torch.stack([others**2, own * others]).mean(1).masked_fill(unseen, float("nan"))  # (2, B)
+        self.moments.copy_(moved(self.moments, step.t, fit, self.fit_decay))
         self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.fit_decay))
         return StepLoss(kl + score, kl.detach(), auxiliary)
 
@@ -122,13 +121,14 @@ def around(kl: Tensor, mean: Tensor) -> Tensor:
 
 
 def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
-    """Running means per step ``(T + 1,)``, NaN where unseen, after ``values`` ``(B,)`` at steps ``t``.
+    """Running means per step ``(..., T + 1)``, NaN where unseen, after ``values`` ``(..., B)`` at steps ``t`` ``(B,)``.
 
     Values that are not finite are left out, so that one of them spoils one update and no more.
     """
     values = values.to(old)
     finite = values.isfinite()
-    counts = torch.zeros_like(old).index_add(0, t, finite.to(old))
-    now = torch.zeros_like(old).index_add(0, t, torch.where(finite, values, 0.0)) / counts.clamp_min(1)
+    zeros = torch.zeros_like(old)
+    counts = zeros.index_add(-1, t, finite.to(old))
+    now = zeros.index_add(-1, t, torch.where(finite, values, 0.0)) / counts.clamp_min(1)
     decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
     return torch.where(counts > 0, decayed, old)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import FLDDError
 from ..problem import MOST_NUMBERS, Problem
-from .base import zero_last_layer
+from .base import image_channels, zero_last_layer
 
 __all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "check_autoencoder"]
 
@@ -117,15 +117,10 @@ class ConvAutoencoder(Autoencoder):
         self, problem: Problem, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
     ) -> None:
         super().__init__()
-        if len(problem.shape) not in (2, 3):
-            raise FLDDError(
-                f"ConvAutoencoder needs images, (height, width) or (channels, height, width), not {problem.shape}. "
-                "MLPAutoencoder takes data of any shape."
-            )
+        self.channels = image_channels(problem, "ConvAutoencoder")
         if min(features, width) < 1:
             raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
         self.output, self.features, self.width = (*problem.shape, num_outputs), features, width
-        self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         widths = [features, 2 * features, 4 * features]
         rows, columns = problem.shape[-2:]
         down: list[nn.Module] = []

@@ -21,6 +21,7 @@ __all__ = [
     "check_backbone",
     "check_labels",
     "embed_states",
+    "image_channels",
     "zero_last_layer",
 ]
 
@@ -150,6 +151,21 @@ def embed_states(table: Tensor, state: State) -> Tensor:
         return state @ table
     rows = F.embedding(state.index, table)  # (B, *shape, m, features)
     return (rows * state.weight.unsqueeze(-1)).sum(-2)
+
+
+def image_channels(problem: Problem, name: str) -> int:
+    """Channels of an image of ``(height, width)`` or ``(channels, height, width)``; raises for other shapes.
+
+    Args:
+        problem: Its shape.
+        name: The network that asks, for the message.
+    """
+    if len(problem.shape) not in (2, 3):
+        raise FLDDError(
+            f"{name} needs images, (height, width) or (channels, height, width), not {problem.shape}. "
+            "For others there are MLP, Transformer and, for a code, MLPAutoencoder."
+        )
+    return problem.shape[0] if len(problem.shape) == 3 else 1
 
 
 def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:

@@ -7,9 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, StepEmbedding, zero_last_layer
+from .base import Backbone, StepEmbedding, image_channels, zero_last_layer
 
 __all__ = ["ConvNet"]
 
@@ -30,13 +29,7 @@ class ConvNet(Backbone):
 
     def __init__(self, problem: Problem, num_inputs: int, num_outputs: int, width: int = 64, depth: int = 4) -> None:
         super().__init__()
-        if len(problem.shape) not in (2, 3):
-            raise FLDDError(
-                f"ConvNet needs images of shape (height, width) or (channels, height, width), not "
-                f"{problem.shape}. Use the MLP for other data."
-            )
-        channels = problem.shape[0] if len(problem.shape) == 3 else 1
-        self.channels = channels
+        channels = self.channels = image_channels(problem, "ConvNet")
         self.first = nn.Conv2d(channels * num_inputs, width, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(1, width, *problem.shape[-2:]))
         self.blocks = nn.ModuleList(_Block(problem, width, 2 ** (i % 3)) for i in range(depth))

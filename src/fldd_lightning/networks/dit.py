@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, StepEmbedding, zero_last_layer
+from .base import Backbone, StepEmbedding, image_channels, zero_last_layer
 from .block import AdaLNBlock, AdaLNOutput
 
 __all__ = ["DiT"]
@@ -47,15 +47,13 @@ class DiT(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(problem.shape) not in (2, 3):
-            raise FLDDError(f"DiT needs images, (height, width) or (channels, height, width), not {problem.shape}.")
+        self.channels = image_channels(problem, "DiT")
         height, columns = problem.shape[-2:]
         if patch < 1 or height % patch or columns % patch or width % heads:
             raise FLDDError(
                 f"patch={patch} must divide the image's {height}x{columns} and heads={heads} the width {width}."
             )
         self.patch = patch
-        self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
         area = self.channels * patch**2
         num_patches = (height // patch) * (columns // patch)
         self.embed = nn.Linear(area * num_inputs, width)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..problem import Problem
-from .base import Backbone, StepEmbedding, zero_last_layer
+from .base import Backbone, StepEmbedding, image_channels, zero_last_layer
 
 __all__ = ["UNet"]
 
@@ -50,11 +50,9 @@ class UNet(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(problem.shape) not in (2, 3):
-            raise FLDDError(f"UNet needs images, (height, width) or (channels, height, width), not {problem.shape}.")
         if not widths or any(width % 8 for width in widths) or widths[-1] % heads:
             raise FLDDError(f"widths {list(widths)} must be multiples of 8, the last one of heads={heads}, too.")
-        self.channels = problem.shape[0] if len(problem.shape) == 3 else 1
+        self.channels = image_channels(problem, "UNet")
         features = 4 * widths[0]
         self.time = StepEmbedding(problem, features)
         self.first = nn.Conv2d(self.channels * num_inputs, widths[0], 3, padding=1)
