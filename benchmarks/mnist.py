@@ -113,11 +113,11 @@ def run(
     samples: int,
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
+    classifier = classifier_features(path, size, output.parent)  # its training sets a seed of its own
     seed_everything(seed, verbose=False)
     key = dict(zip(KEYS, (network, size, process, num_steps, seed, steps), strict=True))
     passes, backbone = NETWORKS[network].passes, NETWORKS[network].make(size)
     data = MNISTDataModule(path, size=size, batch_size=passes, seed=seed)
-    classifier = classifier_features(path, size, output.parent)
     real = data.splits["test"].x
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
     if process == "data":

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from conftest import Stripes, image_model
 from fldd_lightning import FLDD, AutoencoderCode
-from fldd_lightning.callbacks import FIDCallback, Pictures
+from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
 from fldd_lightning.networks import MLPAutoencoder
@@ -68,6 +68,10 @@ if __name__ == "__main__":
     run.fit(model, data)
     assert model.code is not None
     torch.save(model.code.state_dict(), Path(sys.argv[1]) / f"autoencoder{run.global_rank}.pt")
+    model = coded(freeze_steps=1)
+    run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_time={"seconds": 2}, callbacks=[CollapseMonitor()])
+    run.fit(model, data)
+    torch.save([p.detach() for p in model.parameters()], Path(sys.argv[1]) / f"clock{run.global_rank}.pt")
     for num_samples in (90, 15):  # then with real images from the disk, and no batch for the second process
         quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
         run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])

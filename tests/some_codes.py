@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 
 from conftest import all_states
@@ -9,7 +12,7 @@ from fldd_lightning.codes import ChainCode, Code, MixtureCode
 from fldd_lightning.problem import Problem
 
 SIZES = {"mixture": 4, "chain": 3}
-KINDS = {"mixture": MixtureCode, "chain": lambda problem, size: ChainCode(problem, part=1, size=size)}
+KINDS: dict[str, Any] = {"mixture": MixtureCode, "chain": partial(ChainCode, part=1)}
 
 
 def fill(code: Code) -> None:
@@ -27,7 +30,7 @@ def fill(code: Code) -> None:
 
 
 def some_code(kind: str, problem: Problem) -> Code:
-    code = KINDS[kind](problem, SIZES[kind])
+    code: Code = KINDS[kind](problem, size=SIZES[kind])
     fill(code)
     return code
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
@@ -95,6 +95,23 @@ def test_resuming_does_not_fit_again(tmp_path: Path, kind: str) -> None:
         fit(tmp_path, model, Clusters(batch_size=50), str(tmp_path / "half.ckpt"), max_steps=6)
     assert not fitting.called
     assert bool(model.code.is_fitted)
+
+
+def test_resuming_keeps_the_average_of_a_code(tmp_path: Path) -> None:
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            average = next(each for each in trainer.callbacks if isinstance(each, WeightAveraging))._average_model
+            seen.append(average.module.code.autoencoder.encoded.weight.clone())  # type: ignore[union-attr]
+
+    seen: list[torch.Tensor] = []
+    path, options = tmp_path / "half.ckpt", {"code": CODES["autoencoder"], "lr": 1e-2}
+    saving: dict[str, Any] = {"callbacks": [ModelCheckpoint(tmp_path, filename="half", every_n_train_steps=30)]}
+    fit(tmp_path, clusters_model(**options), Clusters(batch_size=50), max_steps=30, enable_checkpointing=True, **saving)
+    saved = torch.load(path, weights_only=True)
+    name = "code.autoencoder.encoded.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+    fit(tmp_path, clusters_model(**options), Clusters(batch_size=50), str(path), max_steps=31, callbacks=[Look()])
+    assert torch.equal(seen[0], saved["state_dict"][name])
 
 
 def test_the_fit_does_not_count_for_the_time_limit(tmp_path: Path) -> None:
@@ -215,10 +232,9 @@ def test_a_code_that_is_kept_is_the_first_process_s_too(tmp_path: Path) -> None:
     model = clusters_model()
     assert model.code is not None
     model.code.fit(clustered(600))
-    first = {name: buffer.clone() for name, buffer in model.code.named_buffers()}
+    first = {name: value.clone() for name, value in model.code.state_dict().items()}
     first["log_conditional"] += 1
-    sent = {buffer.data_ptr(): first[name] for name, buffer in model.code.named_buffers()}
-    held = lambda each: sent.get(each.data_ptr(), each) if isinstance(each, torch.Tensor) else each  # noqa: E731
-    with patch.object(SingleDeviceStrategy, "broadcast", side_effect=held):
+    sent = lambda each: first if isinstance(each, dict) else each  # noqa: E731
+    with patch.object(SingleDeviceStrategy, "broadcast", side_effect=sent):
         fit(tmp_path, model, Clusters(batch_size=50), max_steps=1)
     assert torch.equal(model.code.log_conditional, first["log_conditional"])

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -56,6 +56,10 @@ def coded(**options: Any) -> FLDD:
     """A model with a code of four values."""
     mask = partial(LearnedMaskProcess, network=small_mlp)
     return build(**{"forward_process": mask, "code": partial(MixtureCode, size=4), **options})
+
+
+def no_backbone(*_: Any) -> torch.nn.Module:
+    return torch.nn.Linear(2, 2)
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
@@ -242,6 +246,8 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
     trained = [torch.load(tmp_path / f"autoencoder{i}.pt", weights_only=True) for i in range(2)]
     for name, value in trained[0].items():
         assert torch.equal(value, trained[1][name])
+    clocks = [torch.load(tmp_path / f"clock{i}.pt", weights_only=True) for i in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*clocks, strict=True))
     model = coded(freeze_steps=1)
     assert model.code is not None
     model.code.load_state_dict(ranks[1]["code"])
@@ -319,7 +325,7 @@ def test_collapse_monitor_warns_once_in_plain_words(tmp_path: Path) -> None:
 
 def test_wrong_submodules_and_labels_are_refused() -> None:
     with pytest.raises(FLDDError, match="not a Backbone"):
-        build(denoiser=lambda *_: torch.nn.Linear(2, 2))
+        build(denoiser=no_backbone)
     with pytest.raises(FLDDError, match="num_labels"):
         digits_model(LabelledImageFLDD)
     with pytest.raises(FLDDError, match="images of shape"):
@@ -409,3 +415,24 @@ def test_forward_interval_gives_the_denoiser_more_updates(tmp_path: Path) -> Non
     model = build(forward_interval=3, freeze_steps=0)
     fit(tmp_path, model, Pairs(batch_size=16), max_steps=7, callbacks=[watch])
     assert watch.moves == [True, False, False, True, False, False, True]
+
+
+def test_clipping_by_norm_by_value_and_not_at_all() -> None:
+    model = build(freeze_steps=0)
+    parameters = list(model.reverse.parameters())
+    optimizer: Any = Mock(param_groups=[{"params": parameters, "name": "reverse"}])
+    sizes = []
+    for limit, algorithm in ((0.5, "norm"), (0.5, "value"), (0, "norm")):  # 0 is Lightning's word for no clipping
+        for p in parameters:
+            p.grad = torch.full_like(p, 3.0)
+        model.configure_gradient_clipping(optimizer, limit, algorithm)
+        gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        sizes.append((float(gradient.norm()), float(gradient.max())))
+    assert sizes[0][0] == pytest.approx(0.5, rel=1e-3)
+    assert sizes[1][1] == pytest.approx(0.5)
+    assert sizes[2][1] == 3.0
+
+
+def test_weights_of_16_bits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FLDDError, match=r"precision bf16-true .* Use bf16-mixed"):
+        fit(tmp_path, build(), Pairs(batch_size=16), max_steps=1, precision="bf16-true")

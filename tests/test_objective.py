@@ -7,10 +7,10 @@ from math import log
 import pytest
 import torch
 
-from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, make
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, make, prior_term, reconstruction_term
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.forward import MaskProcess
-from fldd_lightning.objective import prior_term, reconstruction_term, step_kl, stratified_steps
+from fldd_lightning.objective import step_kl, stratified_steps
 from fldd_lightning.problem import Problem
 from fldd_lightning.states import SparseStates
 

@@ -38,10 +38,32 @@ def test_progress_is_that_of_the_nearer_limit(monkeypatch: pytest.MonkeyPatch) -
     assert with_limits(-1, None) == 0
 
 
+def test_all_processes_go_by_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = Timer(timedelta(seconds=100))
+    monkeypatch.setattr(timer, "time_elapsed", lambda *_: 10.0)
+    monkeypatch.setattr(timer, "time_remaining", lambda *_: 90.0)
+    trainer = Trainer(accelerator="cpu", max_steps=100, logger=False, callbacks=[timer])
+    monkeypatch.setattr(type(trainer), "estimated_stepping_batches", 100)
+    asked: list[float] = []
+    monkeypatch.setattr(trainer.strategy, "broadcast", lambda value: asked.append(value) or 0.5)
+    progress = run_progress(trainer)
+    assert [progress(20), progress(20), progress(21), progress(60)] == [0.5, 0.5, 0.5, 0.6]
+    assert asked == [0.1, 0.1, 0.1]  # once a step
+
+
 def test_a_stream_of_unknown_length_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(accelerator="cpu", max_epochs=3, logger=False)
     monkeypatch.setattr(type(trainer), "estimated_stepping_batches", -1)  # what Lightning says of it
     assert run_progress(trainer)(25) == 0
+
+
+def test_a_gradient_of_zero_does_not_stop_training() -> None:
+    clip, p = AdaptiveClip(), torch.nn.Parameter(torch.zeros(4))
+    for size in (0.0, 1.0):
+        p.grad = torch.full((4,), size / 2)
+        clip.clip([p])
+    assert p.grad is not None
+    assert float(p.grad.norm()) == pytest.approx(1.0)
 
 
 def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:

@@ -7,11 +7,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from conftest import LEARNED, PROCESSES, all_states, exact_step_kl, make, randomise
+from conftest import LEARNED, PROCESSES, all_states, exact_step_kl, make, prior_term, randomise, reconstruction_term
 from fldd_lightning import FLDDError
 from fldd_lightning.categorical import without_state
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce
-from fldd_lightning.objective import prior_term, reconstruction_term, step_kl
+from fldd_lightning.objective import step_kl
 from fldd_lightning.problem import Problem
 from fldd_lightning.sampling import ancestral_sample
 

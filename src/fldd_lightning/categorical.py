@@ -172,10 +172,10 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
         )
     if x.numel() == 0:
         raise FLDDError(f"{name} is empty: there is no example to work on.")
-    low, high = x.aminmax()
-    if int(low) < 0 or int(high) >= num_classes:
+    low, high = torch.stack(x.aminmax()).tolist()  # one transfer from the device
+    if low < 0 or high >= num_classes:
         raise FLDDError(
-            f"{name} has values from {int(low)} to {int(high)}, but the model has "
+            f"{name} has values from {low} to {high}, but the model has "
             f"{num_classes} classes, so values must lie in 0..{num_classes - 1}."
         )
 

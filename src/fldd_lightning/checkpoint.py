@@ -27,11 +27,9 @@ def checkpoint_config(path: str) -> dict[str, Any]:
         values.pop("_instantiator", None)
         class_path = values.pop("_class_path", None)  # what the command line writes
         if section == "model":
-            class_path = _class_path(checkpoint)
+            class_path = _class_path(path, checkpoint)
         if class_path is not None:
             config[section] = {"class_path": class_path, "init_args": values}
-    if "model" not in config:
-        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
     for linked in ("num_classes", "shape", "padded"):
         config["model"]["init_args"].pop(linked, None)  # the data says them
     return config
@@ -43,17 +41,16 @@ def load_model(path: str, device: str = "cpu") -> FLDD:
     Raises:
         FLDDError: If the file is missing or is not a checkpoint of this package.
     """
-    class_path = _class_path(_read(path))
-    if class_path is None:
-        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
-    cls = import_class(class_path)
+    cls = import_class(_class_path(path, _read(path)))
     model: FLDD = cls.load_from_checkpoint(path, map_location=device, weights_only=True)
     return model.eval()
 
 
-def _class_path(checkpoint: dict[str, Any]) -> str | None:
+def _class_path(path: str, checkpoint: dict[str, Any]) -> str:
     """Of the module: under a key of its own, or among the hyperparameters."""
     found: str | None = checkpoint.get("fldd_class") or (checkpoint.get("hyper_parameters") or {}).get("_class_path")
+    if found is None:
+        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
     return found
 
 
@@ -61,7 +58,7 @@ def _read(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # no need of the weights
     except OSError as error:
         raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to

@@ -31,20 +31,21 @@ class CodedModule(ModalityHooks, LightningModule):
         """Fit the code to training examples before the clock of ``max_time`` starts. A resumed run keeps its code."""
         if self.code is None:
             return
-        if bool(self.trainer.strategy.broadcast(self.code.is_fitted)):
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        averages = [each._average_model for each in callbacks if isinstance(each, WeightAveraging)]
+        codes: list[Any] = [self.code, *(average.module.code for average in averages if average is not None)]
+        if bool(self.trainer.strategy.broadcast(bool(self.code.is_fitted))):
             rank_zero_info(f"Keeping the code as it is: {self.code.summary()}.")
         else:
             self._fit(self.code)
-            for timer in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for code in codes[1:]:  # averages were made before
+                code.load_state_dict(self.code.state_dict())
+            for timer in callbacks:
                 if isinstance(timer, Timer):
                     timer.on_train_start(self.trainer, self)
-        averages = [each for each in self.trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
-        models: list[Any] = [each._average_model for each in averages if each._average_model is not None]
-        copies = [model.module.code.state_dict() for model in models]
-        for name, value in self.code.state_dict().items():  # the first process's
-            value.copy_(self.trainer.strategy.broadcast(value))
-            for copy in copies:  # they were made before
-                copy[name].copy_(value)
+        for code in codes:
+            on_cpu = {name: value.cpu() for name, value in code.state_dict().items()}
+            code.load_state_dict(self.trainer.strategy.broadcast(on_cpu))  # the first process's
 
     def _fit(self, code: Code) -> None:
         examples = self._training_examples(code)

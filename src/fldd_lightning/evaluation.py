@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from .categorical import float64_device
@@ -53,8 +53,10 @@ class EvaluatedModule(CodedModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bounds = nn.ModuleDict()
-        self.extra_metrics = nn.ModuleDict()
+        # plain dictionaries: a metric's networks are no part of the model, its average or its checkpoints
+        self.bounds: dict[str, NELBOMetric] = {}
+        self.extra_metrics: dict[str, dict[str, Metric]] = {}
+        self._num_seen = 0
 
     @torch.no_grad()
     def nelbo_terms(self, batch: Any, noise: Tensor) -> Bound:
@@ -83,15 +85,18 @@ class EvaluatedModule(CodedModule):
         return Bound(torch.stack(columns, 1), self.further_terms(batch, posterior, condition), nll_code)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("val", batch, batch_idx)
+        self._evaluation_step("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("test", batch, batch_idx)
+        self._evaluation_step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
-        index = self._index(batch, batch_idx)
+        index = self._index(batch)
         return {"nelbo": self.nelbo_terms(batch, self._noise(index)).nelbo, "index": index}
+
+    def on_predict_epoch_start(self) -> None:
+        self._num_seen = 0
 
     def on_validation_epoch_start(self) -> None:
         self._prepare_evaluation("val")
@@ -119,20 +124,23 @@ class EvaluatedModule(CodedModule):
         was_training = self.training
         self.eval()
         self._prepare_evaluation(stage)
-        for i, batch in enumerate(batches):
-            batch = {key: value.to(self.device) for key, value in batch.items()}
-            self._evaluation_step(stage, batch, i)
+        for batch in batches:
+            self._evaluation_step(stage, self.transfer_batch_to_device(batch, self.device, 0))
         self.train(was_training)
         return self._collect(stage)
 
     # ---- internals ------------------------------------------------------------------------
 
-    def _index(self, batch: Any, batch_idx: int) -> Tensor:
+    def _index(self, batch: Any) -> Tensor:
+        """``(B,)``: what the batch says, or its examples counted; several processes take turns."""
         if isinstance(batch, dict) and "index" in batch:
             index: Tensor = batch["index"]
             return index
         x = self.data(batch)
-        return torch.arange(len(x), device=x.device) + (batch_idx * self.trainer.world_size + self.global_rank) * len(x)
+        seen = self._num_seen + torch.arange(len(x), device=x.device)
+        self._num_seen += len(x)
+        world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        return seen * world + rank
 
     def _noise(self, index: Tensor) -> Tensor:
         """Uniform numbers ``(B, T, D + m)`` that depend on each example's index alone."""
@@ -145,31 +153,29 @@ class EvaluatedModule(CodedModule):
         return noise.to(float64_device(self.device))
 
     def _prepare_evaluation(self, stage: str) -> None:
+        self._num_seen = 0
         if stage not in self.bounds:
             names = self.further_term_names()
-            bound = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
-            self.bounds[stage] = bound.to(self.device)
-            metrics: dict[str, Metric] = dict(self.make_metrics())
+            self.bounds[stage] = NELBOMetric(self.problem.num_steps, self.problem.num_dims, names)
+            self.extra_metrics[stage] = dict(self.make_metrics())
             if self.code is not None:
-                metrics["nll_code"] = MeanMetric()
-            self.extra_metrics[stage] = nn.ModuleDict(metrics).to(self.device)
+                self.extra_metrics[stage]["nll_code"] = MeanMetric()
+        for metric in (self.bounds[stage], *self.extra_metrics[stage].values()):
+            metric.to(self.device).reset()  # an evaluation before may have been broken off
 
-    def _evaluation_step(self, stage: str, batch: Any, batch_idx: int) -> None:
-        terms = self.nelbo_terms(batch, self._noise(self._index(batch, batch_idx)))
+    def _evaluation_step(self, stage: str, batch: Any) -> None:
+        terms = self.nelbo_terms(batch, self._noise(self._index(batch)))
         if terms.nll_code is not None:
-            self.extra_metrics[stage]["nll_code"].update(terms.nll_code)  # type: ignore[index]
-        bound = self.bounds[stage]
-        assert isinstance(bound, NELBOMetric)
-        bound.update(terms.kl, terms.further)
-        self.update_metrics(dict(self.extra_metrics[stage].items()), batch, terms.nelbo)  # type: ignore[operator]
+            self.extra_metrics[stage]["nll_code"].update(terms.nll_code)
+        self.bounds[stage].update(terms.kl, terms.further)
+        self.update_metrics(self.extra_metrics[stage], batch, terms.nelbo)
 
     def _collect(self, stage: str) -> dict[str, Tensor]:
         """Values of all metrics of a stage by name; resets them."""
         bound = self.bounds[stage]
-        assert isinstance(bound, NELBOMetric)
         collected = {name: value.float() for name, value in bound.compute().items()}
         bound.reset()
-        for name, metric in self.extra_metrics[stage].items():  # type: ignore[operator]
+        for name, metric in self.extra_metrics[stage].items():
             value = metric.compute()
             collected.update(value if isinstance(value, dict) else {name: value})
             metric.reset()

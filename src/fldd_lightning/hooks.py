@@ -24,8 +24,8 @@ class ModalityHooks:
     problem: Problem
 
     def data(self, batch: Any) -> Tensor:
-        """The integers ``(B, *shape)`` of a batch: the batch itself, or its ``"x"``."""
-        x: Tensor = batch["x"] if isinstance(batch, dict) else batch
+        """The integers ``(B, *shape)`` of a batch: the batch itself, its ``"x"``, or the first of several tensors."""
+        x: Tensor = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (list, tuple)) else batch
         return x
 
     def condition(self, batch: Any) -> Tensor | None:

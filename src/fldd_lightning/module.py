@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from textwrap import shorten
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -67,7 +70,7 @@ class FLDD(EvaluatedModule):
             estimators over relaxed states have none. 0 is the bound itself.
         weight_decay: AdamW's, for both.
         clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
-            networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm.
+            networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm or value, 0 by none.
         ema_decay: Decay of the averaged weights.
 
     Attributes:
@@ -105,12 +108,10 @@ class FLDD(EvaluatedModule):
         if forward_interval < 1 or min(free_bits, auxiliary_weight) < 0:
             raise FLDDError("forward_interval must be at least 1, free_bits and auxiliary_weight at least 0.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        plain = {key: describe(value) for key, value in arguments.items()}
-        if any(callable(value) for value in plain.values()):
-            self.save_hyperparameters()  # made by the command line, which stores class paths itself
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()  # on the command line, which knows class paths itself
         else:
-            plain["shape"] = list(shape)
-            self.save_hyperparameters(plain)
+            self.save_hyperparameters(describe({**arguments, "shape": list(shape)}))
         self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.code = None if code is None else build(code, self.problem)
         if self.code is not None:
@@ -125,7 +126,7 @@ class FLDD(EvaluatedModule):
         self.forward_process = build(forward_process, self.problem)
         self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
         self.estimator = build(estimator, self.problem)
-        self.lr, self.forward_lr_ratio, self.weight_decay = lr, forward_lr_ratio, weight_decay
+        self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
         self.forward_interval, self.free_bits, self.auxiliary_weight = forward_interval, free_bits, auxiliary_weight
         self.clip_forward = AdaptiveClip(clip_ratio, name="the forward process")
@@ -225,7 +226,7 @@ class FLDD(EvaluatedModule):
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and code and one for the forward process."""
-        progress = run_progress(self.trainer)
+        self._run_progress = progress = run_progress(self.trainer)
         own = {id(p) for p in self.forward_process.parameters()}
         rest = [p for p in self.parameters() if id(p) not in own]
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
@@ -257,7 +258,10 @@ class FLDD(EvaluatedModule):
                 for p in group["params"]:
                     p.grad = None
             elif gradient_clip_val is not None:
-                torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+                by_value = gradient_clip_algorithm == "value"
+                clip_to = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+                if gradient_clip_val > 0:  # 0 is Lightning's word for none
+                    clip_to(group["params"], gradient_clip_val)
             else:
                 clip = self.clip_forward if group["name"] == "forward" else self.clip_reverse
                 clip.clip(group["params"])
@@ -269,13 +273,31 @@ class FLDD(EvaluatedModule):
     # ---- checkpoints ----------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise FLDDError(
+                f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
+                "Use bf16-mixed."
+            )
         data = getattr(self.trainer, "datamodule", None)
         self._take_vocabulary(getattr(data, "vocabulary", None))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fldd_problem"] = self._identity()
+        with suppress(FLDDError):  # what cannot be described stays as it is
+            checkpoint["datamodule_hyper_parameters"] = describe(checkpoint.get("datamodule_hyper_parameters"))
+        checkpoint["fldd_problem"] = describe(self._identity())
         checkpoint["fldd_class"] = describe(type(self))["class_path"]
         checkpoint["fldd_vocabulary"] = self.vocabulary
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As always, but mistakes are told in a sentence."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            what = shorten(str(error).partition("\n")[2], 160, placeholder=" ...")
+            raise FLDDError(
+                f"the checkpoint is of other networks ({what}). Use the config it was trained with, and no options "
+                "that change it."
+            ) from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
@@ -300,8 +322,8 @@ class FLDD(EvaluatedModule):
     # ---- internals ------------------------------------------------------------------------
 
     def _progress(self) -> float:
-        """Share of the run that is done; 0 without a trainer."""
-        return 0.0 if self._trainer is None else run_progress(self.trainer)(self.global_step)
+        """Share of the run that is done; 0 without one."""
+        return 0.0 if self._trainer is None else self._run_progress(self.global_step)
 
     def _pressed(self, out: StepLoss, t: Tensor) -> Tensor:
         """The surrogate ``(B,)``, zero for steps whose mean KL over the batch lies below the free bits."""

@@ -3,8 +3,8 @@
 -log p(x) <= sum_{t=1..T} E_{q(z_t|x)} KL(q(z_s|z_t, x) || p(z_s|z_t)) + L_rec + L_prior
 
 With u(x, 0) = onehot(x) and u(x, T) = prior exactly, z_0 is x and z_T is the prior: the
-reconstruction and the prior term are exactly zero for every process whose boundaries hold, and
-are computed, not assumed (:func:`prior_term`, :func:`reconstruction_term`).
+reconstruction and the prior term are exactly zero for every process whose boundaries hold; tests
+compute them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .categorical import entropy, sum_dims, xlogy
-from .forward.base import ForwardProcess
 from .reverse import ReverseProcess
 from .transition import Transition
 
 __all__ = [
-    "prior_term",
-    "reconstruction_term",
     "step_kl",
     "stratified_steps",
 ]
@@ -58,20 +54,3 @@ def step_kl(step: Transition, reverse: ReverseProcess, z_t: Tensor) -> Tensor:
         Nats per example, ``(B,)``; summed over coordinates.
     """
     return step.kl(reverse, step.weights(z_t).unsqueeze(0))[0]
-
-
-def prior_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:
-    """KL(q(z_T|x) || prior) in nats per example, ``(B,)``; zero by construction."""
-    t = torch.full((x.shape[0], 1), process.problem.num_steps, device=x.device)
-    log_u = process.log_marginals(x, t, condition).squeeze(1)  # (B, *shape, S)
-    divergence = -xlogy(log_u.exp(), process.log_prior().to(log_u)).sum(-1) - entropy(log_u)
-    if process.problem.pad is not None:
-        divergence = divergence.masked_fill(x == process.problem.pad, 0.0)  # given, not drawn from the prior
-    return sum_dims(divergence)
-
-
-def reconstruction_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:
-    """-log of the probability that z_0 is x, in nats per example, ``(B,)``; zero by construction."""
-    t = torch.zeros((x.shape[0], 1), dtype=torch.long, device=x.device)
-    log_u = process.log_marginals(x, t, condition).squeeze(1)  # (B, *shape, S)
-    return -sum_dims(log_u.gather(-1, x.unsqueeze(-1)).squeeze(-1))

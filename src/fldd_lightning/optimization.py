@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from math import cos, pi
 
 import torch
@@ -43,18 +44,23 @@ def run_progress(trainer: Trainer) -> Callable[[int], float]:
     """Share of a run that is done: of its steps or of its ``max_time``, whichever is further.
 
     A run that its clock will stop has thus brought its learning rate down by then. Without a
-    limit of either kind it stays at 0.
+    limit of either kind it stays at 0. The clock is the first process's, looked at once a step: with clocks of their
+    own processes would train at different rates.
     """
     total = run_length(trainer)
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
 
-    def progress(step: int) -> float:
-        shares = [step / total]
+    @lru_cache(1)
+    def of_time(step: int) -> float:
+        shares = [0.0]
         for timer in timers:
             remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
             if remaining is not None:
                 shares.append(elapsed / max(elapsed + remaining, 1e-9))
-        return max(shares)
+        return trainer.strategy.broadcast(max(shares))
+
+    def progress(step: int) -> float:
+        return max(step / total, of_time(step)) if timers else step / total
 
     return progress
 
@@ -83,7 +89,11 @@ class AdaptiveClip(nn.Module):
         """Scale the gradients in place; one that is not finite is dropped for this step, with a warning at first."""
         with_grad = [p for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
-        if not bool(norm.isfinite()):
+        mean = torch.where(self.mean_norm > 0, self.mean_norm, norm)  # of the gradients before; of none yet
+        mean = self.decay * mean + (1 - self.decay) * norm.clamp_max(4 * mean)
+        self.mean_norm.copy_(torch.where(norm.isfinite(), mean, self.mean_norm))
+        is_finite, limit = torch.stack([norm.isfinite(), self.ratio * self.mean_norm]).tolist()
+        if not is_finite:
             if not self.has_dropped:
                 rank_zero_warn(
                     f"a gradient was not finite, and {self.name} was not updated in this step. This may happen once "
@@ -93,9 +103,7 @@ class AdaptiveClip(nn.Module):
             for p in with_grad:
                 p.grad = None
             return
-        mean = norm if bool(self.mean_norm.isnan()) else self.mean_norm
-        self.mean_norm.copy_(self.decay * mean + (1 - self.decay) * norm.clamp_max(4 * mean))
-        torch.nn.utils.clip_grads_with_norm_(with_grad, float(self.ratio * self.mean_norm), norm)
+        torch.nn.utils.clip_grads_with_norm_(with_grad, limit, norm)
 
 
 def averaging(decay: float) -> WeightAveraging:

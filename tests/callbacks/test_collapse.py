@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from conftest import Stripes, image_model
+from conftest import Stripes, image_model, randomise
 from fldd_lightning.callbacks import CollapseMonitor
 from fldd_lightning.callbacks.collapse import GradientSNR
 
@@ -47,6 +47,25 @@ def test_gradient_snr_needs_gradients() -> None:
     value = snr.compute()
     assert value is not None
     assert value > 1e4  # no noise at all
+
+
+def test_all_processes_warn_alike(tmp_path: Path) -> None:
+    """The distance moved is that of the first process's batch; processes that disagree wait for each other for ever."""
+
+    class Other(Callback):
+        def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            usual = trainer.strategy.broadcast
+            trainer.strategy.broadcast = lambda value, src=0: 0.0 if isinstance(value, float) else usual(value)  # type: ignore[method-assign]
+
+    run = Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=str(tmp_path), logger=False, enable_checkpointing=False,
+        callbacks=[Other(), CollapseMonitor()], enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    model = image_model(2)
+    model.freeze_steps = 0
+    randomise(model.forward_process)
+    with pytest.warns(UserWarning, match=r"hardly moved from its base \(total variation 0"):
+        run.fit(model, Stripes())
 
 
 def test_reading_the_data_leaves_the_training_epoch_alone(tmp_path: Path) -> None:

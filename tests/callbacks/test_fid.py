@@ -136,23 +136,23 @@ def test_statistics_are_computed_once_and_found_by_content(tmp_path: Path) -> No
 
 
 def test_statistics_know_everything_the_features_depend_on(tmp_path: Path) -> None:
-    x = torch.zeros(5, 4, 4, dtype=torch.uint8)
+    x = torch.zeros(5, 1, 4, 4)
     x[0] = 1
     other = PixelFeatures()
     other.register_buffer("weights", torch.ones(1))
     paths = [
-        statistics_module.statistics_path(tmp_path, *key)
-        for key in (
-            (x, "ImageFLDD 2", PixelFeatures()),
-            (x, "ImageFLDD 3", PixelFeatures()),  # the same integers are darker with more levels
-            (x[:4], "ImageFLDD 2", PixelFeatures()),
-            (x.flip(0), "ImageFLDD 2", PixelFeatures()),
-            (x.flatten(1), "ImageFLDD 2", PixelFeatures()),
-            (x, "ImageFLDD 2", other),
+        statistics_module.statistics_path(tmp_path, [pictures], extractor)
+        for pictures, extractor in (
+            (x, PixelFeatures()),
+            (x / 2, PixelFeatures()),  # the same integers, drawn in another way
+            (x[:4], PixelFeatures()),
+            (x.flip(0), PixelFeatures()),
+            (x.view(5, 1, 2, 8), PixelFeatures()),
+            (x, other),
         )
     ]
     assert len(set(paths)) == len(paths)
-    assert paths[0] == statistics_module.statistics_path(tmp_path, x.long(), "ImageFLDD 2", PixelFeatures())
+    assert paths[0] == statistics_module.statistics_path(tmp_path, [x.double()], PixelFeatures())
 
 
 def test_one_callback_with_other_data(tmp_path: Path) -> None:

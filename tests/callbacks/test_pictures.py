@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conftest import Stripes, image_model, randomise, small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD
 from fldd_lightning.callbacks import Pictures
 from fldd_lightning.callbacks import pictures as pictures_module
+from fldd_lightning.callbacks.run import on_training_device
 from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess
 
@@ -172,3 +174,14 @@ def test_mask_is_blue_where_the_coordinate_is_drawn_in_plain_arrays_too(monkeypa
 def test_wrong_numbers() -> None:
     with pytest.raises(FLDDError, match="num_rows must be"):
         Pictures(num_rows=0)
+
+
+def test_last_pictures_are_drawn_where_the_module_was_trained() -> None:
+    """Lightning has it on the CPU by then."""
+    module, moves = Mock(device=torch.device("cpu")), []
+    module.to = moves.append
+    trainer: Any = Mock()
+    trainer.strategy.root_device = torch.device("cuda", 0)
+    with on_training_device(trainer, module):
+        assert moves == [torch.device("cuda", 0)]
+    assert moves == [torch.device("cuda", 0), torch.device("cpu")]

@@ -361,6 +361,8 @@ def test_unknown_tokens_are_counted_aloud(folder: Path, tmp_path: Path) -> None:
 def test_short_and_empty_splits_are_named(folder: Path) -> None:
     with pytest.raises(FLDDError, match=r"fewer than one block of --data\.length 5000"):
         _ = made(folder, length=5000).splits
+    with pytest.raises(FLDDError, match=r"train split .* fewer than one block .* Give a larger --data\.held_out"):
+        _ = made(folder / "train.txt.gz", length=200, streaming=True, held_out=2, alphabet=ALPHABET).splits
     with pytest.raises(FLDDError, match=r"too few for the splits train, val and test.*smaller --data\.length"):
         _ = made(folder / "train.txt.gz", length=600).splits
     with gzip.open(folder / "valid.txt.gz", "wt") as file:

@@ -60,15 +60,14 @@ class CollapseMonitor(Callback):
         if self._marginal_entropy is None:
             self._marginal_entropy = _marginal_entropy(trainer, pl_module)
         pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
-        bound: Any = pl_module.bounds["val"]
-        metrics = bound.compute()  # the module's own epoch end comes later
+        metrics = pl_module.bounds["val"].compute()  # the module's own epoch end comes later
         steps = pl_module.problem.num_steps
         kl = torch.stack([metrics[f"kl_t{t}"] for t in range(1, steps + 1)]).clamp_min(0)
         shares = kl / kl.sum().clamp_min(1e-12)
         for t, value in enumerate(shares, start=1):
             pl_module.log(f"collapse/share_t{t}", value.float())
         process = pl_module.forward_process
-        moved = _moved_from_base(pl_module, process, self._batch)
+        moved = trainer.strategy.broadcast(_moved_from_base(pl_module, process, self._batch))
         if moved is not None:
             pl_module.log("collapse/moved", moved)
         snr = self._snr.compute()
@@ -76,8 +75,7 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
-            further: Any = pl_module.extra_metrics["val"]
-            of_code = None if pl_module.code is None else float(further["nll_code"].compute())
+            of_code = None if pl_module.code is None else float(pl_module.extra_metrics["val"]["nll_code"].compute())
             self._warn(shares, float(kl.sum() + metrics.get("kl_code", 0.0)), moved, of_code)
 
     def _warn(self, shares: Tensor, bound: float, moved: float | None, of_code: float | None) -> None:

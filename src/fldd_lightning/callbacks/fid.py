@@ -31,7 +31,7 @@ class FIDCallback(SampleCallback[ImageFLDD]):
     real images, T and dtype.
 
     The real images are those of the split; their statistics are computed once and kept on disk under
-    the hash of images, rendering and extractor. The metric lives here and
+    the hash of their pictures and of the extractor. The metric lives here and
     not on the module, which would put it into every checkpoint.
 
     Args:
@@ -107,8 +107,8 @@ class FIDCallback(SampleCallback[ImageFLDD]):
                 )
         kept = None
         if self.cache_dir is not None:
-            rendering = f"{type(module).__qualname__} {module.problem.num_classes}"
-            kept = statistics_path(self.cache_dir, x, rendering, self.extractor)
+            pictures = (module.render(part) for part in torch.split(x, 1000))
+            kept = statistics_path(self.cache_dir, pictures, self.extractor)
         is_loaded = trainer.is_global_zero and kept is not None and load_statistics(kept, quality.load_real, len(x))
         if trainer.strategy.broadcast(is_loaded):
             return quality

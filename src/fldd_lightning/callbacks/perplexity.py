@@ -137,9 +137,7 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
     def _bound(self, trainer: Trainer, model: TextFLDD, number: int, stage: str) -> dict[str, Tensor]:
         """The bound of the module at hand, or of another model, which does not train: once."""
         if number == 0:
-            tokens: Any = model.extra_metrics[stage]["tokens"]  # type: ignore[index]
-            found: dict[str, Tensor] = tokens.compute()  # the module's own epoch end comes later
-            return dict(found)
+            return dict(model.extra_metrics[stage]["tokens"].compute())  # the module's own epoch end comes later
         if (stage, number) not in self._bounds:
             data = trainer.datamodule  # type: ignore[attr-defined]
             loader = data.val_dataloader() if stage == "val" else data.test_dataloader()

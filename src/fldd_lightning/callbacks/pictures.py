@@ -11,13 +11,13 @@ import torch
 from einops import rearrange
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..module import FLDD
 from .budgets import load_budgets
+from .run import in_training, on_training_device, run_folder
 
 __all__ = ["Pictures", "save_grid", "save_trajectory"]
 
@@ -54,8 +54,7 @@ class Pictures(Callback):
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
-        is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not is_fit or getattr(trainer, "fast_dev_run", False):
+        if not in_training(trainer):
             return
         folder = _folder(trainer)
         if isinstance(pl_module, ImageFLDD) and trainer.is_global_zero:
@@ -65,26 +64,32 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if getattr(trainer, "fast_dev_run", False):
+        if not in_training(trainer):
             return
         folder = _folder(trainer)
         if not trainer.is_global_zero:
             return
         if not isinstance(pl_module, FLDD):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
-        save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
-        written = ["samples", "trajectory"]
-        for other in load_budgets(self.models, pl_module, FLDD):
-            written.append(f"samples_T{other.problem.num_steps}")
-            save_grid(other, other.sample(self.num_samples, self.seed), folder / f"{written[-1]}.png")
-        states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
-        save_trajectory(pl_module, states, folder / "trajectory.png")
         loaders: Any = trainer.val_dataloaders
-        if loaders is not None:
-            self._save_schedule(pl_module, next(iter(loaders)), folder)
-            written += ["marginals", "schedule"]
+        with on_training_device(trainer, pl_module):
+            written = self._save_samples(pl_module, folder)
+            if loaders is not None:
+                self._save_schedule(pl_module, next(iter(loaders)), folder)
+                written += ["marginals", "schedule"]
         for name in written:
             _log_picture(trainer, name, folder / f"{name}.png")
+
+    def _save_samples(self, module: FLDD, folder: Path) -> list[str]:
+        """``samples.png``, those of other budgets, and ``trajectory.png``; their names."""
+        save_grid(module, module.sample(self.num_samples, self.seed), folder / "samples.png")
+        written = ["samples", "trajectory"]
+        for other in load_budgets(self.models, module, FLDD):
+            written.append(f"samples_T{other.problem.num_steps}")
+            save_grid(other, other.sample(self.num_samples, self.seed), folder / f"{written[-1]}.png")
+        states = module.sample(self.num_rows, self.seed, trajectory=True)
+        save_trajectory(module, states, folder / "trajectory.png")
+        return written
 
     def _save_schedule(self, module: FLDD, batch: Any, folder: Path) -> None:
         """``marginals.png`` and ``schedule.png`` of a validation batch."""
@@ -110,8 +115,8 @@ class Pictures(Callback):
 
 def _folder(trainer: Trainer) -> Path:
     """Where pictures go; all processes must ask, as they agree on it."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(trainer) / "pictures"
+    folder.mkdir(exist_ok=True)
     return folder
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+
+from .run import run_folder
 
 __all__ = ["NELBOWriter"]
 
@@ -26,8 +27,9 @@ class NELBOWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run_folder(trainer)
+        if not predictions:  # there are fewer batches than processes
+            return
         joined = {key: torch.cat([p[key].cpu() for p in predictions]) for key in ("index", "nelbo")}
         path = folder / f"nelbo_rank{trainer.global_rank}.pt"
         torch.save(joined, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..module import FLDD
 from .budgets import load_budgets
+from .run import run_folder
 
 __all__ = ["SampleCallback"]
 
@@ -98,7 +98,7 @@ class SampleCallback(Callback, Generic[M]):
             values: Numbers by name.
             facts: Plain values: what they were compared with, how many, and the like.
         """
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes agree on it, so all must ask
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         numbers = {name: float(value) for name, value in values.items()}
@@ -112,7 +112,6 @@ class SampleCallback(Callback, Generic[M]):
         }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         rank_zero_info(f"{shown} ({', '.join(f'{key} {value}' for key, value in facts.items())})")
-        folder.mkdir(parents=True, exist_ok=True)
         with (folder / "sample_quality.jsonl").open("a") as file:
             file.write(json.dumps({**numbers, **facts}) + "\n")
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -18,20 +18,21 @@ from ..metrics import FeatureExtractor
 __all__ = ["load_statistics", "save_statistics", "statistics_path"]
 
 
-def statistics_path(folder: Path, x: Tensor, rendering: str, extractor: FeatureExtractor) -> Path:
+def statistics_path(folder: Path, pictures: Iterable[Tensor], extractor: FeatureExtractor) -> Path:
     """Where the statistics of a split are kept.
 
-    The name is a hash of every pixel, the way they are rendered and the extractor's weights:
+    The name is a hash of every pixel and of the extractor's weights:
     statistics of another data set, split, preprocessing or extractor are never taken by mistake.
 
     Args:
         folder: Of all statistics.
-        x: Images ``(N, *shape)``.
-        rendering: Names how integers become pictures, K included.
+        pictures: All of the split as floats, a few at a time, ``(n, C, H, W)`` each.
         extractor: Of the features.
     """
-    digest = hashlib.sha256(f"{rendering} {tuple(x.shape)} {extractor.fingerprint()}".encode())
-    digest.update(x.cpu().contiguous().numpy().astype("int64").tobytes())
+    digest = hashlib.sha256(extractor.fingerprint().encode())
+    for each in pictures:
+        digest.update(f"{tuple(each.shape)}".encode())
+        digest.update(each.cpu().contiguous().float().numpy().tobytes())
     return folder / f"{extractor.metric_name}-{digest.hexdigest()[:24]}.pt"
 
 

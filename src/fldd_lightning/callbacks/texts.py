@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ..errors import FLDDError
 from ..module import FLDD
+from .run import in_training, on_training_device, run_folder
 
 __all__ = ["Texts", "trajectory_lines", "write_lines"]
 
@@ -36,9 +36,9 @@ class Texts(Callback):
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
+        if not in_training(trainer):
             return
-        folder, module = _folder(trainer), _fldd(pl_module)
+        folder, module = run_folder(trainer) / "texts", _fldd(pl_module)
         if trainer.is_global_zero:
             lines = _lines(module, module.sample(self.num_samples, self.seed))
             write_lines(lines, folder / f"samples_step{trainer.global_step}.txt")
@@ -47,11 +47,12 @@ class Texts(Callback):
 
     @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if getattr(trainer, "fast_dev_run", False):
+        if not in_training(trainer):
             return
-        folder, module = _folder(trainer), _fldd(pl_module)
+        folder, module = run_folder(trainer) / "texts", _fldd(pl_module)
         if trainer.is_global_zero:
-            states = module.sample(self.num_rows, self.seed, trajectory=True)
+            with on_training_device(trainer, module):
+                states = module.sample(self.num_rows, self.seed, trajectory=True)
             write_lines(trajectory_lines(module, states), folder / "trajectory.txt")
 
 
@@ -64,11 +65,6 @@ def write_lines(lines: Sequence[str], path: Path) -> None:
 def trajectory_lines(module: FLDD, states: Tensor) -> list[str]:
     """States z_T..z_0 ``(T + 1, N, *shape)`` as text, sample after sample."""
     return [line for row in states.unbind(1) for line in _lines(module, row)]
-
-
-def _folder(trainer: Trainer) -> Path:
-    """Where texts go; all processes must ask, as they agree on it."""
-    return Path(trainer.log_dir or trainer.default_root_dir) / "texts"
 
 
 def _fldd(module: LightningModule) -> FLDD:

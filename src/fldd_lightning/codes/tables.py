@@ -33,14 +33,15 @@ def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tens
     """How often every coordinate takes every value, of examples with weights ``(B, C)``: ``(*shape, K, C)``."""
     num_dims = x[0].numel()
     counts = torch.zeros(num_dims, num_classes, weights.shape[1], device=x.device)
-    size = examples_at_once(num_dims * num_classes)
-    for part, weight in zip(torch.split(x.flatten(1), size), torch.split(weights, size), strict=True):
-        if num_classes <= _FEW_CLASSES:
+    flat = x.flatten(1)  # (B, D)
+    if num_classes > _FEW_CLASSES:
+        for d in range(num_dims):
+            counts[d].index_add_(0, flat[:, d], weights)
+    else:
+        size = examples_at_once(num_dims * num_classes)
+        for part, weight in zip(torch.split(flat, size), torch.split(weights, size), strict=True):
             one_hot = F.one_hot(part, num_classes).to(weight)  # (b, D, K)
             counts += torch.einsum("bdk,bc->dkc", one_hot, weight)
-        else:
-            for d in range(num_dims):
-                counts[d].index_add_(0, part[:, d], weight)
     if pad is not None:
         counts[:, pad] = 0
     return counts.view(*x.shape[1:], num_classes, -1)

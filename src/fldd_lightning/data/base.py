@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
@@ -56,8 +57,8 @@ class DiscreteDataModule(LightningDataModule):
     """Base class of data sources held in memory.
 
     A subclass gives :meth:`load`; ``num_classes``, ``shape`` and ``num_labels`` follow from it or
-    are overridden. Training order depends on ``seed`` and the epoch alone, so that a resumed run
-    repeats it; evaluation splits are shared out over processes without padding.
+    are overridden. Training order depends on ``seed`` and the epoch alone, and a resumed run
+    goes on with it; evaluation splits are shared out over processes without padding.
 
     Args:
         batch_size: Examples per batch and process.
@@ -113,10 +114,7 @@ class DiscreteDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         split = self.splits["train"]
-        world, rank = self._world()
-        sampler: DistributedSampler[dict[str, Tensor]] = DistributedSampler(
-            split, world, rank, shuffle=True, seed=self.seed
-        )
+        sampler = _TrainingSampler(split, *self._world(), self.seed, self.batch_size, self.trainer)
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         return self._loader(split, sampler, drop_last=len(sampler) >= self.batch_size)
 
@@ -134,7 +132,7 @@ class DiscreteDataModule(LightningDataModule):
         return self._loader(split, _ShareSampler(len(split), *self._world()), drop_last=False)
 
     def _loader(self, split: Split, sampler: Sampler[Any], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader(
+        return _Loader(
             split,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -146,6 +144,38 @@ class DiscreteDataModule(LightningDataModule):
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+
+class _Loader(DataLoader[dict[str, Tensor]]):
+    """Tells Lightning that an epoch can be resumed: :class:`_TrainingSampler` does, from Lightning's counts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """There is nothing to load."""
+
+
+class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
+    """Every epoch in an order of its own; an epoch that a resumed run is in the middle of goes on where it was."""
+
+    def __init__(
+        self, split: Split, world: int, rank: int, seed: int, batch_size: int, trainer: Trainer | None
+    ) -> None:
+        super().__init__(split, world, rank, shuffle=True, seed=seed)
+        self.batch_size, self.trainer = batch_size, trainer
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.trainer is None:
+            return super().__iter__()
+        loop, limit = self.trainer.fit_loop, self.trainer.limit_train_batches
+        batches = max(1, len(self) // self.batch_size)
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
+        done = loop.epoch_loop.batch_progress.current.ready
+        # workers ask before Lightning has set the epoch, and where one had ended before it has been counted
+        epochs: Any = loop.epoch_progress.current
+        self.set_epoch(epochs.processed if done < batches else epochs.ready)
+        return islice(super().__iter__(), self.batch_size * done if done < batches else 0, None)
 
 
 class _ShareSampler(DistributedSampler[int]):

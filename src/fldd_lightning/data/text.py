@@ -221,9 +221,10 @@ class TextDataModule(DiscreteDataModule):
         tokens, documents = rows.counts["tokens"], rows.counts["documents"]
         if tokens == 0:
             raise FLDDError(f"the {name} split is empty ({documents} documents without a token): give more data.")
+        more = "a larger --data.held_out" if self.streaming else "more text"
         raise FLDDError(
-            f"the {name} split has {tokens} tokens, fewer than one block of --data.length {self.length}. Give more "
-            "text, a smaller length, or set --data.padded true to fill up short texts."
+            f"the {name} split has {tokens} tokens, fewer than one block of --data.length {self.length}. Give {more}, "
+            "a smaller length, or set --data.padded true to fill up short texts."
         )
 
     # ---- streaming ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,16 @@ class StepLoss:
     auxiliary: Tensor | None = None
 
 
+def _without_others(estimator: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Replace the running means of another estimator, which a checkpoint may hold, by one's own."""
+    own = estimator.state_dict(prefix=prefix)
+    others = [name for name in state_dict if name.startswith(prefix)]
+    if own.keys() != set(others):
+        for name in others:
+            del state_dict[name]
+        state_dict.update(own)
+
+
 class GradientEstimator(nn.Module, ABC):
     """Base class; a new estimator is one subclass with one method.
 
@@ -48,6 +59,7 @@ class GradientEstimator(nn.Module, ABC):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.problem = problem
+        self.register_load_state_dict_pre_hook(_without_others)  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:

@@ -1,0 +1,75 @@
+"""Validation, testing and prediction: metrics, indices, kinds of batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric, Metric
+
+from fldd_lightning import FLDD
+from fldd_lightning.callbacks import NELBOWriter
+from fldd_lightning.checkpoint import load_model
+from test_module import Pairs, build, fit, trainer
+
+
+class Judged(FLDD):
+    """Has a metric that holds a network."""
+
+    def make_metrics(self) -> dict[str, Metric]:
+        metric = MeanMetric()
+        metric.network = torch.nn.Linear(2, 2)
+        return {"mean_x": metric}
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any, nelbo: Tensor) -> None:
+        metrics["mean_x"].update(self.data(batch).float())
+
+
+class Fails(Callback):
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_networks_of_metrics_are_no_part_of_the_model(tmp_path: Path) -> None:
+    model = build(Judged)
+    run = fit(tmp_path, model, Pairs(batch_size=16), max_epochs=2)
+    assert float(run.callback_metrics["val/mean_x"]) == pytest.approx(float(Pairs().splits["val"].x.float().mean()))
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    assert torch.equal(load_model(str(tmp_path / "model.ckpt")).sample(5), model.sample(5))
+
+
+def test_an_evaluation_that_was_broken_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    model, other = build(), build()
+    for p in other.reverse.parameters():
+        torch.nn.init.normal_(p)
+    expected = trainer(tmp_path).validate(other, Pairs(batch_size=16), verbose=False)[0]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(tmp_path, callbacks=[Fails()]).validate(model, Pairs(batch_size=16), verbose=False)
+    model.load_state_dict(other.state_dict())
+    assert trainer(tmp_path).validate(model, Pairs(batch_size=16), verbose=False)[0] == expected
+
+
+def test_examples_without_an_index_are_counted(tmp_path: Path) -> None:
+    rows = torch.randint(3, (24, 2))
+    predicted: Any = trainer(tmp_path).predict(build(), DataLoader(rows, 10))  # type: ignore[arg-type]
+    assert torch.cat([each["index"] for each in predicted]).tolist() == list(range(24))
+
+
+def test_batches_of_several_tensors(tmp_path: Path) -> None:
+    rows, labels = torch.randint(3, (24, 2)), torch.zeros(24)
+    model = build()
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, DataLoader(TensorDataset(rows, labels), 8), DataLoader(TensorDataset(rows), 8))
+    assert float(run.callback_metrics["val/nelbo"]) == pytest.approx(
+        float(model.evaluate(DataLoader(rows, 5))["nelbo"])  # type: ignore[arg-type]
+    )
+
+
+def test_a_process_without_a_batch_writes_nothing(tmp_path: Path) -> None:
+    NELBOWriter().write_on_epoch_end(trainer(tmp_path), build(), [], [])
+    assert not list(tmp_path.glob("*.pt"))
