@@ -328,7 +328,7 @@ def test_wrong_submodules_and_labels_are_refused() -> None:
         build(denoiser=no_backbone)
     with pytest.raises(FLDDError, match="num_labels"):
         digits_model(LabelledImageFLDD)
-    with pytest.raises(FLDDError, match="images of shape"):
+    with pytest.raises(FLDDError, match="ConvNet needs images"):
         build(denoiser=ConvNet)
     with pytest.raises(FLDDError, match="at least 1"):
         build().sample(0)
