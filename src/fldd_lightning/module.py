@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from textwrap import shorten
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +13,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .categorical import float64_device
+from .checkpointed import CheckpointedModule
 from .codes import Code
 from .errors import FLDDError
 from .estimators import GradientEstimator, StepLoss
-from .evaluation import EvaluatedModule
 from .factory import build, describe
 from .forward import ForwardProcess
 from .hooks import ModalityHooks
@@ -32,7 +30,7 @@ from .sampling import ancestral_sample
 __all__ = ["FLDD"]
 
 
-class FLDD(EvaluatedModule):
+class FLDD(CheckpointedModule):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension),
@@ -73,15 +71,9 @@ class FLDD(EvaluatedModule):
             networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm or value, 0 by none.
         ema_decay: Decay of the averaged weights.
 
-    Attributes:
-        vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
-            trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
-
     Raises:
         FLDDError: If the numbers or submodules do not fit together.
     """
-
-    vocabulary: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -131,7 +123,6 @@ class FLDD(EvaluatedModule):
         self.forward_interval, self.free_bits, self.auxiliary_weight = forward_interval, free_bits, auxiliary_weight
         self.clip_forward = AdaptiveClip(clip_ratio, name="the forward process")
         self.clip_reverse = AdaptiveClip(clip_ratio, name="the denoiser")
-        self.trained_steps = 0  # of the checkpoint that was loaded
 
     # ---- objective ------------------------------------------------------------------------
 
@@ -270,8 +261,6 @@ class FLDD(EvaluatedModule):
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
         return [averaging(self.ema_decay)]
 
-    # ---- checkpoints ----------------------------------------------------------------------
-
     def setup(self, stage: str) -> None:
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
@@ -280,44 +269,6 @@ class FLDD(EvaluatedModule):
             )
         data = getattr(self.trainer, "datamodule", None)
         self._take_vocabulary(getattr(data, "vocabulary", None))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        with suppress(FLDDError):  # what cannot be described stays as it is
-            checkpoint["datamodule_hyper_parameters"] = describe(checkpoint.get("datamodule_hyper_parameters"))
-        checkpoint["fldd_problem"] = describe(self._identity())
-        checkpoint["fldd_class"] = describe(type(self))["class_path"]
-        checkpoint["fldd_vocabulary"] = self.vocabulary
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As always, but mistakes are told in a sentence."""
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except RuntimeError as error:
-            what = shorten(str(error).partition("\n")[2], 160, placeholder=" ...")
-            raise FLDDError(
-                f"the checkpoint is of other networks ({what}). Use the config it was trained with, and no options "
-                "that change it."
-            ) from error
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another configuration, naming what differs."""
-        saved, own = checkpoint.get("fldd_problem"), self._identity()
-        if saved is None:
-            raise FLDDError("this checkpoint was not written by fldd-lightning; it has no 'fldd_problem'.")
-        if "code" not in saved:
-            raise FLDDError(
-                "this checkpoint is of an earlier version, which had other networks. Train the model again."
-            )
-        differences = [
-            f"{key}: {saved.get(key)} there, {own[key]} here" for key in own if saved.get(key, False) != own[key]
-        ]
-        if differences:
-            raise FLDDError(
-                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
-                "and the data it was trained with, and no options that change them; without any it uses its own."
-            )
-        self._take_vocabulary(checkpoint.get("fldd_vocabulary"))
-        self.trained_steps = int(checkpoint.get("global_step", 0))
 
     # ---- internals ------------------------------------------------------------------------
 
@@ -334,32 +285,6 @@ class FLDD(EvaluatedModule):
         same = (t.unsqueeze(0) == t.unsqueeze(1)).to(out.kl)  # (B, B)
         mean_kl = (same * out.kl).sum(1) / same.sum(1)
         return torch.where(mean_kl >= self.free_bits, out.surrogate, 0.0)
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "num_classes": self.problem.num_classes,
-            "shape": list(self.problem.shape),
-            "num_steps": self.problem.num_steps,
-            "num_labels": self.problem.num_labels if self.code is None else 0,
-            "padded": self.problem.padded,
-            "forward_process": self.forward_process.configuration(),
-            "denoiser": type(self.reverse.network).__name__,
-            "code": "none" if self.code is None else self.code.configuration(),
-        }
-
-    def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:
-        """Remember what the integers stand for, or refuse a second meaning, naming what differs."""
-        if vocabulary is None:
-            return
-        vocabulary = [str(name) for name in vocabulary]
-        if self.vocabulary is not None and self.vocabulary != vocabulary:
-            pairs = enumerate(zip(self.vocabulary, vocabulary))
-            first = next((f"; {i} is '{a}' and '{b}'" for i, (a, b) in pairs if a != b), "")
-            raise FLDDError(
-                f"data and checkpoint have different vocabularies ({len(vocabulary)} and {len(self.vocabulary)} "
-                f"entries{first}). Use the data the model was trained with, or a file of the same tokens."
-            )
-        self.vocabulary = vocabulary
 
     def _generator(self, *counters: int) -> torch.Generator:
         """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
