@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from conftest import small_mlp
-from fldd_lightning import FLDDError
+from fldd_lightning import FLDD, FLDDError
 from fldd_lightning.checkpoint import load_model
 from fldd_lightning.data import ArrayDataModule
 from fldd_lightning.estimators import RLOO, Reinforce
@@ -25,6 +28,24 @@ from test_module import Pairs, build, fit, trainer
 
 def make_network(problem: Problem, num_inputs: int, num_outputs: int, width: int = 16) -> Backbone:
     return MLP(problem, num_inputs, num_outputs, width=width, depth=1)
+
+
+class Several(MLP):
+    """Takes recipes in a list, numbers in an array, and a function."""
+
+    def __init__(self, *given: Any, nets: Any, sizes: Any, act: Any) -> None:
+        super().__init__(*given, width=8, depth=len(sizes))
+        self.nets, self.act = torch.nn.ModuleList(net(*given) for net in nets), act
+
+    def forward(self, state: Any, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        return self.act(super().forward(state, t, condition)) + sum(net(state, t) for net in self.nets)
+
+
+class Own(FLDD):
+    """Has an optimiser of its own."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([{"params": list(self.parameters()), "name": "reverse"}], lr=0.1)
 
 
 class Seen(Callback):
@@ -44,6 +65,7 @@ class Seen(Callback):
         {"denoiser": partial(make_network, width=24)},
         {"forward_process": partial(ResidualUniformProcess, network=make_network)},
         {"num_classes": np.int64(3), "lr": np.float64(1e-3), "shape": np.array([2])},
+        {"denoiser": partial(Several, nets=[make_network, partial(MLP, width=8)], sizes=np.ones(2), act=torch.tanh)},
     ],
 )
 def test_whatever_a_model_is_made_of_its_checkpoint_can_be_loaded(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -62,12 +84,72 @@ def test_what_no_checkpoint_could_name_is_refused_at_once(monkeypatch: pytest.Mo
     for options in (
         {"denoiser": lambda *given: make_network(*given)},
         {"forward_process": partial(ResidualUniformProcess, network=lambda *given: make_network(*given))},
+        {"denoiser": make_network(Problem(3, (2,), 2), 3, 3)},
     ):
-        with pytest.raises(FLDDError, match="cannot be found by its name"):
+        with pytest.raises(FLDDError, match="cannot be imported by its name"):
             build(**options)
     monkeypatch.setattr(make_network, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "make_network", make_network, raising=False)
     with pytest.warns(UserWarning, match="make_network is defined in the script itself"):
         build(denoiser=make_network)
+
+
+def test_a_class_of_a_function_can_be_trained_and_loaded_from_python(tmp_path: Path) -> None:
+    class Local(FLDD):
+        pass
+
+    model = build(Local)
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, DataLoader(Pairs().splits["train"], 8))  # no module of data
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert "datamodule_hyper_parameters" not in saved
+    loaded = Local.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert torch.equal(loaded.sample(5), model.sample(5))
+
+
+def test_a_trained_model_can_be_pickled(tmp_path: Path) -> None:
+    model = build(Own, forward_process=partial(LearnedMaskProcess, network=small_mlp))
+    fit(tmp_path, model, Pairs(batch_size=8), max_epochs=1)
+    assert model.bounds
+    copy = pickle.loads(pickle.dumps(model))
+    assert not copy.bounds
+    assert torch.equal(copy.sample(5), model.sample(5))
+
+
+def test_a_loader_outside_of_training_is_whole(tmp_path: Path) -> None:
+    data = Pairs(batch_size=8)
+    fit(tmp_path, build(), data, max_steps=3, limit_val_batches=0)
+    assert len(list(data.train_dataloader())) == len(data.train_dataloader()) == 8
+
+
+def test_resuming_with_a_plain_loader(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.ckpt")
+    fit(tmp_path, build(), Pairs(batch_size=8), max_steps=3, limit_val_batches=0).save_checkpoint(path)
+    run = trainer(tmp_path, max_steps=5)
+    run.fit(build(), DataLoader(Pairs().splits["train"], 8), ckpt_path=path)
+    assert run.global_step == 5
+
+
+@pytest.mark.parametrize(
+    ("stop", "saving", "options"),
+    [
+        (11, {"filename": "last"}, {"limit_val_batches": 0}),  # its epoch is counted as if it were whole
+        (12, {"filename": "last", "monitor": "val/nelbo", "mode": "max"}, {"val_check_interval": 3}),
+    ],
+)
+def test_a_run_that_was_stopped_within_an_epoch_goes_on(
+    tmp_path: Path, stop: int, saving: dict[str, Any], options: dict[str, Any]
+) -> None:
+    seen, rest = Seen(), Seen()
+    fit(tmp_path, build(), Pairs(batch_size=8), callbacks=[seen], max_steps=18, **options)
+    save = ModelCheckpoint(tmp_path, **saving)
+    fit(tmp_path, build(), Pairs(batch_size=8), callbacks=[save], enable_checkpointing=True, max_steps=stop, **options)
+    path = str(tmp_path / "last.ckpt")
+    step = torch.load(path, weights_only=True)["global_step"]
+    fit(tmp_path, build(), Pairs(batch_size=8), path, callbacks=[rest], max_steps=18, **options)
+    left = 8 - step % 8  # of the epoch; after it Lightning may leave one out
+    assert rest.index[:left] == seen.index[step : step + left]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -58,6 +59,14 @@ def test_examples_without_an_index_are_counted(tmp_path: Path) -> None:
     rows = torch.randint(3, (24, 2))
     predicted: Any = trainer(tmp_path).predict(build(), DataLoader(rows, 10))  # type: ignore[arg-type]
     assert torch.cat([each["index"] for each in predicted]).tolist() == list(range(24))
+
+
+def test_processes_take_turns() -> None:
+    """As Lightning's sampler for evaluation gives them their examples."""
+    model = build()
+    model._trainer = Mock(world_size=2, global_rank=1)
+    seen = [model._index(torch.zeros(size, 2)) for size in (3, 2)]
+    assert torch.cat(seen).tolist() == [1, 3, 5, 7, 9]
 
 
 def test_batches_of_several_tensors(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def test_a_gradient_of_zero_does_not_stop_training() -> None:
     assert float(p.grad.norm()) == pytest.approx(1.0)
 
 
+def test_clipping_nothing() -> None:
+    """As where the denoiser is held still; on a GPU the norm of no gradients would lie elsewhere."""
+    clip = AdaptiveClip()
+    clip.clip([torch.nn.Parameter(torch.zeros(4))])
+    assert bool(clip.mean_norm.isnan())
+
+
 def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
     clip, p = AdaptiveClip(ratio=2.0), torch.nn.Parameter(torch.zeros(4))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from textwrap import shorten
 from typing import Any
 
 from .errors import FLDDError
 from .evaluation import EvaluatedModule
-from .factory import describe
+from .factory import plain
 
 __all__ = ["CheckpointedModule"]
 
@@ -29,9 +28,8 @@ class CheckpointedModule(EvaluatedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = checkpoint.get("datamodule_hyper_parameters")
         if data is not None:
-            with suppress(FLDDError):  # what cannot be described stays as it is
-                checkpoint["datamodule_hyper_parameters"] = describe(data)
-        checkpoint["fldd_problem"] = describe(self._identity())
+            checkpoint["datamodule_hyper_parameters"] = plain(data)
+        checkpoint["fldd_problem"] = plain(self._identity())
         checkpoint["fldd_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["fldd_vocabulary"] = self.vocabulary
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from inspect import isroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from .errors import FLDDError
 
-__all__ = ["build", "describe", "import_class"]
+__all__ = ["build", "describe", "import_class", "plain"]
 
 T = TypeVar("T")
 
@@ -42,50 +42,69 @@ def build(factory: Callable[..., T] | dict[str, Any], *args: Any) -> T:
     return _resolve(factory)(*args)  # type: ignore[no-any-return]
 
 
+def plain(value: Any, recipe: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Paths and numpy's numbers as Python's own, also inside dictionaries, lists and tuples.
+
+    Args:
+        value: Anything.
+        recipe: What becomes of all else.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item, recipe) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, recipe) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else recipe(value)
+
+
 def describe(factory: Any) -> Any:
     """The plain form of a recipe, for checkpoints that load with ``weights_only=True``.
 
     Args:
-        factory: A class or function, a ``functools.partial`` of one with keyword arguments, a
-            dictionary, list or any plain value.
+        factory: A class or function, a ``functools.partial`` of one with keyword arguments, or any
+            value; also inside dictionaries, lists and tuples.
 
     Returns:
-        ``{"class_path": ..., "init_args": {...}}`` for classes, functions and partials of them; paths and
-        numpy's numbers as Python's own strings and numbers; anything else unchanged.
+        ``{"class_path": ..., "init_args": {...}}`` for classes, functions and partials of them; else
+        what :func:`plain` makes of it.
 
     Raises:
         FLDDError: If a partial has positional arguments, or what it is about cannot be imported by its name.
     """
+    return plain(factory, _recipe)
+
+
+def _recipe(factory: Any) -> Any:
     if isinstance(factory, partial):
         made, args = factory.func, factory.args
         if args and isinstance(args[-1], type) and made.__module__.startswith("jsonargparse"):
             made, args = args[-1], ()  # out of a checkpoint that the command line wrote
         if args:
             raise FLDDError("use keyword arguments in functools.partial, so that checkpoints can name them.")
-        return {**describe(made), "init_args": describe(factory.keywords)}
-    if isinstance(factory, type) or isroutine(factory):
-        if not factory.__qualname__.isidentifier():
-            raise FLDDError(
-                f"'{factory.__qualname__}' cannot be found by its name, so that no checkpoint could say what it was "
-                "made of. Define a class or function at the top level of a file; functools.partial sets options."
-            )
-        if factory.__module__ == "__main__":
-            rank_zero_warn(
-                f"{factory.__qualname__} is defined in the script itself: checkpoints can be loaded there alone. Move "
-                "it to a file of its own and import it."
-            )
-        return {"class_path": f"{factory.__module__}.{factory.__qualname__}"}
-    if isinstance(factory, dict):
-        return {key: describe(value) for key, value in factory.items()}
-    if isinstance(factory, (list, tuple)):
-        return type(factory)(describe(value) for value in factory)
-    if isinstance(factory, Path):
-        return str(factory)
-    return factory.item() if isinstance(factory, np.generic) else factory
+        return {**_recipe(made), "init_args": describe(factory.keywords)}
+    if not callable(factory):
+        return factory
+    home, name = getattr(factory, "__module__", None) or "torch", getattr(factory, "__name__", "")
+    if getattr(sys.modules.get(home), name, None) is not factory:
+        raise FLDDError(
+            f"{factory!r} cannot be imported by its name, so that no checkpoint could say what it was made of. Give a "
+            "class or function from the top level of a file; functools.partial sets options."
+        )
+    if home == "__main__":
+        rank_zero_warn(
+            f"{name} is defined in the script itself: checkpoints can be loaded there alone. Move it to a file of its "
+            "own and import it."
+        )
+    return {"class_path": f"{home}.{name}"}
 
 
 def _resolve(value: Any) -> Any:
+    """Recipes in place of their plain form, also inside dictionaries, lists and tuples."""
     if isinstance(value, dict) and "class_path" in value:
-        init_args = {key: _resolve(item) for key, item in (value.get("init_args") or {}).items()}
-        return partial(import_class(value["class_path"]), **init_args)
-    return value
+        made = import_class(value["class_path"])
+        return partial(made, **_resolve(value["init_args"])) if value.get("init_args") else made
+    if isinstance(value, dict):
+        return {key: _resolve(item) for key, item in value.items()}
+    return type(value)(map(_resolve, value)) if isinstance(value, (list, tuple)) else value

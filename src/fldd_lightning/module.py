@@ -75,6 +75,8 @@ class FLDD(CheckpointedModule):
         FLDDError: If the numbers or submodules do not fit together.
     """
 
+    _run_progress: Callable[[int], float] | None = None
+
     def __init__(
         self,
         num_classes: int,
@@ -103,7 +105,7 @@ class FLDD(CheckpointedModule):
         if _given_hyperparameters.get() is not None:
             self.save_hyperparameters()  # on the command line, which knows class paths itself
         else:
-            self.save_hyperparameters(describe({**arguments, "shape": list(shape)}))
+            self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
         self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
         self.code = None if code is None else build(code, self.problem)
         if self.code is not None:
@@ -257,11 +259,16 @@ class FLDD(CheckpointedModule):
                 clip = self.clip_forward if group["name"] == "forward" else self.clip_reverse
                 clip.clip(group["params"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what is of a run, and metrics, which are made anew."""
+        return {**super().__getstate__(), "_run_progress": None, "bounds": {}, "extra_metrics": {}}
+
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
         return [averaging(self.ema_decay)]
 
     def setup(self, stage: str) -> None:
+        self._run_progress = None
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
                 f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
@@ -274,7 +281,11 @@ class FLDD(CheckpointedModule):
 
     def _progress(self) -> float:
         """Share of the run that is done; 0 without one."""
-        return 0.0 if self._trainer is None else self._run_progress(self.global_step)
+        if self._trainer is None:
+            return 0.0
+        if self._run_progress is None:
+            self._run_progress = run_progress(self.trainer)
+        return self._run_progress(self.global_step)
 
     def _pressed(self, out: StepLoss, t: Tensor) -> Tensor:
         """The surrogate ``(B,)``, zero for steps whose mean KL over the batch lies below the free bits."""

@@ -88,6 +88,8 @@ class AdaptiveClip(nn.Module):
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
         """Scale the gradients in place; one that is not finite is dropped for this step, with a warning at first."""
         with_grad = [p for p in parameters if p.grad is not None]
+        if not with_grad:
+            return
         norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
         mean = torch.where(self.mean_norm > 0, self.mean_norm, norm)  # of the gradients before; of none yet
         mean = self.decay * mean + (1 - self.decay) * norm.clamp_max(4 * mean)

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from conftest import Stripes, image_model
-from fldd_lightning import FLDDError, LabelledImageFLDD
+from fldd_lightning import FLDDError, ImageFLDD, LabelledImageFLDD
 from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.callbacks import statistics as statistics_module
 from fldd_lightning.categorical import grey_levels
@@ -153,6 +153,18 @@ def test_statistics_know_everything_the_features_depend_on(tmp_path: Path) -> No
     ]
     assert len(set(paths)) == len(paths)
     assert paths[0] == statistics_module.statistics_path(tmp_path, [x.double()], PixelFeatures())
+
+
+def test_statistics_are_of_what_is_drawn(tmp_path: Path) -> None:
+    class Darker(ImageFLDD):
+        def render(self, x: torch.Tensor) -> torch.Tensor:
+            return super().render(x) / 2
+
+    for cls in (ImageFLDD, Darker):
+        module = image_model(2)
+        module.__class__ = cls
+        trainer(tmp_path, callback(tmp_path)).test(module, Stripes(), verbose=False)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_one_callback_with_other_data(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,8 +178,26 @@ def test_wrong_numbers() -> None:
         Pictures(num_rows=0)
 
 
-def test_last_pictures_are_drawn_where_the_module_was_trained() -> None:
+def test_last_pictures_are_drawn_where_the_module_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning has it on the CPU by then."""
+    places: list[str] = []
+
+    @contextmanager
+    def there(trainer: Any, module: Any) -> Iterator[None]:
+        places.append("there")
+        yield
+        places.append("back")
+
+    monkeypatch.setattr(pictures_module, "on_training_device", there)
+    monkeypatch.setattr(ImageFLDD, "sample", lambda *args, **kwargs: places.append("drawn") or draw(*args, **kwargs))
+    fit(tmp_path, image_model(2), Pictures(num_samples=4, num_rows=2), max_steps=1, limit_val_batches=0)
+    assert places == ["there", "drawn", "drawn", "back"]
+
+
+draw = ImageFLDD.sample
+
+
+def test_the_module_goes_there_and_comes_back() -> None:
     module, moves = Mock(device=torch.device("cpu")), []
     module.to = moves.append
     trainer: Any = Mock()

@@ -58,7 +58,8 @@ class CollapseMonitor(Callback):
         if not isinstance(pl_module, FLDD) or trainer.sanity_checking or trainer.train_dataloader is None:
             return
         if self._marginal_entropy is None:
-            self._marginal_entropy = _marginal_entropy(trainer, pl_module)
+            # the first process's, as streams differ: all must warn, or none
+            self._marginal_entropy = trainer.strategy.broadcast(_marginal_entropy(trainer, pl_module))
         pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
         metrics = pl_module.bounds["val"].compute()  # the module's own epoch end comes later
         steps = pl_module.problem.num_steps

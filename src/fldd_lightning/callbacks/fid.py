@@ -106,15 +106,15 @@ class FIDCallback(SampleCallback[ImageFLDD]):
                     f"distance will be far too large. Use more than {quality.num_features}, or fewer features."
                 )
         kept = None
-        if self.cache_dir is not None:
+        if self.cache_dir is not None and trainer.is_global_zero:
             pictures = (module.render(part) for part in torch.split(x, 1000))
             kept = statistics_path(self.cache_dir, pictures, self.extractor)
-        is_loaded = trainer.is_global_zero and kept is not None and load_statistics(kept, quality.load_real, len(x))
+        is_loaded = kept is not None and load_statistics(kept, quality.load_real, len(x))
         if trainer.strategy.broadcast(is_loaded):
             return quality
         for _, first, size in self.shares(trainer, len(x)):
             quality.update(module.render(x[first : first + size]), first, real=True)
         statistics = quality.real_statistics()
-        if trainer.is_global_zero and kept is not None:
+        if kept is not None:
             save_statistics(kept, statistics)
         return quality

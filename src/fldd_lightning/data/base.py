@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -115,6 +116,8 @@ class DiscreteDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         split = self.splits["train"]
         sampler = _TrainingSampler(split, *self._world(), self.seed, self.batch_size, self.trainer)
+        if self.trainer is not None:  # the sampler goes on within an epoch, without the loader's help
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         return self._loader(split, sampler, drop_last=len(sampler) >= self.batch_size)
 
@@ -132,7 +135,7 @@ class DiscreteDataModule(LightningDataModule):
         return self._loader(split, _ShareSampler(len(split), *self._world()), drop_last=False)
 
     def _loader(self, split: Split, sampler: Sampler[Any], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
-        return _Loader(
+        return DataLoader(
             split,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -146,16 +149,6 @@ class DiscreteDataModule(LightningDataModule):
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
 
-class _Loader(DataLoader[dict[str, Tensor]]):
-    """Tells Lightning that an epoch can be resumed: :class:`_TrainingSampler` does, from Lightning's counts."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """There is nothing to load."""
-
-
 class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
     """Every epoch in an order of its own; an epoch that a resumed run is in the middle of goes on where it was."""
 
@@ -166,7 +159,7 @@ class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
         self.batch_size, self.trainer = batch_size, trainer
 
     def __iter__(self) -> Iterator[Any]:
-        if self.trainer is None:
+        if self.trainer is None or not self.trainer.fit_loop.is_resuming:
             return super().__iter__()
         loop, limit = self.trainer.fit_loop, self.trainer.limit_train_batches
         batches = max(1, len(self) // self.batch_size)
@@ -174,7 +167,7 @@ class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
         done = loop.epoch_loop.batch_progress.current.ready
         # workers ask before Lightning has set the epoch, and where one had ended before it has been counted
         epochs: Any = loop.epoch_progress.current
-        self.set_epoch(epochs.processed if done < batches else epochs.ready)
+        self.set_epoch(epochs.ready - (done < batches) if done else epochs.processed)
         return islice(super().__iter__(), self.batch_size * done if done < batches else 0, None)
 
 
