@@ -189,11 +189,11 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
-    """Samples side by side, a panel for each process and T; of the lowest seed there is."""
+    """Samples side by side, a panel for each process and T; of the fewest steps and the lowest seed there is."""
     from matplotlib.figure import Figure
 
     chosen: dict[tuple[int, int], dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: (int(row["steps"]), -int(row["seed"]))):
+    for row in sorted(rows, key=lambda row: (int(row["steps"]), int(row["seed"])), reverse=True):
         chosen[[*PROCESSES].index(row["process"]), int(row["num_steps"])] = row
     columns = min(3, len(chosen))
     lines = -(-len(chosen) // columns)
