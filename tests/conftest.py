@@ -151,18 +151,18 @@ def image_model(num_steps: int, size: int = 4, cls: Any = ImageFLDD) -> Any:
     return cls(2, (size, size), process, small_mlp, Reinforce, num_steps=num_steps, freeze_steps=0)
 
 
-def prior_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:
+def prior_term(process: ForwardProcess, x: Tensor) -> Tensor:
     """KL(q(z_T|x) || prior) in nats per example, ``(B,)``; zero by construction."""
     t = torch.full((x.shape[0], 1), process.problem.num_steps, device=x.device)
-    log_u = process.log_marginals(x, t, condition).squeeze(1)  # (B, *shape, S)
+    log_u = process.log_marginals(x, t).squeeze(1)  # (B, *shape, S)
     divergence = -xlogy(log_u.exp(), process.log_prior().to(log_u)).sum(-1) - entropy(log_u)
     if process.problem.pad is not None:
         divergence = divergence.masked_fill(x == process.problem.pad, 0.0)  # given, not drawn from the prior
     return sum_dims(divergence)
 
 
-def reconstruction_term(process: ForwardProcess, x: Tensor, condition: Tensor | None = None) -> Tensor:
+def reconstruction_term(process: ForwardProcess, x: Tensor) -> Tensor:
     """-log of the probability that z_0 is x, in nats per example, ``(B,)``; zero by construction."""
     t = torch.zeros((x.shape[0], 1), dtype=torch.long, device=x.device)
-    log_u = process.log_marginals(x, t, condition).squeeze(1)  # (B, *shape, S)
+    log_u = process.log_marginals(x, t).squeeze(1)  # (B, *shape, S)
     return -sum_dims(log_u.gather(-1, x.unsqueeze(-1)).squeeze(-1))

@@ -250,14 +250,13 @@ class FLDD(CheckpointedModule):
             if group["name"] == "forward" and frozen:
                 for p in group["params"]:
                     p.grad = None
-            elif gradient_clip_val is not None:
-                by_value = gradient_clip_algorithm == "value"
-                clip_to = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
-                if gradient_clip_val > 0:  # 0 is Lightning's word for none
-                    clip_to(group["params"], gradient_clip_val)
-            else:
+            elif gradient_clip_val is None:
                 clip = self.clip_forward if group["name"] == "forward" else self.clip_reverse
                 clip.clip(group["params"])
+            elif gradient_clip_val > 0:  # 0 is Lightning's word for none
+                by_value = gradient_clip_algorithm == "value"
+                clip_to = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+                clip_to(group["params"], gradient_clip_val)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is of a run, and metrics, which are made anew."""

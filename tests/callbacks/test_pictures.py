@@ -181,6 +181,7 @@ def test_wrong_numbers() -> None:
 def test_last_pictures_are_drawn_where_the_module_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning has it on the CPU by then."""
     places: list[str] = []
+    draw = ImageFLDD.sample
 
     @contextmanager
     def there(trainer: Any, module: Any) -> Iterator[None]:
@@ -192,9 +193,6 @@ def test_last_pictures_are_drawn_where_the_module_was_trained(tmp_path: Path, mo
     monkeypatch.setattr(ImageFLDD, "sample", lambda *args, **kwargs: places.append("drawn") or draw(*args, **kwargs))
     fit(tmp_path, image_model(2), Pictures(num_samples=4, num_rows=2), max_steps=1, limit_val_batches=0)
     assert places == ["there", "drawn", "drawn", "back"]
-
-
-draw = ImageFLDD.sample
 
 
 def test_the_module_goes_there_and_comes_back() -> None:

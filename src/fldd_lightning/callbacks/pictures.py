@@ -56,7 +56,7 @@ class Pictures(Callback):
         """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
         if not in_training(trainer):
             return
-        folder = _folder(trainer)
+        folder = run_folder(trainer, "pictures")
         if isinstance(pl_module, ImageFLDD) and trainer.is_global_zero:
             path = folder / f"samples_step{trainer.global_step}.png"
             save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), path)
@@ -66,7 +66,7 @@ class Pictures(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not in_training(trainer):
             return
-        folder = _folder(trainer)
+        folder = run_folder(trainer, "pictures")
         if not trainer.is_global_zero:
             return
         if not isinstance(pl_module, FLDD):
@@ -111,13 +111,6 @@ class Pictures(Callback):
         limits = (float(mean.min()), max(float(mean.max()), float(mean.min()) + 0.1))
         means.append(_Panels("revealed in step", mean, limits, "viridis_r"))
         _save_panels(means, folder / "schedule.png")
-
-
-def _folder(trainer: Trainer) -> Path:
-    """Where pictures go; all processes must ask, as they agree on it."""
-    folder = run_folder(trainer) / "pictures"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def save_grid(module: FLDD, x: Tensor, path: Path) -> None:

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 __all__ = ["in_training", "on_training_device", "run_folder"]
 
 
-def run_folder(trainer: Trainer) -> Path:
-    """The run's folder; all processes must ask, as they agree on it."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
+def run_folder(trainer: Trainer, name: str = "") -> Path:
+    """The run's folder, or the one called ``name`` in it; all processes must ask, as they agree on it."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

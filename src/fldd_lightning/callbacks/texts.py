@@ -38,7 +38,7 @@ class Texts(Callback):
         """Samples over training; here, as the weights are no longer the averaged ones when validation ends."""
         if not in_training(trainer):
             return
-        folder, module = run_folder(trainer) / "texts", _fldd(pl_module)
+        folder, module = run_folder(trainer, "texts"), _fldd(pl_module)
         if trainer.is_global_zero:
             lines = _lines(module, module.sample(self.num_samples, self.seed))
             write_lines(lines, folder / f"samples_step{trainer.global_step}.txt")
@@ -49,7 +49,7 @@ class Texts(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not in_training(trainer):
             return
-        folder, module = run_folder(trainer) / "texts", _fldd(pl_module)
+        folder, module = run_folder(trainer, "texts"), _fldd(pl_module)
         if trainer.is_global_zero:
             with on_training_device(trainer, module):
                 states = module.sample(self.num_rows, self.seed, trajectory=True)

@@ -167,8 +167,9 @@ class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
         done = loop.epoch_loop.batch_progress.current.ready
         # workers ask before Lightning has set the epoch, and where one had ended before it has been counted
         epochs: Any = loop.epoch_progress.current
-        self.set_epoch(epochs.ready - (done < batches) if done else epochs.processed)
-        return islice(super().__iter__(), self.batch_size * done if done < batches else 0, None)
+        is_within = done < batches
+        self.set_epoch(epochs.ready - is_within if done else epochs.processed)
+        return islice(super().__iter__(), self.batch_size * done * is_within, None)
 
 
 class _ShareSampler(DistributedSampler[int]):
