@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
-from .errors import FLDDError
+from ..errors import FLDDError
 
 __all__ = ["apart_from_training"]
 
