@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from optimum import KnownOptimum, energy_distance
+from sources import KnownSource, XORBlocks
 
 from conftest import small_mlp
 from fldd_lightning import FLDD, FLDDError
-from fldd_lightning.callbacks import KnownOptimum
-from fldd_lightning.callbacks.optimum import energy_distance
-from fldd_lightning.data import DigitsDataModule, KnownSource, XORBlocks
+from fldd_lightning.data import DigitsDataModule
 from fldd_lightning.estimators import RLOO
 from fldd_lightning.forward import AbsorbingProcess
 

@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from sources import KnownSource
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.known import KnownSource
-from ..errors import FLDDError
-from ..module import FLDD
+from fldd_lightning import FLDD, FLDDError
 
 __all__ = ["KnownOptimum", "energy_distance"]
 
 
 class KnownOptimum(Callback):
-    """Logs the gap to the entropy of a :class:`~fldd_lightning.data.KnownSource` when testing.
+    """Logs the gap to the entropy of a :class:`sources.KnownSource` when testing.
 
     ``test/gap`` is the mean of NELBO + log p(x) over the test split, in nats per example: the
     same examples enter both, so that their own spread cancels. ``test/gap_share`` is the gap as
@@ -35,7 +34,7 @@ class KnownOptimum(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, KnownSource) or not isinstance(pl_module, FLDD):
-            raise FLDDError("KnownOptimum needs data with a known log-probability; see fldd_lightning.data.known.")
+            raise FLDDError("KnownOptimum needs data with a known log-probability; see benchmarks/sources.py.")
         x = data.splits["test"].x
         log_p = float(data.log_prob(x).mean())
         gap = float(pl_module.bounds["test"].compute()["nelbo"]) + log_p
