@@ -11,14 +11,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
-    from .callbacks import BestCheckpoint as BestCheckpoint
     from .callbacks import CollapseMonitor as CollapseMonitor
     from .callbacks import FIDCallback as FIDCallback
-    from .callbacks import LastCheckpoint as LastCheckpoint
     from .callbacks import NELBOWriter as NELBOWriter
     from .callbacks import PerplexityCallback as PerplexityCallback
     from .callbacks import Pictures as Pictures
     from .callbacks import Texts as Texts
+    from .callbacks.checkpoints import BestCheckpoint as BestCheckpoint
+    from .callbacks.checkpoints import LastCheckpoint as LastCheckpoint
     from .checkpoint import load_model as load_model
     from .data import ArrayDataModule as ArrayDataModule
     from .data import CharacterTokenizer as CharacterTokenizer
@@ -90,9 +90,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 
 # Where each name lives. A checkpoint may name the classes among them and no others: see docs/security.md.
 _HOMES = {
-    "callbacks": (
-        "BestCheckpoint CollapseMonitor FIDCallback LastCheckpoint NELBOWriter PerplexityCallback Pictures Texts"
-    ),
+    "callbacks.checkpoints": "BestCheckpoint LastCheckpoint",
+    "callbacks": "CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Texts",
     "checkpoint": "load_model",
     "data": (
         "ArrayDataModule CIFAR10DataModule CharacterTokenizer DigitsDataModule DiscreteDataModule "

@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError as error:
         raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to

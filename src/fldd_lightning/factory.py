@@ -197,18 +197,21 @@ def _found(path: str, base: type, where: str) -> Any:
             found, named = trusted, True
     if found is None and package.partition(".")[0] == _PACKAGE and name in fldd_lightning.__all__:
         found = getattr(fldd_lightning, name)
+    said = f"the checkpoint names '{path}'{f' as its {where}' if where else ''}"
+    if found is None and package.partition(".")[0] in (*sys.stdlib_module_names, ""):
+        raise FLDDError(f"{said}, which is no part of a model. Such a file is damaged or meant to do harm.")
     if found is None:
         raise FLDDError(
-            f"the checkpoint names '{path}'{f' as its {where}' if where else ''}, which is no class of {_PACKAGE}. A "
-            "checkpoint may come from anyone, so its classes run only if you name them. If you know this one, give "
-            f"trusted=[{name}] in Python or --trust {package or path} on the command line."
+            f"{said}, which is no class of fldd-lightning. A checkpoint may come from anyone, so its classes run only "
+            f"if you name them. If you know this one, give trusted=[{name}] in Python or --trust {path} on the "
+            "command line."
         )
     if isinstance(found, type) and issubclass(found, base):
         return found
     if named and callable(found) and not isinstance(found, type) and base is not Nobody:
         return found  # a function: build looks at what it makes
     wanted = "no class" if base is Nobody else f"a {base.__name__}"
-    raise FLDDError(f"the checkpoint names '{path}'{f' as its {where}' if where else ''}, where {wanted} belongs.")
+    raise FLDDError(f"{said}, where {wanted} belongs.")
 
 
 def _is_word(text: str) -> bool:

@@ -35,7 +35,7 @@ def role(annotation: Any) -> type | None:
     if origin is not None:
         found = (role(arg) for arg in args if arg is not Ellipsis)
         return next((base for base in found if base is not None), None)
-    if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
+    if not isinstance(annotation, type) or annotation in (Any, inspect.Parameter.empty):
         return None
     is_value = annotation in _VALUES or issubclass(annotation, (os.PathLike, Enum))
     return None if is_value or annotation in (*_CONTAINERS, *_MAPPINGS) else annotation
@@ -47,7 +47,7 @@ def is_open(annotation: Any) -> bool:
         return False
     if get_origin(annotation) in (Union, types.UnionType) or get_args(annotation):
         return any(is_open(arg) for arg in get_args(annotation) if arg is not Ellipsis)
-    if not isinstance(annotation, type) or annotation in (inspect.Parameter.empty, object):
+    if not isinstance(annotation, type) or annotation in (Any, inspect.Parameter.empty, object):
         return annotation is not None
     return annotation in (*_CONTAINERS, *_MAPPINGS)
 
