@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .callbacks import NELBOWriter as NELBOWriter
     from .callbacks import PerplexityCallback as PerplexityCallback
     from .callbacks import Pictures as Pictures
+    from .callbacks import Report as Report
+    from .callbacks import RunProgressBar as RunProgressBar
     from .callbacks import Texts as Texts
     from .callbacks.checkpoints import BestCheckpoint as BestCheckpoint
     from .callbacks.checkpoints import LastCheckpoint as LastCheckpoint
@@ -41,13 +43,17 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .estimators import WarmUp as WarmUp
     from .forward import AbsorbingProcess as AbsorbingProcess
     from .forward import D3PMProcess as D3PMProcess
+    from .forward import DenseStep as DenseStep
     from .forward import ForwardProcess as ForwardProcess
     from .forward import LearnedMaskProcess as LearnedMaskProcess
+    from .forward import MaskedStep as MaskedStep
     from .forward import MaskProcess as MaskProcess
+    from .forward import Posterior as Posterior
     from .forward import ResidualAbsorbingProcess as ResidualAbsorbingProcess
     from .forward import ResidualProcess as ResidualProcess
     from .forward import ResidualUniformProcess as ResidualUniformProcess
     from .forward import StaggeredProcess as StaggeredProcess
+    from .forward import Step as Step
     from .forward import UniformProcess as UniformProcess
     from .image import ImageFLDD as ImageFLDD
     from .latents import AutoencoderLatent as AutoencoderLatent
@@ -57,6 +63,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import LatentPosterior as LatentPosterior
     from .latents import LengthLatent as LengthLatent
     from .latents import MixtureLatent as MixtureLatent
+    from .latents import PointPosterior as PointPosterior
+    from .latents import TableLatent as TableLatent
     from .metrics import CausalLMJudge as CausalLMJudge
     from .metrics import Coverage as Coverage
     from .metrics import FeatureExtractor as FeatureExtractor
@@ -64,6 +72,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .metrics import GeneratedText as GeneratedText
     from .metrics import InceptionFeatures as InceptionFeatures
     from .metrics import Judge as Judge
+    from .metrics import Judgement as Judgement
     from .metrics import NELBOMetric as NELBOMetric
     from .metrics import NGramJudge as NGramJudge
     from .metrics import PixelFeatures as PixelFeatures
@@ -91,7 +100,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 # Where each name lives. A checkpoint may name the classes among them and no others: see docs/security.md.
 _HOMES = {
     "callbacks.checkpoints": "BestCheckpoint LastCheckpoint",
-    "callbacks": "CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Texts",
+    "callbacks": "CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Report RunProgressBar Texts",
     "checkpoint": "load_model",
     "data": (
         "ArrayDataModule CIFAR10DataModule CharacterTokenizer DigitsDataModule DiscreteDataModule "
@@ -101,14 +110,18 @@ _HOMES = {
     "errors": "FLDDError",
     "estimators": "RLOO Concrete GradientEstimator Reinforce StepLoss WarmUp",
     "forward": (
-        "AbsorbingProcess D3PMProcess ForwardProcess LearnedMaskProcess MaskProcess ResidualAbsorbingProcess "
-        "ResidualProcess ResidualUniformProcess StaggeredProcess UniformProcess"
+        "AbsorbingProcess D3PMProcess DenseStep ForwardProcess LearnedMaskProcess MaskProcess MaskedStep "
+        "Posterior ResidualAbsorbingProcess ResidualProcess ResidualUniformProcess StaggeredProcess Step "
+        "UniformProcess"
     ),
     "image": "ImageFLDD",
-    "latents": "AutoencoderLatent ChainLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent",
+    "latents": (
+        "AutoencoderLatent ChainLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
+        "PointPosterior TableLatent"
+    ),
     "metrics": (
         "CausalLMJudge Coverage FeatureExtractor FrechetDistance GeneratedText InceptionFeatures Judge "
-        "NELBOMetric NGramJudge PixelFeatures SampleQuality TokenBound"
+        "Judgement NELBOMetric NGramJudge PixelFeatures SampleQuality TokenBound"
     ),
     "module": "FLDD",
     "networks": (

@@ -41,7 +41,10 @@ class FLDDCLI(LightningCLI):
         self.config = parser.parse_args(cast(list[str], args))
 
     def before_instantiate_classes(self) -> None:
-        validation_interval(self.config[str(self.subcommand)].trainer)
+        options = self.config[str(self.subcommand)]
+        validation_interval(options.trainer)
+        if options.get("ckpt_path") not in (None, "best", "last", "hpc"):
+            read_checkpoint(options.ckpt_path)  # a mistake in it is told before anything else
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer.as_dict()
@@ -90,8 +93,6 @@ def run_trainer(args: Sequence[str]) -> None:
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(checkpoint_config(path)))
             args[1:1] = ["--config", str(config)]
-        elif path is not None:
-            read_checkpoint(path)  # a mistake in it is told before anything else
         try:
             FLDDCLI(
                 FLDD,
