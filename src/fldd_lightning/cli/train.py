@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,12 @@ def run_trainer(args: Sequence[str]) -> None:
 
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
+        SystemExit: For options that cannot be parsed, and without any.
     """
+    if len(args) == 1:
+        source = "--config FILE, such as configs/digits.yaml" if args[0] == "fit" else "--ckpt_path FILE, of a 'fit'"
+        print(f"error: there is nothing to {args[0]}. Give {source}.", file=sys.stderr)
+        raise SystemExit(2)
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
     for name in fldd_lightning.__all__:
