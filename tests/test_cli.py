@@ -209,7 +209,8 @@ def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
 
 
 def test_nothing_is_warned_of(run: SimpleNamespace) -> None:
-    assert run.warned == [ONE_WARNING]
+    """But that six steps are too few for the forward process to learn."""
+    assert [message for message in run.warned if "the forward process will not learn" not in message] == []
 
 
 def test_the_run_ends_with_what_to_do(run: SimpleNamespace, trained: Path) -> None:

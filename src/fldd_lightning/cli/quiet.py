@@ -1,19 +1,37 @@
-"""Warnings that a user of the command line can do nothing about."""
+"""Warnings and notes that a user of the command line can do nothing about."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 __all__ = ["quiet"]
+
+# Lightning's modules that set up a run. What they say is about loggers and devices that are not there, callbacks
+# that a checkpoint also had, and checkpoints that are averaged, as ours are.
+_SETUP = ("callback_connector", "checkpoint_connector", "logger_connector", "setup", "weight_averaging")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out Lightning's advice to its users, which is about what this package decides."""
+    """Leave out Lightning's advice about what this package decides, and deprecations between other packages."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        yield
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
+        for module in _SETUP:
+            warnings.filterwarnings("ignore", module=rf"lightning\..*\.{module}$")
+        rank_zero_module.log.addFilter(_is_wanted)
+        try:
+            yield
+        finally:
+            rank_zero_module.log.removeFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or record.module not in _SETUP
