@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 __all__ = ["quiet"]
 
 # Lightning's modules that set up a run. What they say is about loggers and devices that are not there, callbacks
 # that a checkpoint also had, and checkpoints that are averaged, as ours are.
-_SETUP = ("callback_connector", "checkpoint_connector", "logger_connector", "setup", "weight_averaging")
+_SETUP = ("call", "callback_connector", "checkpoint_connector", "logger_connector", "setup", "weight_averaging")
+
+
+_NOTES = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
 
 @contextmanager
@@ -26,11 +28,11 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
         for module in _SETUP:
             warnings.filterwarnings("ignore", module=rf"lightning\..*\.{module}$")
-        rank_zero_module.log.addFilter(_is_wanted)
+        _NOTES.addFilter(_is_wanted)
         try:
             yield
         finally:
-            rank_zero_module.log.removeFilter(_is_wanted)
+            _NOTES.removeFilter(_is_wanted)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
