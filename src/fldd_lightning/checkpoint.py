@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["VERSION", "checkpoint_config", "load_model", "load_module", "read_checkpoint"]
 
 VERSION = 2  # of what stands under "fldd"
-_LINKED = ("num_classes", "shape", "padded")  # the data says them
+_LINKED = ("num_classes", "shape", "padded")  # the data say them
+_WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
 M = TypeVar("M", bound="FLDD")
 
@@ -141,6 +142,7 @@ def _data_of(checkpoint: dict[str, Any]) -> partial[Any] | None:
     settings = checkpoint.get("datamodule_hyper_parameters")
     if not isinstance(settings, dict) or "_class_path" not in settings:
         return None
-    options = {key: value for key, value in settings.items() if key not in ("_class_path", "_instantiator")}
+    left_out = ("_class_path", "_instantiator", *_WRITTEN)
+    options = {key: value for key, value in settings.items() if key not in left_out}
     found = resolve({"class_path": settings["_class_path"]}, type[LightningDataModule], "data")
     return recipe_of(found, options)
