@@ -53,7 +53,8 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     chain = [str(step) for step in _causes(error)] or [message]
     keys = [step.split('"')[1] for step in chain if step.startswith('Parser key "')]
     where = ".".join(key for key, _ in groupby(keys))
-    cause = chain[-1].partition('":')[2] if chain[-1].startswith('Parser key "') else chain[-1]
+    cause = chain[-1] if keys else chain[0]
+    cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
     return f"{f'--{where}: ' if where else ''}{cause}{_meant(cause, parser)}"
 
 
@@ -69,12 +70,14 @@ def _meant(cause: str, parser: ArgumentParser) -> str:
     classes = _classes()
     names = {*flags, "--trust", *(flag.lstrip("-") for flag in flags), *classes, *_parameters()}
     names |= {name.partition(".")[0] for name in names}  # sections of a config
-    for word in (word.strip("'\",.:;()").partition("=")[0] for word in cause.split()):
+    for word in reversed(cause.split()):  # what was given stands at the end
+        word = word.strip("'\",.:;()").partition("=")[0]
         if word in classes:
             return f" ({word} is a class of another kind)"
-        near = get_close_matches(word, sorted(names), 1, 0.8) if word not in names and len(word) > 3 else []
-        if near:
-            return f" (did you mean {near[0]}?)"
+        for part in (word, word.partition(".")[0]):
+            near = get_close_matches(part, sorted(names - {""}), 1, 0.8) if part not in names and len(part) > 3 else []
+            if near:
+                return f" (did you mean {near[0]}?)"
     return ""
 
 
