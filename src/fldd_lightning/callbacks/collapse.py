@@ -17,7 +17,7 @@ from ..forward import ForwardProcess, MaskProcess
 from ..loaders import apart_from_training
 from ..module import FLDD
 
-__all__ = ["CollapseMonitor"]
+__all__ = ["CollapseMonitor", "marginal_entropy", "moved_from_base"]
 
 
 class CollapseMonitor(Callback):
@@ -59,7 +59,7 @@ class CollapseMonitor(Callback):
             return
         if self._marginal_entropy is None:
             # the first process's, as streams differ: all must warn, or none
-            self._marginal_entropy = trainer.strategy.broadcast(_marginal_entropy(trainer, pl_module))
+            self._marginal_entropy = trainer.strategy.broadcast(marginal_entropy(trainer, pl_module))
         pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
         metrics = pl_module.bounds["val"].compute()  # the module's own epoch end comes later
         steps = pl_module.problem.num_steps
@@ -68,7 +68,7 @@ class CollapseMonitor(Callback):
         for t, value in enumerate(shares, start=1):
             pl_module.log(f"collapse/share_t{t}", value.float())
         process = pl_module.forward_process
-        moved = trainer.strategy.broadcast(_moved_from_base(pl_module, process, self._batch))
+        moved = trainer.strategy.broadcast(moved_from_base(pl_module, self._batch))
         if moved is not None:
             pl_module.log("collapse/moved", moved)
         snr = self._snr.compute()
@@ -148,7 +148,7 @@ class GradientSNR:
         return signal / max(total - signal, 1e-30)
 
 
-def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
+def marginal_entropy(trainer: Trainer, module: FLDD) -> float:
     """sum_i H(x_i) of the training data in nats per example, from at most 50,000 examples.
 
     With PAD, sum_i P(x_i is not PAD) H(x_i | x_i is not PAD): what a product costs given the padding.
@@ -168,8 +168,9 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
     return float((torch.xlogy(live, live).sum() - torch.xlogy(counts, counts).sum()) / seen)
 
 
-def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:
+def moved_from_base(module: FLDD, batch: Any) -> float | None:
     """Mean total variation between the learned and the base marginals over 0 < t < T."""
+    process = module.forward_process
     base = getattr(process, "base", None)
     if not isinstance(base, ForwardProcess) or batch is None or module.problem.num_steps < 2:
         return None
