@@ -16,6 +16,7 @@ from fldd_lightning.categorical import grey_levels
 from fldd_lightning.data import DigitsDataModule, Split
 from fldd_lightning.metrics import FrechetDistance, PixelFeatures
 
+
 class CountingPixels(PixelFeatures):
     """Counts the pictures it has seen."""
 

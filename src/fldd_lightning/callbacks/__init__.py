@@ -1,3 +1,4 @@
+"""Callbacks: report of a run, progress bar, pictures, texts, sample quality, bounds per example, collapse monitor."""
 
 from .collapse import CollapseMonitor
 from .fid import FIDCallback
@@ -5,6 +6,7 @@ from .perplexity import PerplexityCallback
 from .pictures import Pictures
 from .predictions import NELBOWriter
 from .progress import RunProgressBar
+from .report import Report
 from .texts import Texts
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "NELBOWriter",
     "PerplexityCallback",
     "Pictures",
+    "Report",
     "RunProgressBar",
     "Texts",
 ]

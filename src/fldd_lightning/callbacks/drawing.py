@@ -29,7 +29,7 @@ class Schedule(NamedTuple):
 
     @property
     def revealed(self) -> Tensor:
-        """The step of sampling, 1..T, that reveals a coordinate, in the mean, ``(B, *shape)``.
+        """The step of sampling, 1..T, that reveals a coordinate, in the mean, ``(B, *shape)``; 1 for PAD.
 
         It is T - sum_{t=1}^{T-1} q(z_t = x|x): exact where coordinates are only masked, as a coordinate is revealed
         in step T - t + 1 if z_t is MASK and z_{t-1} is x.
@@ -84,15 +84,19 @@ def apart(pictures: Tensor) -> Tensor:
     return pictures if pictures.shape[1] in (1, 3) else rearrange(pictures, "n c h w -> n 1 h (c w)")
 
 
-def montage(pictures: Tensor, nrow: int | None = None) -> Tensor:
-    """Pictures ``(N, C, H, W)`` as one, ``(3, height, width)``: a square grid with grey lines, or a list of rows.
+def montage(pictures: Tensor, size: int = 480) -> Tensor:
+    """Pictures ``(N, C, H, W)`` as one, ``(3, height, width)``: a grid with grey lines, about as wide as it is high.
 
     Args:
         pictures: In [0, 1].
-        nrow: Pictures in a row of the grid; None makes it as square as it can be.
+        size: About how many pixels the longer side is to have; small pictures are drawn larger.
     """
     from torchvision.utils import make_grid
 
-    if nrow is None:
-        nrow = 1 if pictures.shape[-2] == 1 else max(1, int(len(pictures) ** 0.5))
-    return make_grid(pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures, nrow, 1, pad_value=0.5)
+    height, width = pictures.shape[-2:]
+    nrow = max(1, round((len(pictures) * height / width) ** 0.5))
+    rows = -(-len(pictures) // nrow)
+    scale = max(1, size // max(nrow * width, rows * height))
+    large = pictures.expand(-1, 3, -1, -1).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    grid: Tensor = make_grid(large, nrow, 1 if scale < 4 else 2, pad_value=0.5)
+    return grid

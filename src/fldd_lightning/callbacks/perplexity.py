@@ -45,9 +45,9 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         seed: Of the samples.
 
     Raises:
-        FLDDError: If the numbers are out of range, a package is missing, the module or data is of another kind, or more than a
-            tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning only, as
-            an untrained model may well write what no text holds.
+        FLDDError: If the numbers are out of range, a package is missing, the module or data is of another kind, or
+            more than a tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning
+            only, as an untrained model may well write what no text holds.
     """
 
     module_class = TextFLDD
@@ -64,7 +64,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         super().__init__(num_samples, every_n_validations, batch_size, seed)
         if judge is None and find_spec("nltk") is None:
             raise FLDDError(
-                'the n-gram judge of PerplexityCallback needs: pip install "fldd-lightning[text]". Or give another judge.'
+                'the n-gram judge of PerplexityCallback needs: pip install "fldd-lightning[text]". Or give it another '
+                "judge."
             )
         self.judge = judge if judge is not None else NGramJudge()
         self.mauve = mauve

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..module import FLDD
-from .drawing import apart, as_picture, schedule_of, shown_steps, with_mask
+from .drawing import apart, as_picture, montage, schedule_of, shown_steps, with_mask
 from .run import in_training, on_training_device, run_folder
 
 __all__ = ["Pictures", "save_grid", "save_trajectory"]
@@ -85,7 +85,9 @@ class Pictures(Callback):
         num_steps = module.problem.num_steps
         revealed = as_picture(module, schedule.revealed)
         # in the order of sampling, as the trajectories are
-        columns = {i: as_picture(module, schedule.kept[:, i - 1]) for i in shown_steps(num_steps - 1, _MOST_COLUMNS) if i > 0}
+        columns = {
+            i: as_picture(module, schedule.kept[:, i - 1]) for i in shown_steps(num_steps - 1, _MOST_COLUMNS) if i > 0
+        }
         rows = slice(self.num_rows)
         panels = [_Panels("$x$", apart(module.render(schedule.x[rows])))]
         panels += [_Panels(f"$q(z_{{{i}}} = x\\,|\\,x)$", each[rows], (0, 1)) for i, each in columns.items()]
@@ -102,11 +104,7 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
     """Write a square grid of examples ``(N, *shape)`` as PNG."""
     from torchvision.utils import save_image
 
-    pictures = apart(module.render(x))
-    nrow = max(1, int(len(pictures) ** 0.5))
-    scale = max(1, 480 // (nrow * max(pictures.shape[-2:])))
-    pictures = pictures.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    save_image(pictures, path, nrow=nrow, pad_value=0.5)
+    save_image(montage(apart(module.render(x))), path)
 
 
 def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:

@@ -32,7 +32,9 @@ class RunProgressBar(TQDMProgressBar):
         self._total_steps = float("inf")
         self._has_begun = False
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The metrics of the bar, without the logger's version number."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in metrics.items() if name != "v_num"}
