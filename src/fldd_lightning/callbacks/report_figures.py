@@ -35,10 +35,9 @@ def bound_figure(history: History, baseline: float | None) -> Figure:
         _line(figure, ends, "product of marginals", _GREY, width=1.5, dash="dash")
     values = sorted(v for name in ("train/nelbo", "val/nelbo") for _, v in history.points(name) if v == v)
     if values:  # an untrained model is far away from anything: the first few values may leave the picture
-        low, high = values[0], values[round(0.97 * (len(values) - 1))]
-        high = max(high, values[0] if baseline is None else baseline)
-        margin = 0.06 * (high - low) or 1.0
-        figure.update_yaxes(range=[low - margin, high + margin])
+        shown = [values[0], values[round(0.97 * (len(values) - 1))], *([] if baseline is None else [baseline])]
+        margin = 0.06 * (max(shown) - min(shown)) or 1.0
+        figure.update_yaxes(range=[min(shown) - margin, max(shown) + margin])
     return figure
 
 
@@ -137,7 +136,7 @@ def examples_figure(module: FLDD, schedule: Schedule) -> Figure:
     if height == 1:  # sequences: one heat map with a row for each
         figure = _subplots(1, 1, [])
         _heat(figure, revealed[:, 0], 1, 1, square=False)
-        figure.update_yaxes(visible=True, tickvals=list(range(count)), ticktext=[str(i + 1) for i in range(count)])
+        figure.update_yaxes(visible=True, showgrid=False, zeroline=False, tickvals=list(range(count)), ticktext=[str(i + 1) for i in range(count)])
         _with_scales(figure, limits, stacked=False)
         return figure
     figure = _subplots(2, count, [])
@@ -173,7 +172,7 @@ def _figure(x: str, y: str) -> Figure:
 def _subplots(rows: int, columns: int, titles: list[str]) -> Figure:
     from plotly.subplots import make_subplots
 
-    gaps = (0.06, 0.3) if titles else (0.03, 0.04)
+    gaps = (0.06, 0.5) if titles else (0.03, 0.04)
     figure = make_subplots(
         rows, columns, subplot_titles=titles or None, horizontal_spacing=gaps[0], vertical_spacing=gaps[1]
     )
@@ -237,7 +236,7 @@ def _with_scales(figure: Figure, limits: list[tuple[float, float]], stacked: boo
     """
     for i, (low, high) in enumerate(limits):
         x = 0.5 if stacked or len(limits) == 1 else (0.235, 0.765)[i]
-        y = 0.62 if stacked and i == 0 and len(limits) == 2 else -0.02
+        y = 0.73 if stacked and i == 0 and len(limits) == 2 else -0.02
         bar = {
             "orientation": "h",
             "thickness": 10,

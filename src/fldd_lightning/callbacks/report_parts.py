@@ -102,7 +102,7 @@ def forward_process(module: FLDD, batch: Any, history: History) -> str:
         few = Schedule(*(each[:_NUM_EXAMPLES] for each in learned))
         lines = module.to_text(few.x)
         is_flat = len(module.problem.shape) == 1  # a row for each example
-        of_order, of_examples = ((140 if base is None else 270,), (190, 190)) if is_flat else (_MAPS, _MAPS)
+        of_order, of_examples = ((140 if base is None else 280,), (190, 190)) if is_flat else (_MAPS, _MAPS)
         parts += [
             "<h3>When each coordinate is revealed</h3>",
             report_page.note(text),
@@ -144,7 +144,8 @@ def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_secon
         else f"{torch.initial_seed()}, of torch; seed_everything was not called",
         "device": _device(trainer),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "lightning", "fldd-lightning")},
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("lightning", "fldd-lightning")},
     }
     settings = {
         "model": {"class": _path(module), **dict(module.hparams)},
