@@ -47,7 +47,7 @@ def schedule_of(module: FLDD, batch: Any, use_base: bool = False) -> Schedule:
     """
     batch = module.transfer_batch_to_device(batch, module.device, 0)
     x = module.data(batch).long()
-    t = torch.arange(1, module.problem.num_steps + 1, device=x.device).expand(len(x), -1)
+    t = torch.arange(1, module.spec.num_steps + 1, device=x.device).expand(len(x), -1)
     process: Any = module.forward_process.base if use_base else module.forward_process
     kept = process.kept(x, t) if use_base else process.kept(x, t, module.likely_condition(batch))
     return Schedule(x.cpu(), kept.detach().float().cpu())
@@ -64,7 +64,7 @@ def with_mask(module: FLDD, z: Tensor) -> Tensor:
     That holds where pictures have a pixel for every coordinate; elsewhere MASK is what ``module.render`` makes of it.
     """
     shown = apart(module.render(z)).expand(-1, 3, -1, -1)
-    is_mask = as_picture(module, (z == module.problem.num_classes).float()).amax(1, keepdim=True)
+    is_mask = as_picture(module, (z == module.spec.num_classes).float()).amax(1, keepdim=True)
     if is_mask.shape[-2:] == shown.shape[-2:]:
         shown = torch.where(is_mask > 0, torch.tensor(MASK_COLOUR).view(3, 1, 1), shown)
     return shown

@@ -74,7 +74,7 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         for first, samples in self.samples(trainer, module):
             quality.update(module.render(samples), first, real=False)
         values = quality.compute()
-        steps = module.problem.num_steps
+        steps = module.spec.num_steps
         named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
         module.log_dict(named, rank_zero_only=False, sync_dist=False)
         facts = {"extractor": self.extractor.describe(), "num_real": len(data.splits[stage])}

@@ -101,7 +101,7 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         if module.tokenizer is None or module.tokenizer.fingerprint != data.tokenizer.fingerprint:
             raise FLDDError("this model has no tokenizer or another than the data: use the data it was trained on.")
         judged, features, unknown = self._judged(module, [samples for _, samples in self.samples(trainer, module)])
-        steps = module.problem.num_steps
+        steps = module.spec.num_steps
         if unknown > 0.1:
             rank_zero_warn(
                 f"{100 * unknown:.0f} % of the tokens of samples with T = {steps} are unknown to the judge "
@@ -124,8 +124,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
 
     def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:
         """Numbers, features and the share of unknown tokens, of batches ``(B, length)`` of this process."""
-        metric = GeneratedText(self.judge.name, model.problem.pad).to(model.device)
-        empty = torch.zeros(0, model.problem.num_dims, dtype=torch.long)  # a process may get no batch
+        metric = GeneratedText(self.judge.name, model.spec.pad).to(model.device)
+        empty = torch.zeros(0, model.spec.num_dims, dtype=torch.long)  # a process may get no batch
         for x in [empty, *parts]:
             texts = model.texts(x)
             features = self.judge.features(texts) if self.mauve else torch.zeros(len(x), 0)

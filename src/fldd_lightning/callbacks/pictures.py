@@ -82,7 +82,7 @@ class Pictures(Callback):
     def _save_schedule(self, module: FLDD, batch: Any, folder: Path) -> None:
         """``marginals.png`` and ``schedule.png`` of a validation batch."""
         schedule = schedule_of(module, batch)
-        num_steps = module.problem.num_steps
+        num_steps = module.spec.num_steps
         revealed = as_picture(module, schedule.revealed)
         # in the order of sampling, as the trajectories are
         columns = {

@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ..errors import FLDDError
-from ..loaders import apart_from_training
+from ..data.loaders import apart_from_training
 from ..module import FLDD
 from . import report_page, report_parts
-from .collapse import marginal_entropy
+from .collapse import marginal_entropy, observed
 from .history import History
 from .run import in_training, on_training_device, run_folder
 
@@ -113,10 +113,7 @@ class Report(Callback):
 
     def _page(self, trainer: Trainer, module: FLDD) -> tuple[str, str]:
         """The page, and one line about the run."""
-        baseline = self.history.last("collapse/marginal_entropy")
-        if baseline is None:
-            with suppress(FLDDError):  # data that can be gone through only once have none
-                baseline = marginal_entropy(trainer, module)
+        baseline = self._baseline(trainer, module)
         states = module.sample(self.num_trajectories, self.seed, trajectory=True)  # first, as it warms up
         began = monotonic()
         x = module.sample(self.num_samples, self.seed)
@@ -133,13 +130,13 @@ class Report(Callback):
         facts["samples a second"] = f"{speed:,.0f}"
         facts["training took"] = report_parts.duration(seconds)
         facts["parameters"] = f"{report_parts.num_parameters([module]):,}"
-        spec, data = module.problem, getattr(trainer, "datamodule", None)
+        spec, data = module.spec, getattr(trainer, "datamodule", None)
         lead = (
             f"{type(module.forward_process).__name__}, T = {spec.num_steps}; examples of shape "
             f"{' × '.join(map(str, spec.shape))} with {spec.num_classes} classes; {trainer.global_step:,} steps."
         )
         sections = [
-            report_parts.curves(self.history, baseline, spec.num_steps),
+            report_parts.curves(module, self.history, baseline),
             report_parts.samples(module, x, speed),
             report_parts.trajectory(module, states),
             report_parts.forward_process(module, batch, self.history),
@@ -150,6 +147,15 @@ class Report(Callback):
         title = f"{type(module).__name__} on {type(data).__name__}" if data is not None else type(module).__name__
         summary = f"{bound} {speed:,.0f} samples a second."
         return report_page.page(title, lead, facts, sections), summary
+
+    def _baseline(self, trainer: Trainer, module: FLDD) -> float | None:
+        """What a product of marginals has, in nats per example; with labels or lengths, if the model draws those."""
+        entropy = self.history.last("collapse/marginal_entropy")
+        if entropy is None:
+            with suppress(FLDDError):  # data that can be gone through only once have none
+                entropy = marginal_entropy(trainer, module)
+        given = [self.history.last(f"val/kl_{name}") or 0.0 for name in observed(module)]
+        return None if entropy is None else entropy + sum(given)
 
     def _bound(self) -> tuple[str, dict[str, str]]:
         """The bound that was reached, as the beginning of a sentence and as a fact by its name."""

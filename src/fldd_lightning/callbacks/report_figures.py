@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -41,12 +42,13 @@ def bound_figure(history: History, baseline: float | None) -> Figure:
     return figure
 
 
-def terms_figure(history: History, num_steps: int) -> Figure | None:
-    """The terms of the validation bound over steps: the KL of every reverse step, and of every latent.
+def terms_figure(history: History, num_steps: int, others: Sequence[str]) -> Figure | None:
+    """The terms of the validation bound over steps: the KL of every reverse step, of every latent, and any other.
 
     Args:
-        history: With ``val/kl_t{t}`` and ``val/kl_{latent}``.
+        history: With ``val/kl_t{t}`` and the others.
         num_steps: T.
+        others: Names of terms beside those of steps, such as ``kl_mixture``.
 
     Returns:
         Lines, or for many steps a heat map; None where nothing was validated.
@@ -55,7 +57,6 @@ def terms_figure(history: History, num_steps: int) -> Figure | None:
     from plotly.colors import sample_colorscale
 
     of_steps = [f"val/kl_t{t}" for t in range(1, num_steps + 1)]
-    others = [name for name in history.names() if name.startswith("val/kl_") and name not in of_steps]
     if not history.points(of_steps[0]):
         return None
     if num_steps > _MOST_LINES:
@@ -76,8 +77,15 @@ def terms_figure(history: History, num_steps: int) -> Figure | None:
         colour = sample_colorscale("Viridis", 0.9 * place)[0]
         _line(figure, history.points(name), f"t = {t}", colour, width=2, mode="lines+markers")
     for name in others:
-        label = name.removeprefix("val/kl_")
-        _line(figure, history.points(name), label, _ORANGE, width=2, dash="dot", mode="lines+markers")
+        _line(
+            figure,
+            history.points(f"val/{name}"),
+            name.removeprefix("kl_"),
+            _ORANGE,
+            width=2,
+            dash="dot",
+            mode="lines+markers",
+        )
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -132,11 +140,17 @@ def examples_figure(module: FLDD, schedule: Schedule) -> Figure:
 
     revealed = _revealed(module, schedule)  # (N, H, W)
     count, height, _ = revealed.shape
-    limits = [(1.0, float(max(2, module.problem.num_steps)))]
+    limits = [(1.0, float(max(2, module.spec.num_steps)))]
     if height == 1:  # sequences: one heat map with a row for each
         figure = _subplots(1, 1, [])
         _heat(figure, revealed[:, 0], 1, 1, square=False)
-        figure.update_yaxes(visible=True, showgrid=False, zeroline=False, tickvals=list(range(count)), ticktext=[str(i + 1) for i in range(count)])
+        figure.update_yaxes(
+            visible=True,
+            showgrid=False,
+            zeroline=False,
+            tickvals=list(range(count)),
+            ticktext=[str(i + 1) for i in range(count)],
+        )
         _with_scales(figure, limits, stacked=False)
         return figure
     figure = _subplots(2, count, [])
@@ -153,7 +167,7 @@ def examples_figure(module: FLDD, schedule: Schedule) -> Figure:
 
 def _revealed(module: FLDD, schedule: Schedule) -> Tensor:
     """The step that reveals each coordinate, ``(N, H, W)``; not a number for PAD, which is not drawn."""
-    steps, pad = schedule.revealed, module.problem.pad
+    steps, pad = schedule.revealed, module.spec.pad
     if pad is not None:
         steps = steps.masked_fill(schedule.x == pad, float("nan"))
     return as_picture(module, steps).nanmean(1)

@@ -33,7 +33,7 @@ _KEPT = ("best_model_path", "last_model_path")
 _STILL = 1e-3  # total variation up to which a process counts as unmoved; as in CollapseMonitor
 
 
-def curves(history: History, baseline: float | None, num_steps: int) -> str:
+def curves(module: FLDD, history: History, baseline: float | None) -> str:
     """The bound and its terms over steps."""
     parts = [
         report_page.note("An upper bound of -log p(x): the lower, the better. Validation uses the averaged weights."),
@@ -50,7 +50,9 @@ def curves(history: History, baseline: float | None, num_steps: int) -> str:
         elif bound is not None:
             said += " This model is not below it: so far it has learned less than that."
         parts.append(report_page.note(said))
-    terms = report_figures.terms_figure(history, num_steps)
+    num_steps = module.spec.num_steps
+    others = module.bounds["val"].term_names if "val" in module.bounds else ()
+    terms = report_figures.terms_figure(history, num_steps, others)
     if terms is not None:
         parts.append("<h3>What the bound is made of</h3>")
         parts.append(
@@ -90,7 +92,7 @@ def forward_process(module: FLDD, batch: Any, history: History) -> str:
         batch: Validation examples; None draws no maps.
         history: With ``collapse/moved``, where it was measured.
     """
-    process, num_steps = module.forward_process, module.problem.num_steps
+    process, num_steps = module.forward_process, module.spec.num_steps
     parts = [report_page.note(_movement(module, batch))]
     if batch is not None and num_steps > 1:
         learned = schedule_of(module, batch)
@@ -101,7 +103,7 @@ def forward_process(module: FLDD, batch: Any, history: History) -> str:
             text += " The second map says how much later that is than before training."
         few = Schedule(*(each[:_NUM_EXAMPLES] for each in learned))
         lines = module.to_text(few.x)
-        is_flat = len(module.problem.shape) == 1  # a row for each example
+        is_flat = len(module.spec.shape) == 1  # a row for each example
         of_order, of_examples = ((140 if base is None else 280,), (190, 190)) if is_flat else (_MAPS, _MAPS)
         parts += [
             "<h3>When each coordinate is revealed</h3>",
@@ -130,7 +132,7 @@ def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_secon
     parts = {
         "forward process": module.forward_process,
         "denoiser": module.reverse,
-        "latents": getattr(module, "code", None) or torch.nn.Identity(),
+        "latents": module.latents,
     }
     sizes = [f"{name} {count:,}" for name, part in parts.items() if (count := num_parameters([part]))]
     seed = os.environ.get("PL_GLOBAL_SEED")
