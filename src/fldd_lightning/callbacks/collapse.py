@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..data.loaders import apart_from_training
 from ..forward import ForwardProcess, MaskProcess
 from ..latents import LabelLatent, LengthLatent
-from ..data.loaders import apart_from_training
 from ..module import FLDD
 
 __all__ = ["CollapseMonitor", "marginal_entropy", "moved_from_base", "observed"]
@@ -93,8 +93,8 @@ class CollapseMonitor(Callback):
             self._warned = True
             rank_zero_warn(
                 f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
-                f"{100 * float(shares.max()):.0f} % of the KL, and the bound {of_values:.3f} is no better than a product "
-                f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
+                f"{100 * float(shares.max()):.0f} % of the KL, and the bound {of_values:.3f} is no better than a "
+                f"product of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
                 "smaller forward_lr_ratio, another base process, or RLOO with several samples."
             )
         elif of_latents is not None and whole >= of_latents:

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from ..errors import FLDDError
 from ..data.loaders import apart_from_training
+from ..errors import FLDDError
 from ..module import FLDD
 from . import report_page, report_parts
 from .collapse import marginal_entropy, observed
