@@ -242,9 +242,9 @@ def test_commands_name_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     best = ModelCheckpoint(tmp_path / "my run", "best", "val/nelbo", save_last=True)
     text = said(fit(tmp_path, learned(), None, Report(), best))
-    assert "fldd-lightning sample --ckpt_path 'my run/best.ckpt' --num_samples 64" in text
-    assert "fldd-lightning test --ckpt_path 'my run/best.ckpt'" in text
-    assert "fldd-lightning fit --ckpt_path 'my run/last.ckpt' --trainer.max_steps 18" in text
+    assert "fldd-lightning sample --ckpt_path 'my run/best.ckpt' --trust=conftest.Stripes --num_samples 64" in text
+    assert "fldd-lightning test --ckpt_path 'my run/best.ckpt' --trust=conftest.Stripes" in text
+    assert "fldd-lightning fit --ckpt_path 'my run/last.ckpt' --trust=conftest.Stripes --trainer.max_steps 18" in text
 
 
 def test_a_resumed_run_shows_all_of_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from ..data.loaders import apart_from_training
 from ..errors import FLDDError
 from ..module import FLDD
-from . import report_page, report_parts
+from . import report_facts, report_page, report_parts
 from .collapse import marginal_entropy, observed
 from .history import History
 from .run import in_training, on_training_device, run_folder
@@ -128,8 +128,8 @@ class Report(Callback):
             bound += f" a product of marginals has {baseline:.1f};"
             facts["product of marginals"] = f"{baseline:.2f} nats"
         facts["samples a second"] = f"{speed:,.0f}"
-        facts["training took"] = report_parts.duration(seconds)
-        facts["parameters"] = f"{report_parts.num_parameters([module]):,}"
+        facts["training took"] = report_facts.duration(seconds)
+        facts["parameters"] = f"{report_facts.num_parameters([module]):,}"
         spec, data = module.spec, getattr(trainer, "datamodule", None)
         lead = (
             f"{type(module.forward_process).__name__}, T = {spec.num_steps}; examples of shape "
@@ -140,8 +140,8 @@ class Report(Callback):
             report_parts.samples(module, x, speed),
             report_parts.trajectory(module, states),
             report_parts.forward_process(module, batch, self.history),
-            report_parts.commands(trainer),
-            report_parts.made_with(trainer, module, seconds, self._rate),
+            report_facts.commands(trainer, module),
+            report_facts.made_with(trainer, module, seconds, self._rate),
             report_parts.metrics(self.history),
         ]
         title = f"{type(module).__name__} on {type(data).__name__}" if data is not None else type(module).__name__

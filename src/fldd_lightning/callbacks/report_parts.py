@@ -1,21 +1,10 @@
-"""The sections of a report: what a run reached, what it draws, what its forward process learned, how it was made."""
+"""The sections of a report that show something: the bound, samples, what the forward process learned."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import sys
-from collections.abc import Iterable, Mapping
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..module import FLDD
 from . import report_figures, report_page
@@ -23,13 +12,12 @@ from .collapse import moved_from_base
 from .drawing import Schedule, montage, schedule_of, shown_steps, with_mask
 from .history import History
 
-__all__ = ["commands", "curves", "forward_process", "made_with", "metrics", "samples", "trajectory"]
+__all__ = ["curves", "forward_process", "metrics", "samples", "trajectory"]
 
 _MOST_FRAMES = 65
 _MOST_LINES = 20  # of text
 _NUM_EXAMPLES = 4
 _LINES, _MAPS = (380, 320), (400, 260)  # heights of figures in pixels, on a desk and on a phone
-_KEPT = ("best_model_path", "last_model_path")
 _STILL = 1e-3  # total variation up to which a process counts as unmoved; as in CollapseMonitor
 
 
@@ -127,78 +115,7 @@ def metrics(history: History) -> str:
     return report_page.section("Last values", folded) if rows else ""
 
 
-def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_second: float) -> str:
-    """Settings, versions, seeds, time and size."""
-    parts = {
-        "forward process": module.forward_process,
-        "denoiser": module.reverse,
-        "latents": module.latents,
-    }
-    sizes = [f"{name} {count:,}" for name, part in parts.items() if (count := num_parameters([part]))]
-    seed = os.environ.get("PL_GLOBAL_SEED")
-    rows = {
-        "wall time of training": duration(seconds),
-        "optimiser steps": f"{trainer.global_step:,}",
-        "training examples a second": f"{examples_per_second:,.0f}",
-        "parameters": f"{num_parameters([module]):,} ({', '.join(sizes)})",
-        "seed": f"{seed}, of seed_everything"
-        if seed
-        else f"{torch.initial_seed()}, of torch; seed_everything was not called",
-        "device": _device(trainer),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("lightning", "fldd-lightning")},
-    }
-    settings = {
-        "model": {"class": _path(module), **dict(module.hparams)},
-        "data": _data_settings(trainer),
-        "trainer": _trainer_settings(trainer),
-    }
-    text = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
-    return report_page.section(
-        "How it was made", report_page.table(rows), report_page.preformatted(text, "All settings")
-    )
-
-
-def commands(trainer: Trainer) -> str:
-    """The commands that go on from here."""
-    keeper = trainer.checkpoint_callback
-    kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    best, last = (next((path for c in kept if (path := getattr(c, name))), "") for name in _KEPT)
-    found = best or last or _newest(getattr(keeper, "dirpath", None))
-    if not found:
-        return report_page.section(
-            "Go on from here",
-            report_page.note(
-                "This run kept no checkpoint. Add a ModelCheckpoint to its callbacks to sample, test or resume."
-            ),
-        )
-    chosen, resumed = _argument(found), _argument(last or found)
-    lines = [
-        "# draw samples",
-        f"fldd-lightning sample --ckpt_path {chosen} --num_samples 64 --output samples",
-        "# the bound on test examples",
-        f"fldd-lightning test --ckpt_path {chosen}",
-        "# train longer",
-        f"fldd-lightning fit --ckpt_path {resumed} --trainer.max_steps {2 * max(1, trainer.global_step)}",
-    ]
-    return report_page.section("Go on from here", report_page.preformatted("\n".join(lines)))
-
-
-def num_parameters(modules: Iterable[nn.Module]) -> int:
-    """Of all modules together."""
-    return sum(p.numel() for module in modules for p in module.parameters())
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, such as ``3 min 20 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-# ---- internals ----------------------------------------------------------------------------------
+# ---- internals ---------------------------------------------------------------------------------
 
 
 def _movement(module: FLDD, batch: Any) -> str:
@@ -232,62 +149,3 @@ def _drawn(module: FLDD, z: Tensor, name: str) -> str:
     if lines is None or type(module).render is not FLDD.render:
         parts.insert(0, report_page.picture(montage(with_mask(module, z)), name))
     return "".join(parts)
-
-
-def _newest(folder: Any) -> str:
-    paths = sorted(Path(folder).glob("*.ckpt"), key=lambda path: path.stat().st_mtime) if folder else []
-    return str(paths[-1]) if paths else ""
-
-
-def _argument(path: str) -> str:
-    """A path for a shell, relative where it lies below the working folder."""
-    absolute, here = Path(path).resolve(), Path.cwd().resolve()
-    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
-
-
-def _path(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {platform.machine()}"
-    return f"{name}, {trainer.world_size} process{'es' if trainer.world_size > 1 else ''}"
-
-
-def _data_settings(trainer: Trainer) -> dict[str, Any]:
-    data = getattr(trainer, "datamodule", None)
-    if data is None:
-        return {"class": "loaders given to fit"}
-    options = dict(data.hparams) or {name: value for name, value in vars(data).items() if _is_option(name, value)}
-    return {"class": _path(data), **options}
-
-
-def _is_option(name: str, value: object) -> bool:
-    return not name.startswith("_") and isinstance(value, (bool, int, float, str, Path, tuple, list, type(None)))
-
-
-def _plain(value: Any) -> Any:
-    """Anything as YAML can hold it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if not str(key).startswith("_")}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-
-def _trainer_settings(trainer: Trainer) -> dict[str, Any]:
-    return {
-        "max_steps": trainer.max_steps,
-        "max_epochs": trainer.max_epochs,
-        "precision": str(trainer.precision),
-        "strategy": type(trainer.strategy).__name__,
-        "devices": trainer.num_devices,
-        "num_nodes": trainer.num_nodes,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "val_check_interval": trainer.val_check_interval,
-        "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
-        "callbacks": [type(callback).__name__ for callback in trainer.callbacks],  # type: ignore[attr-defined]
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
