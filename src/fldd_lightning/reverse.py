@@ -151,7 +151,7 @@ class PredictingReverse(Reverse):
         if process.learned or isinstance(process, MaskProcess):
             raise FLDDError(
                 f"PredictingReverse needs a fixed process that does more than mask, not {type(process).__name__}. "
-                "Leave model.reverse out. For processes that only mask it then is MaskedReverse, which predicts x as well."
+                "Leave model.reverse out: for processes that only mask it is MaskedReverse, which predicts x as well."
             )
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
         self._posterior_under = process.posterior_under
