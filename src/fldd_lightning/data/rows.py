@@ -64,7 +64,7 @@ class Rows:
         """
         import datasets
 
-        ids = datasets.Features({"ids": datasets.Sequence(datasets.Value(np.dtype(self.dtype).name))})
+        ids = datasets.Features({"ids": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
         with quiet():
             table = documents.table.map(
                 self._encoder(documents),
