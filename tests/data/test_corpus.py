@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,31 @@ print(int(data.splits["train"].x.sum()))
     first, second = (run.stdout.split() for run in runs)
     assert first[:-1] == ["60", "9", "11"]
     assert second == first[-1:]
+
+
+def test_runs_that_are_killed_or_start_together_break_nothing(folder: Path) -> None:
+    def killed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CharacterTokenizer, "encode", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+            _ = made(folder).splits
+
+    def whole_one() -> None:
+        data = made(folder)
+        assert whole(data.splits["train"], data) == "\n".join(LINES)[: len("\n".join(LINES)) // 16 * 16]
+
+    assert exit_codes(killed) == [-signal.SIGKILL]
+    assert exit_codes(whole_one, whole_one, whole_one) == [0, 0, 0]
+    whole_one()
+
+
+def exit_codes(*targets: Callable[[], None]) -> list[int | None]:
+    """Of processes that run side by side."""
+    processes = [multiprocessing.get_context("fork").Process(target=target) for target in targets]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
 
 
 # ---- streaming -------------------------------------------------------------------------------
