@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from conftest import image_model
-from fldd_lightning import FLDDError, TextFLDD
-from fldd_lightning.callbacks import PerplexityCallback, Texts
+from fldd_lightning import FLDDError
+from fldd_lightning.callbacks import PerplexityCallback, Texts, perplexity
 from fldd_lightning.data import CharacterTokenizer, TextDataModule
 from fldd_lightning.metrics import CausalLMJudge, GeneratedText, Judgement, NGramJudge
 from test_text import WORDS, data_of, model_of, trainer
@@ -207,52 +207,32 @@ def test_all_is_logged_together(corpus: Path, tmp_path: Path) -> None:
     assert logged["test/gen_ppl_5gram_T2"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_further_budgets_have_bounds_of_their_own(corpus: Path, tmp_path: Path) -> None:
+def test_bounds_are_those_of_each_validation(corpus: Path, tmp_path: Path) -> None:
     data = data_of(corpus)
-    other = model_of(data, num_steps=3)
-    saver = trainer(tmp_path, limit_val_batches=0)
-    saver.fit(other, data)
-    saver.save_checkpoint(tmp_path / "other.ckpt")
-    alone = trainer(tmp_path).validate(other, data, verbose=False)[0]
-    quality = callback(models=[str(tmp_path / "other.ckpt")], every_n_validations=2)
-    run = trainer(tmp_path, quality, max_steps=8, val_check_interval=2, enable_checkpointing=False)
+    run = trainer(
+        tmp_path, callback(every_n_validations=2), max_steps=8, val_check_interval=2, enable_checkpointing=False
+    )
     run.fit(model_of(data), data)
     lines = [json.loads(line) for line in (tmp_path / "sample_quality.jsonl").read_text().splitlines()]
-    assert [line["num_steps"] for line in lines] == [2, 3, 2, 3]
-    assert lines[1]["val/bits_per_token_T3"] == pytest.approx(alone["val/bits_per_token"], rel=1e-5)
-    assert lines[3]["val/kl_t3_T3"] == pytest.approx(alone["val/kl_t3"], rel=1e-5)
-    assert lines[0]["val/bits_per_token_T2"] != lines[2]["val/bits_per_token_T2"]  # this one trains
-    (tmp_path / "g.txt").write_text("\n".join(["gag", "a", "bad", "feed", "cafe"] * 30))
-    foreign = data_of(tmp_path / "g.txt")
-    with pytest.raises(FLDDError, match=r"other\.ckpt' has no tokenizer or another"):
-        trainer(tmp_path, callback(models=[str(tmp_path / "other.ckpt")])).test(model_of(foreign), foreign)
+    assert [line["global_step"] for line in lines] == [4, 8]
+    assert lines[1]["val/bits_per_token_T2"] == pytest.approx(float(run.callback_metrics["val/bits_per_token"]))
+    assert lines[0]["val/bits_per_token_T2"] != lines[1]["val/bits_per_token_T2"]  # it trains
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_bounds_of_all_budgets_are_of_one_precision(corpus: Path, tmp_path: Path, precision: Any) -> None:
+def test_facts_name_precision_and_corpus(corpus: Path, tmp_path: Path, precision: Any) -> None:
     data = data_of(corpus)
-    saver = trainer(tmp_path, limit_val_batches=0)
-    saver.fit(model_of(data, num_steps=3), data)
-    saver.save_checkpoint(tmp_path / "other.ckpt")
-    checkpoint = torch.load(tmp_path / "other.ckpt", weights_only=True)
-    for value in checkpoint["state_dict"].values():  # an untrained one says nearly the same in any precision
-        if value.is_floating_point():
-            value += 0.3 * torch.randn(value.shape)
-    torch.save(checkpoint, tmp_path / "other.ckpt")
-
-    def bound(precision: Any) -> float:
-        model = TextFLDD.load_from_checkpoint(tmp_path / "other.ckpt", weights_only=True)
-        logged = trainer(tmp_path, precision=precision).test(model, data, verbose=False)[0]
-        return float(logged["test/bits_per_token"])
-
-    quality = callback(models=[str(tmp_path / "other.ckpt")])
-    logged = trainer(tmp_path, quality, precision=precision).test(model_of(data), data, verbose=False)[0]
-    assert logged["test/bits_per_token_T3"] == pytest.approx(bound(precision), rel=1e-6)
-    if precision == "bf16-mixed":
-        assert logged["test/bits_per_token_T3"] != pytest.approx(bound("32-true"), rel=1e-6)
+    logged = trainer(tmp_path, callback(), precision=precision).test(model_of(data), data, verbose=False)[0]
+    assert logged["test/bits_per_token_T2"] == pytest.approx(logged["test/bits_per_token"])
     facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
     assert facts["precision"] == precision
     assert facts["corpus_hash"] == data.corpus.fingerprint[:16]
+
+
+def test_the_default_judge_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perplexity, "find_spec", lambda name: None)
+    with pytest.raises(FLDDError, match=r'pip install "fldd-lightning\[text\]"'):
+        callback()
 
 
 def test_one_callback_with_other_data(corpus: Path, tmp_path: Path) -> None:

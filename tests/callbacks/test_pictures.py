@@ -18,6 +18,7 @@ from conftest import Stripes, image_model, randomise, small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD
 from fldd_lightning.callbacks import Pictures
 from fldd_lightning.callbacks import pictures as pictures_module
+from fldd_lightning.callbacks.drawing import MASK_COLOUR, shown_steps
 from fldd_lightning.callbacks.run import on_training_device
 from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess
@@ -65,7 +66,7 @@ class TakesArrays(Seeing):
         self.seen.append((tag, global_step))
 
 
-def test_over_training_with_averaged_weights_and_other_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_training_with_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: dict[str, torch.Tensor] = {}
     save_grid = pictures_module.save_grid
 
@@ -74,24 +75,19 @@ def test_over_training_with_averaged_weights_and_other_budgets(tmp_path: Path, m
         save_grid(module, x, path)
 
     monkeypatch.setattr(pictures_module, "save_grid", remember)
-    other = image_model(3)
-    saver = Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_progress_bar=False, accelerator="cpu",
-                    default_root_dir=str(tmp_path))  # fmt: skip
-    saver.fit(other, Stripes())
-    saver.save_checkpoint(tmp_path / "other.ckpt")
     model = image_model(2)
     loggers = [TakesFiles(), TakesArrays()]
-    callback = Pictures(9, 2, models=[str(tmp_path / "other.ckpt")])
+    callback = Pictures(9, 2)
     fit(tmp_path, model, callback, max_epochs=3, logger=loggers)
     folder = tmp_path / "pictures"
-    names = ["marginals", "samples", "samples_T3", "samples_step12", "samples_step4", "samples_step8", "schedule"]
+    names = ["marginals", "samples", "samples_step12", "samples_step4", "samples_step8", "schedule"]
     assert sorted(path.stem for path in folder.iterdir()) == [*names, "trajectory"]
     # the last validation and the end of the run show the same weights: the averaged ones
     assert torch.equal(shown["samples_step12"], shown["samples"])
     assert not torch.equal(shown["samples_step4"], shown["samples"])
     for logger in loggers:
         assert [step for name, step in logger.seen if name == "samples"] == [4, 8, 12, 12]
-        assert {"trajectory", "marginals", "schedule", "samples_T3"} <= {name for name, _ in logger.seen}
+        assert {"trajectory", "marginals", "schedule"} <= {name for name, _ in logger.seen}
     inspect.signature(WandbLogger.log_image).bind(None, "samples", ["path"], 4)
 
 
@@ -137,9 +133,9 @@ def test_mask_is_a_colour_and_long_trajectories_are_thinned(tmp_path: Path) -> N
     image = Image.open(tmp_path / "long.png").convert("RGB")
     assert image.width < 2000
     colours = {colour for _, colour in image.getcolors(100_000)}
-    assert tuple(round(255 * value) for value in pictures_module._MASK) in colours
-    assert pictures_module._shown(40) == [40, 35, 30, 25, 20, 15, 10, 5, 0]
-    assert pictures_module._shown(2) == [2, 1, 0]
+    assert tuple(round(255 * value) for value in MASK_COLOUR) in colours
+    assert shown_steps(40, 9) == [40, 35, 30, 25, 20, 15, 10, 5, 0]
+    assert shown_steps(2, 9) == [2, 1, 0]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -152,7 +148,7 @@ def test_any_number_of_channels_is_drawn(tmp_path: Path, channels: int, monkeypa
     pictures_module.save_trajectory(model, states, tmp_path / "steps.png")
     column = 2 if channels in (1, 3) else 5 * (channels - 1) + 2
     masked, revealed = drawn[0].pictures[0, :, 1, column], drawn[1].pictures[0, :, 1, column]
-    assert masked.tolist() == list(torch.tensor(pictures_module._MASK).tolist())
+    assert masked.tolist() == list(torch.tensor(MASK_COLOUR).tolist())
     assert revealed.tolist() == ([0.0, 0.0, 1.0] if channels == 3 else [1.0, 1.0, 1.0])
     assert model.render(states[0]).shape == (1, channels, 4, 5)  # what the metrics see
     monkeypatch.undo()
@@ -169,7 +165,7 @@ def test_mask_is_blue_where_the_coordinate_is_drawn_in_plain_arrays_too(monkeypa
     states[:, 0, 1, 0, 2] = torch.tensor([3, 2, 0])
     pictures_module.save_trajectory(model, states, Path("unused.png"))
     shown = drawn[0].pictures[0]  # (3, 2, 10): a row for each of the first dimension
-    mask = torch.tensor(pictures_module._MASK)
+    mask = torch.tensor(MASK_COLOUR)
     assert (shown == mask.view(3, 1, 1)).all(0).nonzero().tolist() == [[1, 2]]
 
 

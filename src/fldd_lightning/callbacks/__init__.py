@@ -1,11 +1,21 @@
-"""Callbacks: pictures and texts, sample quality, bounds per example, collapse monitor, gap to a known optimum."""
+"""Callbacks: report of a run, progress bar, pictures, texts, sample quality, bounds per example, collapse monitor."""
 
 from .collapse import CollapseMonitor
 from .fid import FIDCallback
-from .optimum import KnownOptimum
 from .perplexity import PerplexityCallback
 from .pictures import Pictures
 from .predictions import NELBOWriter
+from .progress import RunProgressBar
+from .report import Report
 from .texts import Texts
 
-__all__ = ["CollapseMonitor", "FIDCallback", "KnownOptimum", "NELBOWriter", "PerplexityCallback", "Pictures", "Texts"]
+__all__ = [
+    "CollapseMonitor",
+    "FIDCallback",
+    "NELBOWriter",
+    "PerplexityCallback",
+    "Pictures",
+    "Report",
+    "RunProgressBar",
+    "Texts",
+]

@@ -13,11 +13,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..data.loaders import apart_from_training
 from ..forward import ForwardProcess, MaskProcess
-from ..loaders import apart_from_training
+from ..latents import LabelLatent, LengthLatent
 from ..module import FLDD
 
-__all__ = ["CollapseMonitor"]
+__all__ = ["CollapseMonitor", "marginal_entropy", "moved_from_base", "observed"]
 
 
 class CollapseMonitor(Callback):
@@ -29,7 +30,7 @@ class CollapseMonitor(Callback):
     ``collapse/share_t{t}`` (share of each step in the KL) and
     ``collapse/moved`` (mean total variation between the learned marginals and their base,
     over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run,
-    also when the bound is no lower than that of the code alone.
+    also when the bound is no lower than that of the latents alone.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
@@ -59,16 +60,16 @@ class CollapseMonitor(Callback):
             return
         if self._marginal_entropy is None:
             # the first process's, as streams differ: all must warn, or none
-            self._marginal_entropy = trainer.strategy.broadcast(_marginal_entropy(trainer, pl_module))
+            self._marginal_entropy = trainer.strategy.broadcast(marginal_entropy(trainer, pl_module))
         pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
         metrics = pl_module.bounds["val"].compute()  # the module's own epoch end comes later
-        steps = pl_module.problem.num_steps
+        steps = pl_module.spec.num_steps
         kl = torch.stack([metrics[f"kl_t{t}"] for t in range(1, steps + 1)]).clamp_min(0)
         shares = kl / kl.sum().clamp_min(1e-12)
         for t, value in enumerate(shares, start=1):
             pl_module.log(f"collapse/share_t{t}", value.float())
         process = pl_module.forward_process
-        moved = trainer.strategy.broadcast(_moved_from_base(pl_module, process, self._batch))
+        moved = trainer.strategy.broadcast(moved_from_base(pl_module, self._batch))
         if moved is not None:
             pl_module.log("collapse/moved", moved)
         snr = self._snr.compute()
@@ -76,26 +77,32 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
         if process.learned and past_freeze and not self._warned:
-            of_code = None if pl_module.code is None else float(pl_module.extra_metrics["val"]["nll_code"].compute())
-            self._warn(shares, float(kl.sum() + metrics.get("kl_code", 0.0)), moved, of_code)
+            nll = pl_module.extra_metrics["val"].get("nll_latent")
+            of_latents = None if nll is None else float(nll.compute())
+            of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
+            whole = float(kl.sum()) + sum(of_names.values())
+            given = sum(of_names[name] for name in observed(pl_module))  # the marginals' entropy is given those
+            self._warn(shares, whole, whole - given, moved, of_latents)
 
-    def _warn(self, shares: Tensor, bound: float, moved: float | None, of_code: float | None) -> None:
+    def _warn(
+        self, shares: Tensor, whole: float, of_values: float, moved: float | None, of_latents: float | None
+    ) -> None:
         assert self._marginal_entropy is not None
         floor = self._marginal_entropy * (1 - self.margin)
-        if float(shares.max()) > self.share and bound > floor:
+        if float(shares.max()) > self.share and of_values > floor:
             self._warned = True
             rank_zero_warn(
                 f"The forward process has collapsed: step t={int(shares.argmax()) + 1} carries "
-                f"{100 * float(shares.max()):.0f} % of the KL, and the bound {bound:.3f} is no better than a product "
-                f"of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
+                f"{100 * float(shares.max()):.0f} % of the KL, and the bound {of_values:.3f} is no better than a "
+                f"product of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
                 "smaller forward_lr_ratio, another base process, or RLOO with several samples."
             )
-        elif of_code is not None and bound >= of_code:
+        elif of_latents is not None and whole >= of_latents:
             self._warned = True
             rank_zero_warn(
-                f"The steps add nothing to the code: val/nelbo is {bound:.3f}, and val/nll_code, of the code alone, "
-                f"{of_code:.3f} nats. Train longer, or with dropout where there are few examples; or the code is all "
-                "there is to learn."
+                f"The steps add nothing to the latents: val/nelbo is {whole:.3f}, and val/nll_latent, of the latents "
+                f"alone, {of_latents:.3f} nats. Train longer, or with dropout where there are few examples; or the "
+                "latents are all there is to learn."
             )
         elif moved is not None and moved < 1e-3:
             self._warned = True
@@ -148,13 +155,13 @@ class GradientSNR:
         return signal / max(total - signal, 1e-30)
 
 
-def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
+def marginal_entropy(trainer: Trainer, module: FLDD) -> float:
     """sum_i H(x_i) of the training data in nats per example, from at most 50,000 examples.
 
     With PAD, sum_i P(x_i is not PAD) H(x_i | x_i is not PAD): what a product costs given the padding.
     """
-    num_classes = module.problem.num_classes
-    counts = torch.zeros(module.problem.num_dims, num_classes, dtype=torch.float64)
+    num_classes = module.spec.num_classes
+    counts = torch.zeros(module.spec.num_dims, num_classes, dtype=torch.float64)
     seen = 0
     for batch in apart_from_training(trainer.train_dataloader):
         x = module.data(batch).flatten(1).long().cpu()  # (B, D)
@@ -162,22 +169,29 @@ def _marginal_entropy(trainer: Trainer, module: FLDD) -> float:
         seen += len(x)
         if seen >= 50_000:
             break
-    if module.problem.pad is not None:
-        counts[:, module.problem.pad] = 0
+    if module.spec.pad is not None:
+        counts[:, module.spec.pad] = 0
     live = counts.sum(1)  # (D,)
     return float((torch.xlogy(live, live).sum() - torch.xlogy(counts, counts).sum()) / seen)
 
 
-def _moved_from_base(module: FLDD, process: ForwardProcess, batch: Any) -> float | None:
-    """Mean total variation between the learned and the base marginals over 0 < t < T."""
+def observed(module: FLDD) -> list[str]:
+    """The names of the latents that the data say, which are given where the values of x are compared."""
+    return [latent.name for latent in module.latents if isinstance(latent, (LabelLatent, LengthLatent))]
+
+
+def moved_from_base(module: FLDD, batch: Any) -> float | None:
+    """Mean total variation between the learned and the base marginals over 0 < t < T, without PAD."""
+    process = module.forward_process
     base = getattr(process, "base", None)
-    if not isinstance(base, ForwardProcess) or batch is None or module.problem.num_steps < 2:
+    if not isinstance(base, ForwardProcess) or batch is None or module.spec.num_steps < 2:
         return None
-    x = module.data(batch).long()
-    t = torch.arange(1, module.problem.num_steps, device=x.device).expand(len(x), -1)
-    if isinstance(process, MaskProcess) and isinstance(base, MaskProcess):  # two states say it all
-        learned, fixed = process.interior_log_kept_masked, base.interior_log_kept_masked
+    x, condition = module.data(batch).long(), module.likely_condition(batch)
+    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    if isinstance(process, MaskProcess) and isinstance(base, MaskProcess):  # x and MASK are all there is
+        distance = (process.kept(x, t, condition) - base.kept(x, t)).abs()  # (B, T - 1, *shape)
     else:
-        learned, fixed = process.interior_log_marginals, base.interior_log_marginals
-    difference = learned(x, t, module.likely_condition(batch)).exp() - fixed(x, t).exp()
-    return float(0.5 * difference.abs().sum(-1).mean())
+        difference = process.log_marginals(x, t, condition).exp() - base.log_marginals(x, t).exp()
+        distance = 0.5 * difference.abs().sum(-1)
+    drawn = (x != (-1 if module.spec.pad is None else module.spec.pad)).unsqueeze(1).expand_as(distance)
+    return float(distance[drawn].mean())

@@ -1,9 +1,6 @@
-"""Sample quality at fixed step budgets: FID, or the same distance in other features."""
+"""Sample quality: FID, or the same distance in other features."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,13 +13,12 @@ from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..metrics import FeatureExtractor, InceptionFeatures, SampleQuality
 from .samples import SampleCallback
-from .statistics import load_statistics, save_statistics, statistics_path
 
 __all__ = ["FIDCallback"]
 
 
 class FIDCallback(SampleCallback[ImageFLDD]):
-    """Samples with every step budget there is a model for and compares with the real images.
+    """Samples, and compares with the real images of the split.
 
     Logs, in validation and in testing, ``{val,test}/fid_T{t}`` (``frechet_classifier_T{t}`` or
     ``frechet_pixels_T{t}`` with other features) and, in the same features, ``precision_inception_T{t}``,
@@ -30,18 +26,15 @@ class FIDCallback(SampleCallback[ImageFLDD]):
     With every number goes a line in ``sample_quality.jsonl`` in the run's folder: extractor, samples,
     real images, T and dtype.
 
-    The real images are those of the split; their statistics are computed once and kept on disk under
-    the hash of their pictures and of the extractor. The metric lives here and
-    not on the module, which would put it into every checkpoint.
+    The statistics of the real images are computed once a run. The metric lives here and not on the module, which
+    would put it into every checkpoint.
 
     Args:
         extractor: Features; Inception's if None.
-        num_samples: Samples per budget. FID depends on this number: compare equal ones only.
-        models: Checkpoints of further step budgets, such as those trained with another T.
+        num_samples: Samples each time. FID depends on this number: compare equal ones only.
         every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
             ``validate`` and ``test``.
         neighbours: k of precision, recall, density and coverage; see :class:`SampleQuality`.
-        cache_dir: Where the statistics are kept; None keeps none.
         batch_size: Images at once.
         seed: Of the samples.
 
@@ -55,19 +48,16 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         self,
         extractor: FeatureExtractor | None = None,
         num_samples: int = 10_000,
-        models: Sequence[str] = (),
         every_n_validations: int = 1,
         neighbours: int = 5,
-        cache_dir: str | None = "~/.cache/fldd-lightning",
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
         if num_samples < 2 or neighbours < 1:
             raise FLDDError("num_samples must be at least 2 and neighbours at least 1.")
-        super().__init__(num_samples, models, every_n_validations, batch_size, seed)
+        super().__init__(num_samples, every_n_validations, batch_size, seed)
         self.extractor = extractor if extractor is not None else InceptionFeatures()
         self.neighbours = neighbours
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -80,19 +70,18 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         if stage not in self._qualities:
             self._qualities[stage] = self._with_real(trainer, module, data.splits[stage].x)
         quality = self._qualities[stage]
-        for model in self.budgets(module):
-            quality.reset()
-            for first, samples in self.samples(trainer, model):
-                quality.update(model.render(samples), first, real=False)
-            steps = model.problem.num_steps
-            values = quality.compute()
-            named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
-            module.log_dict(named, rank_zero_only=False, sync_dist=False)
-            facts = {"extractor": self.extractor.describe(), "num_real": len(data.splits[stage])}
-            self.report(trainer, model, named, facts)
+        quality.reset()
+        for first, samples in self.samples(trainer, module):
+            quality.update(module.render(samples), first, real=False)
+        values = quality.compute()
+        steps = module.spec.num_steps
+        named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
+        module.log_dict(named, rank_zero_only=False, sync_dist=False)
+        facts = {"extractor": self.extractor.describe(), "num_real": len(data.splits[stage])}
+        self.report(trainer, module, named, facts)
 
     def _with_real(self, trainer: Trainer, module: ImageFLDD, x: Tensor) -> SampleQuality:
-        """The comparison with the real side in it: from the disk, or each process's share of it from the pixels."""
+        """The comparison with this process's share of the real images in it."""
         if len(x) < 2:
             raise FLDDError("FIDCallback needs two real images or more; give the split more, or remove the callback.")
         x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]  # folders are sorted by class
@@ -105,16 +94,6 @@ class FIDCallback(SampleCallback[ImageFLDD]):
                     f"{number} {what} do not determine the covariance of {quality.num_features} features: the Fréchet "
                     f"distance will be far too large. Use more than {quality.num_features}, or fewer features."
                 )
-        kept = None
-        if self.cache_dir is not None and trainer.is_global_zero:
-            pictures = (module.render(part) for part in torch.split(x, 1000))
-            kept = statistics_path(self.cache_dir, pictures, self.extractor)
-        is_loaded = kept is not None and load_statistics(kept, quality.load_real, len(x))
-        if trainer.strategy.broadcast(is_loaded):
-            return quality
         for _, first, size in self.shares(trainer, len(x)):
             quality.update(module.render(x[first : first + size]), first, real=True)
-        statistics = quality.real_statistics()
-        if kept is not None:
-            save_statistics(kept, statistics)
         return quality

@@ -1,8 +1,9 @@
-"""Text at fixed step budgets: the bound per token, and what a judge says of samples, never alone."""
+"""Text: the bound per token, and what a judge says of samples, never alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ __all__ = ["PerplexityCallback"]
 
 
 class PerplexityCallback(SampleCallback[TextFLDD]):
-    """Bounds and generative perplexity with every step budget there is a model for.
+    """Bounds and generative perplexity.
 
     Logs, in validation and in testing, with ``_T{t}`` after each name:
 
@@ -35,19 +36,18 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
 
     Args:
         judge: :class:`NGramJudge` if None; or a :class:`CausalLMJudge`.
-        num_samples: Samples per budget.
+        num_samples: Samples each time.
         mauve: Also ``mauve``, in the judge's features (Pillutla et al., 2021), for which the package ``mauve-text``
             must be installed.
-        models: Checkpoints of further step budgets, such as those trained with another T.
         every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
             ``validate`` and ``test``.
         batch_size: Samples at once.
         seed: Of the samples.
 
     Raises:
-        FLDDError: If the numbers are out of range, the module or data is of another kind, or more than a
-            tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning only, as
-            an untrained model may well write what no text holds.
+        FLDDError: If the numbers are out of range, a package is missing, the module or data is of another kind, or
+            more than a tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning
+            only, as an untrained model may well write what no text holds.
     """
 
     module_class = TextFLDD
@@ -57,12 +57,16 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         judge: Judge | None = None,
         num_samples: int = 1_000,
         mauve: bool = False,
-        models: Sequence[str] = (),
         every_n_validations: int = 1,
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
-        super().__init__(num_samples, models, every_n_validations, batch_size, seed)
+        super().__init__(num_samples, every_n_validations, batch_size, seed)
+        if judge is None and find_spec("nltk") is None:
+            raise FLDDError(
+                'the n-gram judge of PerplexityCallback needs: pip install "fldd-lightning[text]". Or give it another '
+                "judge."
+            )
         self.judge = judge if judge is not None else NGramJudge()
         self.mauve = mauve
         if mauve:
@@ -72,7 +76,6 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         super().setup(trainer, pl_module, stage)
         self._is_prepared = False
         self._real: dict[str, tuple[dict[str, Tensor], Tensor | None]] = {}
-        self._bounds: dict[tuple[str, int], dict[str, Tensor]] = {}
 
     def evaluate(self, trainer: Trainer, module: TextFLDD, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,37 +98,34 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
                 )
             self._real[stage] = ({f"{stage}/{key}_data": value for key, value in values.items()}, features)
         real, real_features = self._real[stage]
-        for i, model in enumerate(self.budgets(module)):
-            if model.tokenizer is None or model.tokenizer.fingerprint != data.tokenizer.fingerprint:
-                which = "this model" if i == 0 else f"'{self.models[i - 1]}'"
-                raise FLDDError(f"{which} has no tokenizer or another than the data: compare models of one.")
-            values = self._bound(trainer, model, i, stage)
-            judged, features, unknown = self._judged(model, [samples for _, samples in self.samples(trainer, model)])
-            if unknown > 0.1:
-                rank_zero_warn(
-                    f"{100 * unknown:.0f} % of the tokens of samples with T = {model.problem.num_steps} are unknown to "
-                    f"the judge ({self.judge.describe()}), whose numbers say little until they are few."
-                )
-            values |= judged
-            if features is not None and real_features is not None:
-                values["mauve"] = _mauve(real_features, features, self.seed)
-            steps = model.problem.num_steps
-            named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
-            named |= {key: value.float().to(module.device) for key, value in real.items()}
-            module.log_dict(named, rank_zero_only=False, sync_dist=False)
-            facts = {
-                "judge": self.judge.describe(),
-                "num_real": min(len(data.splits[stage]), self.num_samples),
-                "corpus": data.corpus.what,
-                "corpus_hash": data.corpus.fingerprint[:16],
-                "precision": str(trainer.precision),  # of the bounds; samples are drawn in that of the parameters
-            }
-            self.report(trainer, model, named, facts)
+        if module.tokenizer is None or module.tokenizer.fingerprint != data.tokenizer.fingerprint:
+            raise FLDDError("this model has no tokenizer or another than the data: use the data it was trained on.")
+        judged, features, unknown = self._judged(module, [samples for _, samples in self.samples(trainer, module)])
+        steps = module.spec.num_steps
+        if unknown > 0.1:
+            rank_zero_warn(
+                f"{100 * unknown:.0f} % of the tokens of samples with T = {steps} are unknown to the judge "
+                f"({self.judge.describe()}), whose numbers say little until they are few."
+            )
+        values = {**module.extra_metrics[stage]["tokens"].compute(), **judged}  # the module's own epoch end comes later
+        if features is not None and real_features is not None:
+            values["mauve"] = _mauve(real_features, features, self.seed)
+        named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}
+        named |= {key: value.float().to(module.device) for key, value in real.items()}
+        module.log_dict(named, rank_zero_only=False, sync_dist=False)
+        facts = {
+            "judge": self.judge.describe(),
+            "num_real": min(len(data.splits[stage]), self.num_samples),
+            "corpus": data.corpus.what,
+            "corpus_hash": data.corpus.fingerprint[:16],
+            "precision": str(trainer.precision),  # of the bounds; samples are drawn in that of the parameters
+        }
+        self.report(trainer, module, named, facts)
 
     def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:
         """Numbers, features and the share of unknown tokens, of batches ``(B, length)`` of this process."""
-        metric = GeneratedText(self.judge.name, model.problem.pad).to(model.device)
-        empty = torch.zeros(0, model.problem.num_dims, dtype=torch.long)  # a process may get no batch
+        metric = GeneratedText(self.judge.name, model.spec.pad).to(model.device)
+        empty = torch.zeros(0, model.spec.num_dims, dtype=torch.long)  # a process may get no batch
         for x in [empty, *parts]:
             texts = model.texts(x)
             features = self.judge.features(texts) if self.mauve else torch.zeros(len(x), 0)
@@ -133,17 +133,6 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         values = metric.compute()
         features, unknown = values.pop("features"), float(values.pop("unknown"))
         return values, features if self.mauve else None, unknown
-
-    def _bound(self, trainer: Trainer, model: TextFLDD, number: int, stage: str) -> dict[str, Tensor]:
-        """The bound of the module at hand, or of another model, which does not train: once."""
-        if number == 0:
-            return dict(model.extra_metrics[stage]["tokens"].compute())  # the module's own epoch end comes later
-        if (stage, number) not in self._bounds:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            loader = data.val_dataloader() if stage == "val" else data.test_dataloader()
-            with trainer.precision_plugin.val_step_context():  # as for the module's own
-                self._bounds[stage, number] = model.evaluate(loader, stage)
-        return dict(self._bounds[stage, number])
 
 
 def _import_mauve() -> Any:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -16,12 +14,11 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..module import FLDD
-from .budgets import load_budgets
+from .drawing import apart, as_picture, montage, schedule_of, shown_steps, with_mask
 from .run import in_training, on_training_device, run_folder
 
 __all__ = ["Pictures", "save_grid", "save_trajectory"]
 
-_MASK = (0.42, 0.55, 0.75)  # a colour no grey level has
 _MOST_COLUMNS = 9
 
 
@@ -29,7 +26,7 @@ class Pictures(Callback):
     """Writes pictures into the run's folder and to every logger that takes images (TensorBoard, W&B).
 
     - ``samples_step{n}.png``: at every validation, samples of the averaged weights, always with the same seed.
-    - ``samples.png``: the same at the end, and ``samples_T{t}.png`` of the models of other budgets.
+    - ``samples.png``: the same at the end.
     - ``trajectory.png``: states z_T..z_0 of a few samples; MASK is blue.
     - ``marginals.png``: for a few validation examples and every t, the probability q(z_t = x|x) that a
       coordinate still is its data value, and the step of sampling that reveals it, 1 being the first.
@@ -40,16 +37,15 @@ class Pictures(Callback):
         num_samples: Samples in a grid.
         num_rows: Trajectories and examples shown.
         seed: Seed of the samples.
-        models: Checkpoints of further step budgets, such as those trained with another T.
 
     Raises:
         FLDDError: If a number is not positive or the module is no :class:`FLDD`.
     """
 
-    def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0, models: Sequence[str] = ()) -> None:
+    def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0) -> None:
         if min(num_samples, num_rows) < 1:
             raise FLDDError("num_samples and num_rows must be at least 1.")
-        self.num_samples, self.num_rows, self.seed, self.models = num_samples, num_rows, seed, models
+        self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,36 +69,27 @@ class Pictures(Callback):
             raise FLDDError("the Pictures callback shows FLDD modules only; remove it from the callbacks.")
         loaders: Any = trainer.val_dataloaders
         with on_training_device(trainer, pl_module):
-            written = self._save_samples(pl_module, folder)
+            save_grid(pl_module, pl_module.sample(self.num_samples, self.seed), folder / "samples.png")
+            states = pl_module.sample(self.num_rows, self.seed, trajectory=True)
+            save_trajectory(pl_module, states, folder / "trajectory.png")
+            written = ["samples", "trajectory"]
             if loaders is not None:
                 self._save_schedule(pl_module, next(iter(loaders)), folder)
                 written += ["marginals", "schedule"]
         for name in written:
             _log_picture(trainer, name, folder / f"{name}.png")
 
-    def _save_samples(self, module: FLDD, folder: Path) -> list[str]:
-        """``samples.png``, those of other budgets, and ``trajectory.png``; their names."""
-        save_grid(module, module.sample(self.num_samples, self.seed), folder / "samples.png")
-        written = ["samples", "trajectory"]
-        for other in load_budgets(self.models, module, FLDD):
-            written.append(f"samples_T{other.problem.num_steps}")
-            save_grid(other, other.sample(self.num_samples, self.seed), folder / f"{written[-1]}.png")
-        states = module.sample(self.num_rows, self.seed, trajectory=True)
-        save_trajectory(module, states, folder / "trajectory.png")
-        return written
-
     def _save_schedule(self, module: FLDD, batch: Any, folder: Path) -> None:
         """``marginals.png`` and ``schedule.png`` of a validation batch."""
-        batch = module.transfer_batch_to_device(batch, module.device, 0)
-        x = module.data(batch).long()
-        num_steps = module.problem.num_steps
-        t = torch.arange(1, num_steps + 1, device=x.device).expand(len(x), -1)
-        kept = module.forward_process.kept(x, t, module.likely_condition(batch)).cpu()  # (N, T, *shape)
-        revealed = _as_picture(module, num_steps - kept[:, :-1].sum(1))  # z_T is noise whatever x is
+        schedule = schedule_of(module, batch)
+        num_steps = module.spec.num_steps
+        revealed = as_picture(module, schedule.revealed)
         # in the order of sampling, as the trajectories are
-        columns = {i: _as_picture(module, kept[:, i - 1]) for i in _shown(num_steps - 1) if i > 0}
+        columns = {
+            i: as_picture(module, schedule.kept[:, i - 1]) for i in shown_steps(num_steps - 1, _MOST_COLUMNS) if i > 0
+        }
         rows = slice(self.num_rows)
-        panels = [_Panels("$x$", _apart(module.render(x[rows].cpu())))]
+        panels = [_Panels("$x$", apart(module.render(schedule.x[rows])))]
         panels += [_Panels(f"$q(z_{{{i}}} = x\\,|\\,x)$", each[rows], (0, 1)) for i, each in columns.items()]
         panels.append(_Panels("revealed in step", revealed[rows], (1, max(2, num_steps)), "viridis_r"))
         _save_panels(panels, folder / "marginals.png")
@@ -117,11 +104,7 @@ def save_grid(module: FLDD, x: Tensor, path: Path) -> None:
     """Write a square grid of examples ``(N, *shape)`` as PNG."""
     from torchvision.utils import save_image
 
-    pictures = _apart(module.render(x))
-    nrow = max(1, int(len(pictures) ** 0.5))
-    scale = max(1, 480 // (nrow * max(pictures.shape[-2:])))
-    pictures = pictures.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    save_image(pictures, path, nrow=nrow, pad_value=0.5)
+    save_image(montage(apart(module.render(x))), path)
 
 
 def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
@@ -129,36 +112,10 @@ def save_trajectory(module: FLDD, states: Tensor, path: Path) -> None:
 
     MASK is blue where pictures have a pixel for every coordinate, else as ``module.render`` shows it.
     """
-    num_steps, num_classes = len(states) - 1, module.problem.num_classes
-    panels = []
-    for i in _shown(num_steps):
-        z = states[num_steps - i]
-        shown = _apart(module.render(z)).expand(-1, 3, -1, -1)
-        is_mask = _as_picture(module, (z == num_classes).float()).amax(1, keepdim=True)
-        if is_mask.shape[-2:] == shown.shape[-2:]:
-            shown = torch.where(is_mask > 0, torch.tensor(_MASK).view(3, 1, 1), shown)
-        panels.append(_Panels(f"$z_{{{i}}}$", shown))
+    num_steps = len(states) - 1
+    steps = shown_steps(num_steps, _MOST_COLUMNS)
+    panels = [_Panels(f"$z_{{{i}}}$", with_mask(module, states[num_steps - i])) for i in steps]
     _save_panels(panels, path)
-
-
-def _shown(num_steps: int) -> list[int]:
-    """T..0, or as many of them as fit beside one another."""
-    most = min(num_steps + 1, _MOST_COLUMNS)
-    return [round(float(i)) for i in torch.linspace(num_steps, 0, most)]
-
-
-def _as_picture(module: FLDD, values: Tensor) -> Tensor:
-    """A number for every coordinate, ``(N, *shape)`` to ``(N, C, H, W)``, laid out as ``module.render`` does."""
-    if values.dim() == 2:
-        return values[:, None, None]
-    if values.dim() == 4 and isinstance(module, ImageFLDD):
-        return _apart(values)
-    return values.flatten(2).unsqueeze(1)
-
-
-def _apart(pictures: Tensor) -> Tensor:
-    """``(N, C, H, W)`` as it is for grey (1) or colour (3); other channels side by side, ``(N, 1, H, C W)``."""
-    return pictures if pictures.shape[1] in (1, 3) else rearrange(pictures, "n c h w -> n 1 h (c w)")
 
 
 @dataclass(frozen=True)

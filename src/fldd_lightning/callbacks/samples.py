@@ -1,10 +1,10 @@
-"""What all callbacks of sample quality share: when, at which budgets, which samples, and what is recorded."""
+"""What all callbacks of sample quality share: when, which samples, and what is recorded."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..errors import FLDDError
 from ..module import FLDD
-from .budgets import load_budgets
 from .run import run_folder
 
 __all__ = ["SampleCallback"]
@@ -25,14 +24,13 @@ M = TypeVar("M", bound=FLDD)
 
 
 class SampleCallback(Callback, Generic[M]):
-    """Samples with every step budget there is a model for, at validations and in testing.
+    """Samples at validations and in testing.
 
     A subclass gives :meth:`evaluate` and names the modules it works on. Samples are drawn in batches
     with seeds of their own, shared out over processes: any number of processes draws the same samples.
 
     Args:
-        num_samples: Samples per budget.
-        models: Checkpoints of further step budgets, such as those trained with another T.
+        num_samples: Samples each time.
         every_n_validations: Evaluate at every so many-th validation of ``fit``; 0 only in
             ``validate`` and ``test``.
         batch_size: Samples at once.
@@ -44,18 +42,15 @@ class SampleCallback(Callback, Generic[M]):
 
     module_class: type[M]
 
-    def __init__(
-        self, num_samples: int, models: Sequence[str], every_n_validations: int, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, num_samples: int, every_n_validations: int, batch_size: int, seed: int) -> None:
         if min(num_samples, batch_size) < 1 or every_n_validations < 0:
             raise FLDDError("num_samples and batch_size must be at least 1, every_n_validations 0 or more.")
-        self.num_samples, self.models, self.every_n_validations = num_samples, models, every_n_validations
+        self.num_samples, self.every_n_validations = num_samples, every_n_validations
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts anew with every call of the trainer, as it may be with other data."""
         self._validations = 0
-        self._others: list[M] | None = None
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, module: M, stage: str) -> None:
@@ -83,12 +78,6 @@ class SampleCallback(Callback, Generic[M]):
         for i in range(trainer.global_rank, len(starts), trainer.world_size):
             yield i, starts[i], min(self.batch_size, number - starts[i])
 
-    def budgets(self, module: M) -> list[M]:
-        """The module itself and the models of further budgets, which are loaded once, on its device."""
-        if self._others is None:
-            self._others = load_budgets(self.models, module, self.module_class)
-        return [module, *self._others]
-
     def report(self, trainer: Trainer, model: FLDD, values: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Print numbers and append them, with all that must be said beside them, to ``sample_quality.jsonl``.
 
@@ -102,13 +91,12 @@ class SampleCallback(Callback, Generic[M]):
         if not trainer.is_global_zero:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        in_training = trainer.global_step if model is trainer.lightning_module else 0
         facts = {
             **facts,
             "num_samples": self.num_samples,
-            "num_steps": model.problem.num_steps,
+            "num_steps": model.spec.num_steps,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "global_step": max(in_training, model.trained_steps),
+            "global_step": max(trainer.global_step, model.trained_steps),
         }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         rank_zero_info(f"{shown} ({', '.join(f'{key} {value}' for key, value in facts.items())})")

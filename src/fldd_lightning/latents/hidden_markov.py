@@ -1,0 +1,147 @@
+"""A hidden Markov model: its tables, passes forward and back through it, and the posterior they give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..categorical import sample_from_uniform
+from .base import LatentPosterior
+
+__all__ = ["Chain", "ChainPosterior", "Filtered", "filtered", "neighbours", "smoothed"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Log p(c_1) ``(C,)``, log p(c_{j+1}|c_j) ``(m - 1, C, C)`` and log p(x_i|c_j) ``(D, K, C)``."""
+
+    first: Tensor
+    following: Tensor
+    conditional: Tensor
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a pass forward finds.
+
+    Attributes:
+        log_p: log p(x), ``(B,)``.
+        past: q(c_j|x up to part j), ``(B, m, C)``.
+        ratios: p(x_j|c_j) over p(x_j|x before j), which :func:`smoothed` goes back with, ``(B, m, C)``.
+    """
+
+    log_p: Tensor
+    past: Tensor
+    ratios: Tensor
+
+
+class ChainPosterior(LatentPosterior):
+    """q(c|x) of a chain.
+
+    Args:
+        scores: log p(x_part|c), ``(B, m, C)``.
+        chain: The tables.
+    """
+
+    def __init__(self, scores: Tensor, chain: Chain) -> None:
+        self.scores, self.chain = scores, chain
+
+    @cached_property
+    def _forward(self) -> Filtered:
+        return filtered(self.scores, self.chain)
+
+    @cached_property
+    def _log_past(self) -> Tensor:
+        return self._forward.past.log()
+
+    @cached_property
+    def _q(self) -> Tensor:
+        """q(c_j|x), ``(B, m, C)``."""
+        return smoothed(self._forward, self.chain)[0]
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        log_past = self._log_past
+        parts = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
+        for j in range(log_past.shape[1] - 2, -1, -1):
+            log_q = log_past[:, j] + self.chain.following[j].T[parts[0]]  # (B, C)
+            parts.insert(0, sample_from_uniform(log_q, uniform[:, j]))
+        return torch.stack(parts, 1)
+
+    def likely(self) -> Tensor:
+        return self._q.argmax(-1)
+
+    def kl(self, c: Tensor | None = None) -> Tensor:
+        return ((self._q * self.scores).sum((1, 2)) - self._forward.log_p).clamp_min(0)
+
+    def nll(self, c: Tensor | None = None) -> Tensor:
+        return -self._forward.log_p
+
+
+def filtered(scores: Tensor, chain: Chain) -> Filtered:
+    """Forward through the chain, for log p(x_part|c) ``(B, m, C)``."""
+    largest = scores.amax(-1, keepdim=True)
+    likelihood, following = (scores - largest).exp(), chain.following.exp()
+    predicted = chain.first.exp().expand_as(likelihood[:, 0])
+    past: list[Tensor] = []
+    ratios, log_p = [], largest.sum((1, 2))
+    with _exactly(scores):
+        for j in range(scores.shape[1]):
+            if j > 0:
+                predicted = past[-1] @ following[j - 1]
+            joint = predicted * likelihood[:, j]
+            total = joint.sum(-1, keepdim=True)
+            past.append(joint / total)
+            ratios.append(likelihood[:, j] / total)
+            log_p = log_p + total.squeeze(-1).log()
+    return Filtered(log_p, torch.stack(past, 1), torch.stack(ratios, 1))
+
+
+def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, list[Tensor]]:
+    """Back through the chain.
+
+    Args:
+        forward: What :func:`filtered` found.
+        chain: The tables.
+
+    Returns:
+        q(c_j|x) ``(B, m, C)``; and, for :func:`neighbours`, p(x after j|c_{j+1}) over p(x after j|x up to j), m - 1
+        times ``(B, C)``.
+    """
+    past, ratios, following = forward.past, forward.ratios, chain.following.exp()
+    future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
+    q, ahead = [past[:, -1]], list[Tensor]()
+    with _exactly(past):
+        for j in range(past.shape[1] - 2, -1, -1):
+            ahead.insert(0, ratios[:, j + 1] * future)
+            future = ahead[0] @ following[j].T
+            q.insert(0, past[:, j] * future)
+    posterior = torch.stack(q, 1)
+    return posterior / posterior.sum(-1, keepdim=True), ahead  # the sums are 1 but for rounding
+
+
+def neighbours(forward: Filtered, ahead: Sequence[Tensor], chain: Chain) -> Tensor:
+    """Counts of neighbouring numbers.
+
+    Args:
+        forward: What :func:`filtered` found.
+        ahead: What :func:`smoothed` found beside the posterior.
+        chain: The tables.
+
+    Returns:
+        q(c_j, c_{j+1}|x) summed over x, ``(m - 1, C, C)``.
+    """
+    following = chain.following.exp()
+    pairs = torch.empty_like(following)
+    with _exactly(following):
+        for j, each in enumerate(ahead):
+            pairs[j] = (forward.past[:, j].T @ each) * following[j]
+    return pairs
+
+
+def _exactly(scores: Tensor) -> torch.autocast:
+    """Products in float32, also where training is in mixed precision: a latent's KL is part of the bound."""
+    return torch.autocast(scores.device.type, enabled=False)
