@@ -35,11 +35,12 @@ def import_class(path: str) -> Any:
         ) from error
 
 
-def build(factory: Callable[..., T] | dict[str, Any], *args: Any) -> T:
+def build(factory: Any, base: type[T], *args: Any) -> T:
     """Make an object from a recipe: call it, or follow its ``class_path`` and ``init_args``."""
-    if not isinstance(factory, dict):
-        return factory(*args)
-    return _resolve(factory)(*args)  # type: ignore[no-any-return]
+    made = (_resolve(factory) if isinstance(factory, dict) else factory)(*args)
+    if not isinstance(made, base):
+        raise FLDDError(f"{type(made).__name__} is not a {base.__name__}. Subclass fldd_lightning.{base.__name__}.")
+    return made
 
 
 def plain(value: Any, recipe: Callable[[Any], Any] = lambda value: value) -> Any:

@@ -1,65 +1,63 @@
-"""The LightningModule: forward process, denoiser and estimator under one NELBO loss."""
+"""The LightningModule: forward process, denoiser, latents and estimator under one NELBO loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import log
+from textwrap import shorten
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import MeanMetric, Metric
 
-from .categorical import float64_device
-from .checkpointed import CheckpointedModule
-from .codes import Code
+from .bound import Bound, draw_latents, nelbo, num_uniforms, step_terms, stratified_steps
+from .categorical import check_states, float64_device, grey_levels
 from .errors import FLDDError
-from .estimators import GradientEstimator, StepLoss
-from .factory import build, describe
-from .forward import ForwardProcess
-from .hooks import ModalityHooks
+from .estimators import GradientEstimator, Reinforce
+from .factory import build, describe, plain
+from .forward import ForwardProcess, MaskProcess
+from .latents import Latent, LengthLatent
+from .metrics import NELBOMetric
 from .networks import Backbone
-from .objective import stratified_steps
-from .optimization import AdaptiveClip, averaging, learning_rate_factor, run_length, run_progress
-from .problem import Problem
-from .reverse import ReverseProcess
+from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import ancestral_sample
+from .spec import Spec
+from .training import AdaptiveClip, Averaging, fit_latents, learning_rate_factor, run_length, run_progress
 
 __all__ = ["FLDD"]
 
 
-class FLDD(CheckpointedModule):
+class FLDD(LightningModule):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension),
-    ``*/kl_t{t}``, further terms of the bound and, with a code, ``*/kl_code`` and the bound of the
-    code alone, ``{val,test}/nll_code``. Training draws one step per example, evaluation
-    sums all T. Evaluation and checkpoints use averaged weights.
+    ``*/kl_t{t}`` for every step, ``*/kl_{name}`` for every latent and further terms of the bound. Where a latent says
+    something of the values, ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one step per
+    example, evaluation sums all T. Evaluation and checkpoints use averaged weights.
 
-    A modality is added by subclassing; what it may override stands in
-    :class:`~fldd_lightning.hooks.ModalityHooks`. A subclass with options of its own passes
-    the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
+    A modality is added by subclassing: see the methods under "what a modality may change". A subclass with options of
+    its own passes the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
 
     Args:
         num_classes: K; on the command line linked from the data.
         shape: Shape of one example; linked from the data.
+        forward_process: Makes the forward process from the :class:`Spec`.
+        denoiser: Makes the denoiser from ``(spec, num_inputs, num_outputs)``.
+        estimator: Makes the gradient estimator from the :class:`Spec`.
+        latents: Make, from the :class:`Spec`, what is drawn before the first step: none, one, or several. Padded
+            sequences get a :class:`LengthLatent` in any case.
+        reverse: Makes the reverse process from ``(spec, process, denoiser, latents)``. If None, :class:`MaskedReverse` for
+            processes that only mask, else :class:`DirectReverse`.
         num_steps: T, fixed at training time.
-        num_labels: Labels of a conditional model, or 0.
-        padded: Whether the last class is PAD; linked from the data. See :class:`Problem`.
-        forward_process: Makes the forward process from the :class:`Problem`.
-        denoiser: Makes the denoiser from ``(problem, num_inputs, num_outputs)``.
-        estimator: Makes the gradient estimator from the :class:`Problem`.
-        code: Makes, from the :class:`Problem`, the code of an example that is drawn before the first step and that both
-            networks see; it is fitted to the training data when training starts. None does without.
+        padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
         freeze_steps: Optimiser steps before the forward process starts to move.
-        forward_interval: The forward process moves at every so many-th step only, so that the
-            denoiser makes that many updates to one of the forward process.
-        free_bits: Nats per example and step below which a step's KL is no longer pressed down
-            (Kingma et al., 2016); 0 is the bound itself. Needs an estimator that reports a KL.
         auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run (a run without an
             end keeps it). Under masked diffusion every masked coordinate teaches the denoiser at every step, with
             its probability of being revealed, 1/t; an order reveals few at a step, and teaches little. This
@@ -67,102 +65,273 @@ class FLDD(CheckpointedModule):
             processes that only mask. It is 0 for masked diffusion, has no gradient to the forward process, and
             estimators over relaxed states have none. 0 is the bound itself.
         weight_decay: AdamW's, for both.
-        clip_ratio: Gradients are clipped to this multiple of their running mean norm, the two
-            networks apart. ``trainer.gradient_clip_val``, if given, replaces it by a fixed norm or value, 0 by none.
         ema_decay: Decay of the averaged weights.
+
+    Attributes:
+        spec: K, shape, PAD and T, and what networks see.
+        latents: All of them, in order.
+        bounds: The bound's metric, by stage.
+        extra_metrics: What :meth:`make_metrics` makes, by stage.
+        vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
+            trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
+        trained_steps: Optimiser steps of the checkpoint that was loaded.
 
     Raises:
         FLDDError: If the numbers or submodules do not fit together.
     """
 
+    vocabulary: Sequence[str] | None = None
+    trained_steps: int = 0
     _run_progress: Callable[[int], float] | None = None
 
     def __init__(
         self,
         num_classes: int,
         shape: Sequence[int],
-        forward_process: Callable[[Problem], ForwardProcess],
-        denoiser: Callable[[Problem, int, int], Backbone],
-        estimator: Callable[[Problem], GradientEstimator],
+        forward_process: Callable[[Spec], ForwardProcess],
+        denoiser: Callable[[Spec, int, int], Backbone],
+        estimator: Callable[[Spec], GradientEstimator] = Reinforce,
+        latents: Callable[[Spec], Latent] | Sequence[Callable[[Spec], Latent]] = (),
+        reverse: Callable[..., Reverse] | None = None,
         num_steps: int = 4,
-        num_labels: int = 0,
         padded: bool = False,
-        code: Callable[[Problem], Code] | None = None,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
-        forward_interval: int = 1,
-        free_bits: float = 0.0,
         auxiliary_weight: float = 4.0,
         weight_decay: float = 0.0,
-        clip_ratio: float = 2.0,
         ema_decay: float = 0.998,
     ) -> None:
         super().__init__()
-        if forward_interval < 1 or min(free_bits, auxiliary_weight) < 0:
-            raise FLDDError("forward_interval must be at least 1, free_bits and auxiliary_weight at least 0.")
+        if auxiliary_weight < 0:
+            raise FLDDError(f"auxiliary_weight is {auxiliary_weight}, but it must be 0 or more.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        if _given_hyperparameters.get() is not None:
-            self.save_hyperparameters()  # on the command line, which knows class paths itself
-        else:
-            self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
-        self.problem = Problem(num_classes, tuple(shape), num_steps, num_labels, padded)
-        self.code = None if code is None else build(code, self.problem)
-        if self.code is not None:
-            if num_labels > 0 or type(self).condition is not ModalityHooks.condition:
-                raise FLDDError(
-                    "labels stand where a code would: set model.code to null, or use a model without labels."
-                )
-            self.problem = self.code.seen_by_networks(self.problem)
-            # DDP need not send its tables before every step: CodedModule does when training starts
-            names = [f"code.{name}" for name, _ in self.code.named_buffers()]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
-        self.forward_process = build(forward_process, self.problem)
-        self.reverse = ReverseProcess(self.problem, self.forward_process, lambda *a: build(denoiser, *a), self.code)
-        self.estimator = build(estimator, self.problem)
+        self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
+        bare = Spec(num_classes, tuple(shape), num_steps, padded)
+        self.latents = nn.ModuleList(_made_latents(latents, bare))
+        self.spec = Spec(num_classes, tuple(shape), num_steps, padded, _seen(self.latents))
+        self.forward_process = build(forward_process, ForwardProcess, self.spec)
+        masks = isinstance(self.forward_process, MaskProcess)
+        reverse = reverse or (MaskedReverse if masks else DirectReverse)
+        self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, list(self.latents))
+        self.estimator = build(estimator, GradientEstimator, self.spec)
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
-        self.freeze_steps, self.ema_decay = freeze_steps, ema_decay
-        self.forward_interval, self.free_bits, self.auxiliary_weight = forward_interval, free_bits, auxiliary_weight
-        self.clip_forward = AdaptiveClip(clip_ratio, name="the forward process")
-        self.clip_reverse = AdaptiveClip(clip_ratio, name="the denoiser")
+        self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
+        self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
+        # DDP need not send the tables of latents before every step: fit_latents does when training starts
+        names = [f"latents.{name}" for name, _ in self.latents.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
+        # plain dictionaries: a metric's networks are no part of the model, its average or its checkpoints
+        self.bounds: dict[str, NELBOMetric] = {}
+        self.extra_metrics: dict[str, dict[str, Metric]] = {}
+        self._num_seen = 0
+        self._auxiliary_now = auxiliary_weight
 
-    # ---- objective ------------------------------------------------------------------------
+    # ---- training -------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = self._checked(batch)
+        """The loss: T E_t of the estimator's surrogate, plus the KL of latents and further terms, per dimension."""
+        x, spec = self.data(batch).long(), self.spec
         generator = self._generator(self.current_epoch, batch_idx)
-        t = stratified_steps(len(x), self.problem.num_steps, generator).to(self.device)
-        uniform = torch.rand(
-            len(x), self.problem.num_draws, dtype=torch.float64, device=generator.device, generator=generator
-        )
-        posterior = self.code_posterior(x)
-        condition = self.condition(batch) if posterior is None else posterior.draw(uniform)
-        terms = self.further_terms(batch, posterior, condition)
-        step = self.forward_process.transition(x, t, condition)
-        out = self.estimator.loss(step, self.reverse, generator, self.global_step)
-        extra = sum((term.mean() for term in terms.values()), torch.zeros((), device=self.device))
-        for name, term in terms.items():
-            self.log(f"train/{name}", term.mean(), on_step=True, batch_size=len(x))
-        per_step = self._pressed(out, t)
+        t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
+        size = (len(x), num_uniforms(self.latents))
+        uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
+        drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
+        step = self.forward_process.step(x, t, drawn.condition)
+        out = self.estimator.loss(step, lambda z_t: step_terms(step, self.reverse, z_t), generator, self.global_step)
+        per_step = out.surrogate
         if out.auxiliary is not None:
-            weight = self.auxiliary_weight * (1 - min(1.0, self._progress()))
-            per_step = per_step + weight * out.auxiliary
-            self.log("train/auxiliary", self.problem.num_steps * out.auxiliary.mean(), on_step=True, batch_size=len(x))
-        loss = (self.problem.num_steps * per_step.mean() + extra) / self.problem.num_dims
-        if out.kl is not None:
-            nelbo = self.problem.num_steps * out.kl.mean() + extra.detach()
-            bits = nelbo / (self.problem.num_dims * torch.log(torch.tensor(2.0)))
-            self.log("train/nelbo", nelbo, on_step=True, prog_bar=True, batch_size=len(x))
-            self.log("train/bpd", bits, on_step=True, batch_size=len(x))
-            sums = torch.zeros(self.problem.num_steps + 1, device=self.device)
-            counts = sums.clone().index_add(0, t, torch.ones_like(out.kl))
-            means = sums.index_add(0, t, out.kl.float()) / counts
-            for i in counts.nonzero().flatten().tolist():  # at once: every transfer waits for the device
-                self.log(f"train/kl_t{i}", means[i], on_step=True, batch_size=len(x))
-        return loss
+            per_step = per_step + self._auxiliary_now * out.auxiliary
+        terms = {name: term.mean() for name, term in {**self.extra_terms(batch), **drawn.kl}.items()}
+        further = sum(terms.values(), torch.zeros((), device=self.device))
+        self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
+        return (spec.num_steps * per_step.mean() + further) / spec.num_dims
+
+    def _log_training(
+        self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor], further: Tensor
+    ) -> None:
+        num_steps, size = self.spec.num_steps, len(t)
+        values = dict(terms)
+        if auxiliary is not None:
+            values["auxiliary"] = num_steps * auxiliary.mean()
+        if kl is not None:
+            bound = num_steps * kl.mean() + further
+            values["bpd"] = bound / (self.spec.num_dims * log(2))
+            self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
+            counts = torch.zeros(num_steps + 1, device=kl.device).index_add(0, t, torch.ones_like(kl))
+            means = torch.zeros_like(counts).index_add(0, t, kl.float()) / counts
+            # with as many examples as steps every step was drawn, and nobody need ask the device which
+            drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
+            values.update({f"kl_t{i}": means[i] for i in drawn})
+        for name, value in values.items():
+            self.log(f"train/{name}", value, on_step=True, batch_size=size)
+
+    def on_train_start(self) -> None:
+        """Fit the latents that are fitted beforehand."""
+        fit_latents(self.trainer, self, list(self.latents), self._checked)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._run_progress is None:
+            self._run_progress = run_progress(self.trainer)
+        self._auxiliary_now = self.auxiliary_weight * (1 - min(1.0, self._run_progress(self.global_step)))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check the batch while it is on the CPU, where looking at it makes no device wait."""
+        self._checked(batch)
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
+        self._run_progress = progress = run_progress(self.trainer)
+        own = {id(p) for p in self.forward_process.parameters()}
+        rest = [p for p in self.parameters() if id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
+        factors = [learning_rate_factor(progress)]
+        if own:
+            total = run_length(self.trainer)
+            if total <= self.freeze_steps:
+                rank_zero_warn(
+                    f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
+                    f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."
+                )
+            lr = self.lr * self.forward_lr_ratio
+            groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
+            factors.append(learning_rate_factor(progress, self.freeze_steps))
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the two networks apart, and hold the forward process still while it is frozen.
+
+        Gradients are clipped to twice their running mean norm. ``trainer.gradient_clip_val``, if given, replaces that by
+        a fixed norm or value, 0 by none.
+        """
+        for group in optimizer.param_groups:
+            is_forward = group["name"] == "forward"
+            if is_forward and self.global_step < self.freeze_steps:
+                for p in group["params"]:
+                    p.grad = None
+            elif gradient_clip_val is None:
+                (self.clip_forward if is_forward else self.clip_reverse).clip(group["params"])
+            elif gradient_clip_val > 0:  # 0 is Lightning's word for none
+                by_value = gradient_clip_algorithm == "value"
+                clip_to = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+                clip_to(group["params"], gradient_clip_val)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
+        return [Averaging(self.ema_decay)]
+
+    def setup(self, stage: str) -> None:
+        self._run_progress = None
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise FLDDError(
+                f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
+                "Use bf16-mixed."
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        self._take_vocabulary(getattr(data, "vocabulary", None))
+
+    # ---- evaluation -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def nelbo_terms(self, batch: Any, noise: Tensor) -> Bound:
+        """Unbiased terms of the bound, one draw of z_t a step (eq. 5).
+
+        Args:
+            batch: What the data loader gives.
+            noise: Float64 numbers in [0, 1), ``(B, T, D + n)``: of every step, D for z_t, n of
+                :func:`~fldd_lightning.bound.num_uniforms` for the latents.
+        """
+        x = self._checked(batch)
+        return nelbo(self.forward_process, self.reverse, self.latents, x, batch, noise, self.extra_terms(batch))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Score examples: ``nelbo`` (nats per example) and the ``index`` of each in its split."""
+        index = self._index(batch)
+        return {"nelbo": self.nelbo_terms(batch, self._noise(index)).nelbo, "index": index}
+
+    def on_predict_epoch_start(self) -> None:
+        self._num_seen = 0
+
+    def on_validation_epoch_start(self) -> None:
+        self._prepare_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._prepare_evaluation("test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Any], stage: str = "test") -> dict[str, Tensor]:
+        """All that validation and testing log, without a trainer: the bound, its terms, further metrics.
+
+        Args:
+            batches: Batches of a data loader, with the ``index`` of every example.
+            stage: ``val`` or ``test``; whose metrics to use. They are reset.
+
+        Returns:
+            Values by name, without the stage; over all processes, if there are several.
+        """
+        was_training = self.training
+        self.eval()
+        self._prepare_evaluation(stage)
+        for batch in batches:
+            self._evaluation_step(stage, self.transfer_batch_to_device(batch, self.device, 0))
+        self.train(was_training)
+        return self._collect(stage)
+
+    def _prepare_evaluation(self, stage: str) -> None:
+        self._num_seen = 0
+        if stage not in self.bounds:
+            names = (*self.extra_term_names(), *(f"kl_{each.name}" for each in self.latents))
+            self.bounds[stage] = NELBOMetric(self.spec.num_steps, self.spec.num_dims, names)
+            self.extra_metrics[stage] = dict(self.make_metrics())
+            if any(each.says_values for each in self.latents):
+                self.extra_metrics[stage]["nll_latent"] = MeanMetric()
+        for metric in (self.bounds[stage], *self.extra_metrics[stage].values()):
+            metric.to(self.device).reset()  # an evaluation before may have been broken off
+
+    def _evaluation_step(self, stage: str, batch: Any) -> None:
+        terms = self.nelbo_terms(batch, self._noise(self._index(batch)))
+        if terms.nll_latent is not None:
+            self.extra_metrics[stage]["nll_latent"].update(terms.nll_latent)
+        self.bounds[stage].update(terms.kl, terms.further)
+        self.update_metrics(self.extra_metrics[stage], batch, terms.nelbo)
+
+    def _collect(self, stage: str) -> dict[str, Tensor]:
+        """Values of all metrics of a stage by name; resets them."""
+        collected = {name: value.float() for name, value in self.bounds[stage].compute().items()}
+        self.bounds[stage].reset()
+        for name, metric in self.extra_metrics[stage].items():
+            value = metric.compute()
+            collected.update(value if isinstance(value, dict) else {name: value})
+            metric.reset()
+        return collected
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, value in self._collect(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
 
     # ---- sampling -------------------------------------------------------------------------
 
+    @torch.no_grad()
     def sample(
         self,
         num_samples: int,
@@ -198,15 +367,17 @@ class FLDD(CheckpointedModule):
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
         parts = []
         with Progress(disable=not progress) as bar:
-            task = bar.add_task("sampling", total=len(sizes) * self.problem.num_steps)
+            task = bar.add_task("sampling", total=len(sizes) * self.spec.num_steps)
             for size in sizes:
+                drawn = [each.sample(size, generator).to(self.device) for each in self.latents]
+                pads = (each.padding(c) for each, c in zip(self.latents, drawn, strict=True))
                 part = ancestral_sample(
                     self.forward_process,
                     self.reverse,
                     size,
                     generator,
-                    self.prior_condition(size, generator),
-                    self.sample_padding(size, generator),
+                    tuple(c for each, c in zip(self.latents, drawn, strict=True) if each.seen is not None),
+                    next((each for each in pads if each is not None), None),
                     num_steps,
                     trajectory,
                     on_step=lambda: bar.advance(task),
@@ -215,90 +386,192 @@ class FLDD(CheckpointedModule):
         self.train(was_training)
         return torch.cat(parts, 1 if trajectory else 0)
 
-    # ---- optimisation ---------------------------------------------------------------------
+    def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
+        """What networks see of a batch at the most likely latents; for pictures and monitors."""
+        x = self._checked(batch)
+        return tuple(each.posterior(x, batch).likely() for each in self.latents if each.seen is not None)
 
-    def configure_optimizers(self) -> Any:
-        """One AdamW, a parameter group for denoiser and code and one for the forward process."""
-        self._run_progress = progress = run_progress(self.trainer)
-        own = {id(p) for p in self.forward_process.parameters()}
-        rest = [p for p in self.parameters() if id(p) not in own]
-        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
-        factors = [learning_rate_factor(progress)]
-        if own:
-            total = run_length(self.trainer)
-            if total <= self.freeze_steps:
-                rank_zero_warn(
-                    f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
-                    f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."
-                )
-            lr = self.lr * self.forward_lr_ratio
-            groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
-            factors.append(learning_rate_factor(progress, self.freeze_steps))
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    # ---- what a modality may change ---------------------------------------------------------
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the two networks apart, and hold the forward process still while it is frozen."""
-        for group in optimizer.param_groups:
-            frozen = self.global_step < self.freeze_steps or self.global_step % self.forward_interval != 0
-            if group["name"] == "forward" and frozen:
-                for p in group["params"]:
-                    p.grad = None
-            elif gradient_clip_val is None:
-                clip = self.clip_forward if group["name"] == "forward" else self.clip_reverse
-                clip.clip(group["params"])
-            elif gradient_clip_val > 0:  # 0 is Lightning's word for none
-                by_value = gradient_clip_algorithm == "value"
-                clip_to = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
-                clip_to(group["params"], gradient_clip_val)
+    def data(self, batch: Any) -> Tensor:
+        """The integers ``(B, *shape)`` of a batch: the batch itself, its ``"x"``, or the first of several tensors."""
+        x: Tensor = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (list, tuple)) else batch
+        return x
+
+    def extra_terms(self, batch: Any) -> dict[str, Tensor]:
+        """Further terms of the bound by name, ``(B,)`` each, in nats per example."""
+        return {}
+
+    def extra_term_names(self) -> tuple[str, ...]:
+        """The names :meth:`extra_terms` returns."""
+        return ()
+
+    def make_metrics(self) -> dict[str, Metric]:
+        """Further metrics by name; one set is made for each of ``val`` and ``test``."""
+        return {}
+
+    def update_metrics(self, metrics: dict[str, Metric], batch: Any, nelbo: Tensor) -> None:
+        """Update the metrics of :meth:`make_metrics` with a batch and its NELBO ``(B,)`` in nats."""
+
+    def render(self, x: Tensor) -> Tensor:
+        """Show examples, or states on the way to them, as pictures.
+
+        Args:
+            x: Integers ``(N, *shape)``; K is MASK, where the process has one.
+
+        Returns:
+            Float pictures in [0, 1], ``(N, channels, height, width)``; one row per example here.
+        """
+        flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(1)
+        return grey_levels(flat.unsqueeze(1), self.spec.num_classes)
+
+    def to_text(self, x: Tensor) -> list[str] | None:
+        """Write examples ``(N, *shape)``, or states with MASK as K, as one line each; None for no text."""
+        return None
+
+    # ---- checkpoints ----------------------------------------------------------------------
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = None, trusted: Sequence[Any] = (), **overrides: Any
+    ) -> Any:
+        """Load a module of this class, with averaged weights. Nothing in the file is run.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where to put the weights; the CPU if None.
+            trusted: Your own classes that the file may name, such as networks.
+            overrides: Options in place of those in the file.
+
+        Raises:
+            FLDDError: If the file is not a checkpoint of this package, is of another class, or names a class that is
+                neither this package's nor trusted.
+        """
+        from .checkpoint import load_module
+
+        return load_module(cls, checkpoint_path, map_location, trusted, overrides)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = checkpoint.get("datamodule_hyper_parameters")
+        if data is not None:
+            checkpoint["datamodule_hyper_parameters"] = plain(data)
+        checkpoint["fldd"] = {
+            "version": 2,
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "settings": {key: plain(value) for key, value in self.hparams.items() if not key.startswith("_")},
+            "identity": plain(self._identity()),
+            "vocabulary": self.vocabulary,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration, naming what differs."""
+        if "fldd_problem" in checkpoint:
+            raise FLDDError("this checkpoint is of the first release, which had other networks. Train the model again.")
+        saved = checkpoint.get("fldd")
+        if saved is None:
+            raise FLDDError("this checkpoint was not written by fldd-lightning.")
+        there, here = saved["identity"], self._identity()
+        differences = [
+            f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]
+        ]
+        if differences:
+            raise FLDDError(
+                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
+                "and the data it was trained with, and no options that change them; without any it uses its own."
+            )
+        self._take_vocabulary(saved.get("vocabulary"))
+        self.trained_steps = int(checkpoint.get("global_step", 0))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As always, but mistakes are told in a sentence."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            what = shorten(str(error).partition("\n")[2], 160, placeholder=" ...")
+            raise FLDDError(
+                f"the checkpoint is of other networks ({what}). Use the config it was trained with, and no options "
+                "that change it."
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is of a run, and metrics, which are made anew."""
         return {**super().__getstate__(), "_run_progress": None, "bounds": {}, "extra_metrics": {}}
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
-        return [averaging(self.ema_decay)]
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "num_classes": self.spec.num_classes,
+            "shape": list(self.spec.shape),
+            "num_steps": self.spec.num_steps,
+            "padded": self.spec.padded,
+            "forward_process": self.forward_process.configuration(),
+            "reverse": self.reverse.configuration(),
+            "latents": [each.configuration() for each in self.latents],
+        }
 
-    def setup(self, stage: str) -> None:
-        self._run_progress = None
-        if self.trainer.precision in ("bf16-true", "16-true"):
+    def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:
+        """Remember what the integers stand for, or refuse a second meaning, naming what differs."""
+        if vocabulary is None:
+            return
+        vocabulary = [str(name) for name in vocabulary]
+        if self.vocabulary is not None and self.vocabulary != vocabulary:
+            pairs = enumerate(zip(self.vocabulary, vocabulary))
+            first = next((f"; {i} is '{a}' and '{b}'" for i, (a, b) in pairs if a != b), "")
             raise FLDDError(
-                f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
-                "Use bf16-mixed."
+                f"data and checkpoint have different vocabularies ({len(vocabulary)} and {len(self.vocabulary)} "
+                f"entries{first}). Use the data the model was trained with, or a file of the same tokens."
             )
-        data = getattr(self.trainer, "datamodule", None)
-        self._take_vocabulary(getattr(data, "vocabulary", None))
+        self.vocabulary = vocabulary
 
-    # ---- internals ------------------------------------------------------------------------
+    # ---- batches and noise -------------------------------------------------------------------
 
-    def _progress(self) -> float:
-        """Share of the run that is done; 0 without one."""
-        if self._trainer is None:
-            return 0.0
-        if self._run_progress is None:
-            self._run_progress = run_progress(self.trainer)
-        return self._run_progress(self.global_step)
-
-    def _pressed(self, out: StepLoss, t: Tensor) -> Tensor:
-        """The surrogate ``(B,)``, zero for steps whose mean KL over the batch lies below the free bits."""
-        if self.free_bits == 0:
-            return out.surrogate
-        if out.kl is None:
-            raise FLDDError("free_bits needs an estimator that reports a KL; Concrete does not. Set free_bits to 0.")
-        same = (t.unsqueeze(0) == t.unsqueeze(1)).to(out.kl)  # (B, B)
-        mean_kl = (same * out.kl).sum(1) / same.sum(1)
-        return torch.where(mean_kl >= self.free_bits, out.surrogate, 0.0)
+    def _checked(self, batch: Any) -> Tensor:
+        """The integers of a batch, ``(B, *shape)``; raises FLDDError where they cannot be right."""
+        x = self.data(batch)
+        check_states(x, self.spec.num_classes, self.spec.shape)
+        for each in self.latents:
+            each.check(x, batch)
+        return x.long()
 
     def _generator(self, *counters: int) -> torch.Generator:
         """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
         seed = torch.initial_seed() % 2**31
         for number in (self.global_rank, *counters):
             seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
-        return torch.Generator(float64_device(self.device)).manual_seed(seed)
+        on_device = "cpu" if self.device.type == "mps" else self.device
+        return torch.Generator(on_device).manual_seed(seed)
+
+    def _index(self, batch: Any) -> Tensor:
+        """``(B,)``: what the batch says, or its examples counted; several processes take turns."""
+        if isinstance(batch, dict) and "index" in batch:
+            index: Tensor = batch["index"]
+            return index
+        x = self.data(batch)
+        seen = self._num_seen + torch.arange(len(x), device=x.device)
+        self._num_seen += len(x)
+        world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        return seen * world + rank
+
+    def _noise(self, index: Tensor) -> Tensor:
+        """Uniform numbers ``(B, T, D + n)`` that depend on each example's index alone."""
+        size = (self.spec.num_steps, self.spec.num_dims + num_uniforms(self.latents))
+        rows = [
+            torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in index.tolist()
+        ]
+        return torch.stack(rows).to(float64_device(self.device))
+
+
+def _made_latents(recipes: Any, spec: Spec) -> list[Latent]:
+    """The latents that were asked for, and the length of padded sequences."""
+    several = recipes if isinstance(recipes, (list, tuple)) else [recipes]
+    made = [build(recipe, Latent, spec) for recipe in several]
+    says_padding = any(type(each).padding is not Latent.padding for each in made)
+    if spec.padded and len(spec.shape) == 1 and not says_padding:
+        made.append(LengthLatent(spec))
+    names = [each.name for each in made]
+    if len(set(names)) < len(names):
+        raise FLDDError(f"the latents are called {', '.join(names)}, but each needs a name of its own.")
+    return made
+
+
+def _seen(latents: Iterable[Any]) -> Any:
+    return tuple(each.seen for each in latents if each.seen is not None)

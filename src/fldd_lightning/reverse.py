@@ -1,168 +1,300 @@
-"""The reverse process p(z_s|z_t): factorised, given directly by the denoiser (FLDD eq. 7)."""
+"""The reverse process p(z_s|z_t), s = t-1: factorised over coordinates, given by the denoiser (FLDD eq. 7).
+
+Three classes, by what the denoiser predicts:
+
+- :class:`MaskedReverse`, for processes that only mask: the values of masked coordinates, and which of them stay.
+- :class:`DirectReverse`, for all others: z_s itself.
+- :class:`PredictingReverse`, for fixed ones: x, which is put through the process's own posterior.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .categorical import log_one_hot, sample_categorical
-from .codes import Code
 from .errors import FLDDError
+from .factory import build
 from .forward.base import ForwardProcess
-from .forward.mask import MaskProcess
-from .networks.base import Backbone, check_backbone
-from .problem import Problem
-from .softmax import log_prob_at, masked_logits, rows_at_once
-from .states import SparseStates, State
+from .forward.masked import MaskProcess
+from .latents.base import Latent
+from .networks.base import Backbone, as_weights
+from .spec import Spec
 
-__all__ = ["ReverseProcess"]
+__all__ = ["DirectReverse", "MaskedReverse", "PredictingReverse", "Reverse"]
+
+_CHUNK = 2**22  # logits worked on at once: 16 MiB in float32
 
 
-class ReverseProcess(nn.Module):
-    """p(z_s|z_t) = prod_i Cat(z_s^i; v^i(z_t, t)), with s = t-1.
-
-    The network gives the distribution of z_s itself: predicting x and noising it again is valid
-    for fixed processes only. Its logits are added to those of the base process's own posterior
-    with unknown x, so that an untrained denoiser already keeps what the process keeps. Coordinates
-    at PAD stay there, and no other coordinate gets there.
-
-    Under a mask-only process unmasked coordinates carry over, and whether a masked one stays is decided
-    first, with the odds of the schedule that all examples share and the denoiser's logit for MASK as a
-    correction. Where a schedule does not depend on x the correction is zero, as at initialisation: it is followed
-    exactly, also while it is being learned. At t = 1 MASK has probability zero.
-
-    With a code the logits of such a process start from its log p(x_i|c), which is the best there is
-    while nothing is visible; it takes two more tensors of the logits' size.
+class Reverse(nn.Module, ABC):
+    """Base class: p(z_s|z_t) = prod_i Cat(z_s^i; v^i(z_t, t)). Coordinates at PAD stay there; none gets there.
 
     Args:
-        problem: K, shape and T.
-        process: The forward process; only its base, or the schedule that all examples share, is used.
-        denoiser: Makes the backbone from ``(problem, num_inputs, num_outputs)``.
-        code: What the labels stand for, if they are codes.
-
-    Raises:
-        FLDDError: If the network is no Backbone, or the code is learned and the process does not only mask.
+        spec: K, shape and T.
+        process: The forward process; only its schedule that all examples share, or its base, is used.
+        denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
+        num_outputs: Logits that the denoiser gives for each coordinate.
+        time_independent: Whether the denoiser is not told the step.
     """
 
     def __init__(
         self,
-        problem: Problem,
+        spec: Spec,
         process: ForwardProcess,
-        denoiser: Callable[[Problem, int, int], Backbone],
-        code: Code | None = None,
+        denoiser: Callable[[Spec, int, int], Backbone],
+        num_outputs: int,
+        time_independent: bool = False,
     ) -> None:
         super().__init__()
-        self.num_states = process.num_states
-        self.has_mask = process.has_mask
-        self.mask_only = process.mask_only
-        self.pad = problem.pad
-        # methods of a module held elsewhere, which add no parameters here
-        self._skip = process.reverse_skip
-        if self.mask_only:
-            if not isinstance(process, MaskProcess):
-                raise FLDDError(f"{type(process).__name__} sets mask_only, but is not a MaskProcess. Subclass that.")
-            self._log_stay_odds = process.log_stay_odds
-            self._log_data = None if code is None else code.log_conditional_of
-        elif code is not None and next(code.parameters(), None) is not None:
-            raise FLDDError(
-                f"{type(code).__name__} is trained through the logits it gives to masked coordinates, and under "
-                f"{type(process).__name__} there is more than masks. Use LearnedMaskProcess, or code MixtureCode."
-            )
-        self.network = check_backbone(denoiser(problem, self.num_states, self.num_states))
+        self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
+        self.time_independent = time_independent
+        self.network = build(denoiser, Backbone, spec, process.num_states, num_outputs)
 
-    def network_log_prob(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the denoiser says of every coordinate, before any carry-over.
+    def configuration(self) -> str:
+        """What a checkpoint has to agree on."""
+        options = "time_independent=True" if self.time_independent else ""
+        return f"{type(self).__name__}({options}) of {type(self.network).__name__}"
 
-        Args:
-            state: z_t as weights over states ``(B, *shape, S)``, one-hot or relaxed, or as SparseStates.
-            t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
+    def logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """What the denoiser says, ``(B, *shape, num_outputs)``, of states or weights over them."""
+        out: Tensor = self.network(state, torch.zeros_like(t) if self.time_independent else t, condition)
+        return out
 
-        Returns:
-            Log-probabilities of z_s, ``(B, *shape, S)``, float32; ``-inf`` for MASK at t = 1 and for PAD.
-        """
-        if self.mask_only:  # unmasked coordinates carry over, whatever stands here
-            logits = self._masked_logits(state, t, condition).float()
-            return masked_logits(logits, self._stay_odds(t, logits), self.pad).log_softmax(-1)
-        logits = self.network(state, t, condition).float()
-        logits = logits + self._skip(state.dense() if isinstance(state, SparseStates) else state, t)
-        if self.has_mask:
-            is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
-            mask_logit = logits[..., -1:].masked_fill(is_last, float("-inf"))
-            logits = torch.cat([logits[..., :-1], mask_logit], -1)
-        if self.pad is not None:
-            is_pad = torch.arange(self.num_states, device=logits.device) == self.pad
-            logits = logits.masked_fill(is_pad, float("-inf"))
-        return logits.log_softmax(-1)
-
-    def masked_log_prob_at(
-        self, index: Tensor, state: State, t: Tensor, condition: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The two factors of :meth:`network_log_prob` under a mask-only process; no second tensor of its size.
-
-        Args:
-            index: Data values asked for, ``(B, *shape, m)``.
-            state: z_t, as for :meth:`network_log_prob`.
-            t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
-
-        Returns:
-            Log-probabilities of these values for a coordinate that does not stay masked, ``(B, *shape, m)``, and
-            the log odds that it does, ``(B, *shape)``; float32.
-        """
-        logits = self._masked_logits(state, t, condition)
-        log_prob, mask = log_prob_at(logits, index, self.pad)
-        return log_prob, mask + self._stay_odds(t, logits)
-
-    def log_prob(self, z_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    @abstractmethod
+    def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """Log p(z_s|z_t) (eq. 7).
 
         Args:
-            z_t: Integer states ``(B, *shape)``.
+            state: Integer states ``(B, *shape)``, or weights over states ``(B, *shape, S)`` where they are relaxed.
             t: Steps ``(B,)``, in 1..T.
-            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
+            condition: What networks see beside the state.
 
         Returns:
             log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
         """
-        log_v = self.network_log_prob(SparseStates.hard(z_t, self.num_states), t, condition)
-        carried = z_t != self.num_states - 1 if self.mask_only else torch.zeros_like(z_t, dtype=torch.bool)
-        if self.pad is not None:
-            carried = carried | (z_t == self.pad)
-        if self.mask_only or self.pad is not None:
-            log_v = torch.where(carried.unsqueeze(-1), log_one_hot(z_t, self.num_states, log_v.dtype), log_v)
-        return log_v
 
-    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        """Draw z_s ~ p(z_s|z_t), integers ``(B, *shape)``; under a mask-only process of masked coordinates alone.
+    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """Draw z_s ~ p(z_s|z_t), integers ``(B, *shape)``, for integers ``(B, *shape)`` and steps ``(B,)``."""
+        return sample_categorical(self.log_prob(z_t, t, condition), generator)
+
+    def _with_pad(self, log_v: Tensor, state: Tensor) -> Tensor:
+        """``log_v`` with integer states at PAD left there."""
+        if self.pad is None or state.is_floating_point():
+            return log_v
+        return torch.where((state == self.pad).unsqueeze(-1), log_one_hot(state, self.num_states, log_v.dtype), log_v)
+
+
+class DirectReverse(Reverse):
+    """The denoiser gives z_s itself, the one choice that is right for every learned process.
+
+    Predicting x and noising it again is not: under a learned process q(x|z_t) is not factorised. Logits are added to
+    those of the base process's own posterior with x unknown, so that an untrained denoiser keeps what the
+    process keeps.
+
+    Raises:
+        FLDDError: If the process only masks, or a latent is trained through the logits of masked coordinates.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        process: ForwardProcess,
+        denoiser: Callable[[Spec, int, int], Backbone],
+        latents: Sequence[Latent] = (),
+        time_independent: bool = False,
+    ) -> None:
+        if isinstance(process, MaskProcess):
+            raise FLDDError(f"{type(process).__name__} only masks: leave model.reverse out, or use MaskedReverse.")
+        super().__init__(spec, process, denoiser, process.num_states, time_independent)
+        for latent in latents:
+            if latent.says_values and next(latent.parameters(), None) is not None:
+                raise FLDDError(
+                    f"{type(latent).__name__} is trained through the logits it gives to masked coordinates, and under "
+                    f"{type(process).__name__} there is more than masks. Use LearnedMaskProcess, or MixtureLatent."
+                )
+        self.has_mask = process.has_mask
+        self._base = process.posterior_logits  # a method of a module held elsewhere adds no parameters here
+
+    def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        logits = self.logits(state, t, condition).float() + self._base(as_weights(state, self.num_states), t)
+        if self.has_mask:  # at t = 1 none is left
+            is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
+            logits = torch.cat([logits[..., :-1], logits[..., -1:].masked_fill(is_last, float("-inf"))], -1)
+        if self.pad is not None:
+            logits = logits.masked_fill(torch.arange(self.num_states, device=t.device) == self.pad, float("-inf"))
+        return self._with_pad(logits.log_softmax(-1), state)
+
+
+class PredictingReverse(Reverse):
+    """The denoiser gives p(x|z_t), which is put through a fixed process's own posterior.
+
+    p(z_s|z_t) = E_{x ~ p(x|z_t)} q(z_s|z_t, x), exactly; see :meth:`ForwardProcess.posterior_under`.
+
+    Raises:
+        FLDDError: If the process is learned, or only masks: there :class:`MaskedReverse` does the same for less.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        process: ForwardProcess,
+        denoiser: Callable[[Spec, int, int], Backbone],
+        latents: Sequence[Latent] = (),
+        time_independent: bool = False,
+    ) -> None:
+        if process.learned or isinstance(process, MaskProcess):
+            raise FLDDError(
+                f"PredictingReverse needs a fixed process that does more than mask, not {type(process).__name__}. Leave "
+                "model.reverse out: it then is DirectReverse or, for processes that only mask, MaskedReverse, which "
+                "predicts x as well."
+            )
+        super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
+        self._posterior_under = process.posterior_under
+
+    def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        logits = self.logits(state, t, condition).float()  # (B, *shape, K)
+        if self.pad is not None:
+            logits = logits.masked_fill(torch.arange(self.num_classes, device=t.device) == self.pad, float("-inf"))
+        return self._with_pad(self._posterior_under(logits.log_softmax(-1), state, t), state)
+
+
+class MaskedReverse(Reverse):
+    """The denoiser gives the values of masked coordinates, p(x^i|z_t, revealed); the others carry over.
+
+    Whether a masked coordinate stays is decided first, with the odds of the schedule that all examples share. For a
+    fixed process these are exact, and the denoiser predicts x alone. For a learned one, whose schedule may depend on x,
+    the denoiser's logit for MASK corrects them; it starts at zero, so that a change of the shared order is followed
+    at once. At t = 1 none stays.
+
+    Where a latent says something of the values, their logits start from its log p(x_i|c). That is the best there is
+    while nothing is visible, and takes two more tensors of the logits' size.
+
+    Args:
+        spec: K, shape and T.
+        process: The forward process; only the schedule that all examples share is used.
+        denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
+        latents: What networks see.
+        time_independent: Whether the denoiser is not told the step. How many coordinates are masked says nearly as much.
+
+    Raises:
+        FLDDError: If the process does more than mask.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        process: ForwardProcess,
+        denoiser: Callable[[Spec, int, int], Backbone],
+        latents: Sequence[Latent] = (),
+        time_independent: bool = False,
+    ) -> None:
+        if not isinstance(process, MaskProcess):
+            raise FLDDError(f"MaskedReverse needs a process that only masks, not {type(process).__name__}.")
+        num_outputs = process.num_states if process.learned else spec.num_classes
+        super().__init__(spec, process, denoiser, num_outputs, time_independent)
+        self.corrects = process.learned
+        self._log_stay_odds = process.log_stay_odds  # methods of modules held elsewhere add no parameters here
+        seen = [latent for latent in latents if latent.seen is not None]
+        self._log_values = [(i, latent.log_conditional_of) for i, latent in enumerate(seen) if latent.says_values]
+
+    def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        log_v = self._joint(*self._logits_odds(state, t, condition)).log_softmax(-1)
+        mask = self.num_states - 1
+        is_last = (t == 1).reshape(-1, *[1] * (log_v.dim() - 1))
+        log_v = log_v.masked_fill(is_last & (torch.arange(mask + 1, device=t.device) == mask), float("-inf"))
+        if state.is_floating_point():
+            return log_v
+        return torch.where((state == mask).unsqueeze(-1), log_v, log_one_hot(state, self.num_states, log_v.dtype))
+
+    def log_prob_at(
+        self, x: Tensor, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The two factors of p(z_s|z_t) for a masked coordinate; no second tensor of the logits' size is kept.
 
         Args:
-            z_t: Integer states ``(B, *shape)``.
+            x: Values asked for, ``(B, *shape)``.
+            state: Integer states ``(B, *shape)``, or weights over states ``(B, *shape, S)``.
             t: Steps ``(B,)``, in 1..T.
-            generator: Source of the noise, see :func:`sample_categorical`.
-            condition: Labels ``(B,)``, codes ``(B, m)`` or None.
+            condition: What networks see beside the state.
+
+        Returns:
+            Log p(x^i|z_t, revealed), and the log odds that a masked coordinate stays: ``(B, *shape)`` both, float32.
         """
-        if not self.mask_only:
-            return sample_categorical(self.log_prob(z_t, t, condition), generator)
-        logits = self._masked_logits(SparseStates.hard(z_t, self.num_states), t, condition)
+        logits, odds = self._logits_odds(state, t, condition)
+        values: Tensor = _LogProbAt.apply(logits.flatten(0, -2), x.flatten(), self.num_classes, self.pad)
+        return values.view(x.shape), odds
+
+    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        logits, odds = self._logits_odds(z_t, t, condition)
         masked = z_t == self.num_states - 1
-        size = rows_at_once(self.num_states)
-        rows, odds = (torch.split(each[masked], size) for each in (logits, self._stay_odds(t, logits)))
-        joint = (masked_logits(*part, self.pad) for part in zip(rows, odds, strict=True))
-        drawn = [sample_categorical(part, generator) for part in joint]
+        parts = (torch.split(each[masked], _rows(self.num_states)) for each in (logits, odds))
+        drawn = [sample_categorical(self._joint(*part), generator) for part in zip(*parts, strict=True)]
         return z_t.masked_scatter(masked, torch.cat(drawn))
 
-    def _masked_logits(self, state: State, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Logits of a mask-only process ``(B, *shape, S)``: the network's, for data values over those of the code."""
-        logits: Tensor = self.network(state, t, condition)
-        if self._log_data is None:
-            return logits
-        assert condition is not None  # the network has seen to that
-        return logits + F.pad(self._log_data(condition), (0, 1))
+    def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Logits of the values first, ``(B, *shape, K or K + 1)``, and log odds of staying ``(B, *shape)``."""
+        logits = self.logits(state, t, condition)
+        for i, log_conditional_of in self._log_values:
+            logits = logits + F.pad(log_conditional_of(condition[i]), (0, logits.shape[-1] - self.num_classes))
+        odds = self._log_stay_odds()[t].expand(logits.shape[:-1])
+        return logits, odds + logits[..., -1].to(odds.dtype) if self.corrects else odds
 
-    def _stay_odds(self, t: Tensor, logits: Tensor) -> Tensor:
-        """Log odds of staying masked, for every coordinate of ``logits``."""
-        return self._log_stay_odds()[t].expand(logits.shape[:-1])
+    def _joint(self, logits: Tensor, odds: Tensor) -> Tensor:
+        """Logits of all states of a masked coordinate ``(..., S)``, in float32 or better, not normalised.
+
+        Staying is decided first: p(MASK) = sigmoid(odds). The values share the rest, however large their logits are.
+        """
+        data = logits[..., : self.num_classes].to(torch.promote_types(logits.dtype, torch.float32))
+        if self.pad is not None:
+            data = data.masked_fill(torch.arange(self.num_classes, device=data.device) == self.pad, float("-inf"))
+        return torch.cat([data, (data.logsumexp(-1) + odds).unsqueeze(-1)], -1)
+
+
+class _LogProbAt(torch.autograd.Function):
+    """Log-softmax of the first K logits at one index a row; the backward pass computes it anew, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, num_classes: int, pad: int | None) -> Tensor:
+        ctx.num_classes, ctx.pad = num_classes, pad
+        norms, values = [], []
+        for rows, part in _chunks(logits, num_classes, pad):
+            norms.append(part.logsumexp(-1))
+            values.append(part.gather(-1, index[rows, None]).squeeze(-1) - norms[-1])
+        norm = torch.cat(norms)
+        ctx.save_for_backward(logits, index, norm)
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, index, norm = ctx.saved_tensors
+        grad = torch.empty_like(logits)
+        for rows, part in _chunks(logits, ctx.num_classes, ctx.pad):
+            p = part.sub_(norm[rows, None]).exp_().mul_(-of_values[rows, None])
+            p.scatter_add_(-1, index[rows, None], of_values[rows, None])
+            grad[rows] = p
+        return grad, None, None, None
+
+
+def _rows(num_states: int) -> int:
+    """How many rows of S logits make a chunk."""
+    return max(1, _CHUNK // num_states)
+
+
+def _chunks(logits: Tensor, num_classes: int, pad: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of logits, a few at a time, copied to float32 or better, with ``-inf`` at PAD and at what is no value."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    size = _rows(logits.shape[-1])
+    for first in range(0, len(logits), size):
+        rows = slice(first, first + size)
+        part = logits[rows].to(dtype, copy=True)
+        part[:, num_classes:] = float("-inf")
+        if pad is not None:
+            part[:, pad] = float("-inf")
+        yield rows, part

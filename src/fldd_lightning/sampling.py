@@ -10,7 +10,7 @@ from torch import Tensor
 from .categorical import sample_categorical
 from .errors import FLDDError
 from .forward.base import ForwardProcess
-from .reverse import ReverseProcess
+from .reverse import Reverse
 
 __all__ = ["ancestral_sample"]
 
@@ -18,10 +18,10 @@ __all__ = ["ancestral_sample"]
 @torch.no_grad()
 def ancestral_sample(
     process: ForwardProcess,
-    reverse: ReverseProcess,
+    reverse: Reverse,
     num_samples: int,
     generator: torch.Generator,
-    condition: Tensor | None = None,
+    condition: tuple[Tensor, ...] = (),
     padding: Tensor | None = None,
     num_steps: int | None = None,
     trajectory: bool = False,
@@ -34,8 +34,8 @@ def ancestral_sample(
         reverse: The reverse process.
         num_samples: N, drawn in one batch.
         generator: Source of the noise, on the device of the networks (on the CPU for MPS).
-        condition: Labels ``(N,)``, codes ``(N, m)`` or None.
-        padding: Where the samples are to be PAD, ``(N, *shape)`` of bool; None in a problem without PAD.
+        condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
+        padding: Where the samples are to be PAD, ``(N, *shape)`` of bool; None in a model without PAD.
         num_steps: If given, must equal the T the model was trained with (NFE = T).
         trajectory: Return all states z_T..z_0 instead of z_0.
         on_step: Called after every step, for progress bars.
@@ -46,24 +46,24 @@ def ancestral_sample(
     Raises:
         FLDDError: If ``num_steps`` is not the trained T, or there is padding without PAD or the reverse.
     """
-    problem = process.problem
-    if num_steps is not None and num_steps != problem.num_steps:
+    spec = process.spec
+    if num_steps is not None and num_steps != spec.num_steps:
         raise FLDDError(
-            f"asked for {num_steps} steps, but this model was trained with T={problem.num_steps}: a learned "
+            f"asked for {num_steps} steps, but this model was trained with T={spec.num_steps}: a learned "
             f"forward process fixes its steps at training. Train a model with num_steps={num_steps}."
         )
-    if (padding is None) == problem.padded:
+    if (padding is None) == spec.padded:
         raise FLDDError(
-            "a model with PAD samples given where the padding is, and only such a model does. Use a module that draws "
-            "it, such as TextFLDD, or override sample_padding."
+            "a model with PAD samples given where the padding is, and only such a model does. Add a latent that says it, "
+            "such as LengthLatent."
         )
     device = next(reverse.parameters()).device
     log_prior = process.log_prior().to(device)
-    z = sample_categorical(log_prior.expand(num_samples, *problem.shape, -1), generator)
+    z = sample_categorical(log_prior.expand(num_samples, *spec.shape, -1), generator)
     if padding is not None:
-        z = z.masked_fill(padding.to(device), problem.num_classes - 1)
+        z = z.masked_fill(padding.to(device), spec.num_classes - 1)
     states = [z]
-    for step in range(problem.num_steps, 0, -1):
+    for step in range(spec.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)
         z = reverse.draw(z, t, generator, condition)
         if trajectory:

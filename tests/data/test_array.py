@@ -53,9 +53,10 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(FLDDError, match="no file at"):
         _ = ArrayDataModule(str(tmp_path / "no.npy")).shape
     for name in ("x.npy", "x.npz", "x.pt"):
-        (tmp_path / name).write_bytes(b"garbage")
-        with pytest.raises(FLDDError, match="cannot read"):
-            _ = ArrayDataModule(str(tmp_path / name)).shape
+        for content in (b"", b"junk", b"garbage"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(FLDDError, match="cannot read"):
+                _ = ArrayDataModule(str(tmp_path / name)).shape
     (tmp_path / "x.csv").write_text("1,2")
     with pytest.raises(FLDDError, match="unknown ending"):
         _ = ArrayDataModule(str(tmp_path / "x.csv")).shape

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from io import BytesIO
 from pathlib import Path
 
@@ -208,9 +207,6 @@ def test_a_path_overrides_the_hub(make: type[ImageDataModule], tmp_path: Path, c
 
 
 @pytest.mark.parametrize("make", [MNISTDataModule, FashionMNISTDataModule, CIFAR10DataModule])
-@pytest.mark.usefixtures("no_network")
-def test_without_network_it_fails_at_once(make: type[ImageDataModule]) -> None:
-    start = time.monotonic()
-    with pytest.raises(FLDDError, match=r"not cached.*--data\.path"):
+def test_without_a_network_it_is_said_what_to_do(make: type[ImageDataModule]) -> None:
+    with pytest.raises(FLDDError, match=r"from the hub.*--data\.path.*HF_HUB_OFFLINE=1"):
         _ = make().splits
-    assert time.monotonic() - start < 15

@@ -42,6 +42,16 @@ def test_pools_and_splits(folder: Path) -> None:
     assert labels.dtype == torch.long
 
 
+def test_nothing_is_written_beside_the_files(folder: Path) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
+    folder.chmod(0o500)
+    try:
+        _ = MNISTDataModule(str(folder), num_val=10).splits
+    finally:
+        folder.chmod(0o700)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()} == before
+
+
 def test_bad_files_and_options(folder: Path) -> None:
     with pytest.raises(FLDDError, match="size is 9"):
         MNISTDataModule(str(folder), size=9)
@@ -61,8 +71,12 @@ def test_bad_files_and_options(folder: Path) -> None:
     with pytest.raises(FLDDError, match="cannot read"):
         _ = MNISTDataModule(str(folder), num_val=10).splits
     path.write_bytes(gzip.compress(b"\0" * 100))
-    with pytest.raises(FLDDError, match="not an idx file"):
+    with pytest.raises(FLDDError, match="cannot read '.*: it is no idx file"):
         _ = MNISTDataModule(str(folder), num_val=10).splits
+    for wrong in (b"", b"\0\0\x08\x01" + (7).to_bytes(4, "big") + bytes(7), b"\0\0\x0d\x03" + bytes(16)):
+        path.write_bytes(gzip.compress(wrong))  # nothing, labels, and numbers that are no bytes
+        with pytest.raises(FLDDError, match=r"cannot read '.*train-images-idx3-ubyte\.gz': .+Copy or download"):
+            _ = MNISTDataModule(str(folder), num_val=10).splits
     write_idx(path, np.zeros((29, 28, 28)))
     with pytest.raises(FLDDError, match="29 images, but 30 labels"):
         _ = MNISTDataModule(str(folder), num_val=10).splits

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -71,7 +70,6 @@ def test_state_restores_and_fingerprints_differ(bpe: Path) -> None:
         assert (again.fingerprint, again.vocab_size) == (each.fingerprint, each.vocab_size)
 
 
-@pytest.mark.usefixtures("no_network")
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(FLDDError, match=r"character 'é' \(in 'café au lait'\).*--data\.alphabet"):
         CharacterTokenizer("abcdefghijklmnopqrstuvwxyz ").encode(["fine", "café au lait"])
@@ -88,10 +86,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         HuggingFaceTokenizer.load(str(tmp_path / "bad.json"))
     with pytest.raises(FLDDError, match="cannot read the tokenizer"):
         HuggingFaceTokenizer.load(str(tmp_path))  # a folder without one
-    start = time.monotonic()
-    with pytest.raises(FLDDError, match=r"not cached.*--data\.tokenizer"):
+    with pytest.raises(FLDDError, match=r"'tokenizer\.json' of 'nobody/nothing'.*--data\.tokenizer.*HF_HUB_OFFLINE=1"):
         HuggingFaceTokenizer.load("nobody/nothing")
-    assert time.monotonic() - start < 15
 
 
 def test_a_tokenizer_without_the_characters_is_refused() -> None:

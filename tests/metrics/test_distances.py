@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from fldd_lightning import FLDDError
-from fldd_lightning.metrics import ClassifierFeatures, Coverage, FrechetDistance, InceptionFeatures, PixelFeatures
+from fldd_lightning.metrics import Coverage, FrechetDistance, InceptionFeatures, PixelFeatures, SampleQuality
 
 
 def distance(real: torch.Tensor, fake: torch.Tensor) -> float:
@@ -30,18 +31,14 @@ def test_frechet_of_known_gaussians() -> None:
     assert distance(x[:2000], x[2000:]) < 0.05
 
 
-def test_frechet_keeps_real_statistics(tmp_path: Path) -> None:
+def test_frechet_keeps_the_real_side() -> None:
     x, y = torch.randn(50, 3), torch.randn(60, 3) + 1
-    expected = distance(x, y)
-    first = FrechetDistance(3)
-    first.update(x, real=True)
-    kept = first.real_statistics()
-    second = FrechetDistance(3)
-    second.load_real_statistics(kept)
+    metric = FrechetDistance(3)
+    metric.update(x, real=True)
     for _ in range(2):
-        second.update(y, real=False)
-        assert float(second.compute()) == pytest.approx(expected, rel=1e-6)
-        second.reset()
+        metric.update(y, real=False)
+        assert float(metric.compute()) == pytest.approx(distance(x, y), rel=1e-6)
+        metric.reset()
 
 
 def test_coverage_of_known_sets() -> None:
@@ -73,19 +70,16 @@ def test_coverage_of_equal_distributions() -> None:
     assert float(narrow["precision"]) > 0.99
 
 
-def test_inception_takes_local_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FLDDError, match="no network"):
-        InceptionFeatures()
-    with pytest.raises(FLDDError, match="no Inception weights at"):
-        InceptionFeatures(str(tmp_path / "none.pth"))
-    (tmp_path / "bad.pth").write_bytes(b"junk")
-    with pytest.raises(FLDDError, match="cannot load the Inception weights"):
-        InceptionFeatures(str(tmp_path / "bad.pth"))
-    # the real weights cannot be had here: random ones, written to a file, take the same path
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def network() -> NoTrainInceptionV3:
+    """With random weights: the real ones cannot be had here."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NoTrainInceptionV3, "load_state_dict", lambda *args, **kwargs: None)
         patch.setattr(torch, "load", lambda *args, **kwargs: {})
-        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(tmp_path / "bad.pth"))
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], "")
+
+
+def test_inception_takes_local_weights(network: NoTrainInceptionV3, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(network.state_dict(), path)
     extractor = InceptionFeatures(str(path)).eval()
@@ -99,15 +93,66 @@ def test_inception_takes_local_weights(tmp_path: Path, monkeypatch: pytest.Monke
     assert extractor.metric_name == "fid"
 
 
-def test_pixels_and_fingerprints(tmp_path: Path) -> None:
+def test_inception_is_fetched_once_and_without_unpickling(
+    network: NoTrainInceptionV3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FLDDError, match="no network"):
+        InceptionFeatures()
+    cached = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    cached.parent.mkdir()
+    torch.save(network.state_dict(), cached)
+    assert InceptionFeatures().describe().endswith("downloaded weights")
+    torch.save(Malicious(tmp_path / "ran"), cached)
+    with pytest.raises(FLDDError, match="cannot load the Inception weights"):
+        InceptionFeatures()
+    assert not (tmp_path / "ran").exists()
+
+
+class Malicious:
+    """Pickled, it is a file that makes another one when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("within", [lambda bad, weights: bad, lambda bad, weights: {**weights, "fc.bias": bad}])
+def test_weights_run_nothing(within: Any, network: NoTrainInceptionV3, tmp_path: Path) -> None:
+    torch.save(within(Malicious(tmp_path / "ran"), network.state_dict()), tmp_path / "weights.pth")
+    with pytest.raises(FLDDError, match="cannot load the Inception weights"):
+        InceptionFeatures(str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)  # it would have
+    assert (tmp_path / "ran").exists()
+
+
+def test_broken_weights_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FLDDError, match="no Inception weights at"):
+        InceptionFeatures(str(tmp_path / "none.pth"))
+    (tmp_path / "bad.pth").write_bytes(b"junk")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("bad", "other", "list"):
+        with pytest.raises(FLDDError, match="cannot load the Inception weights"):
+            InceptionFeatures(str(tmp_path / f"{name}.pth"))
+
+
+def test_pixels() -> None:
     pictures = torch.rand(4, 1, 3, 3)
     assert torch.equal(PixelFeatures()(pictures), pictures.flatten(1))
-    assert PixelFeatures().fingerprint() == PixelFeatures().fingerprint()
 
 
-def test_classifier_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FLDDError, match="Train one with"):
-        ClassifierFeatures(str(tmp_path / "none.pt"))
-    torch.save({"a": 1}, tmp_path / "other.pt")
-    with pytest.raises(FLDDError, match="was not written by"):
-        ClassifierFeatures(str(tmp_path / "other.pt"))
+def test_quality_joins_both_sides() -> None:
+    real, fake = torch.rand(40, 1, 2, 2), torch.rand(30, 1, 2, 2) / 2
+    quality = SampleQuality(PixelFeatures(), real[0], neighbours=3)
+    quality.update(real[:25], 0, real=True)
+    quality.update(real[25:], 25, real=True)
+    for _ in range(2):  # the real side stays
+        quality.update(fake, 0, real=False)
+        values = quality.compute()
+        assert float(values["frechet_pixels"]) == pytest.approx(distance(real.flatten(1), fake.flatten(1)), rel=1e-5)
+        assert set(values) == {"frechet_pixels", *(f"{n}_pixels" for n in ("precision", "recall", "density", "coverage"))}
+        quality.reset()

@@ -4,7 +4,6 @@ from .array import ArrayDataModule
 from .base import DiscreteDataModule, Split, split_rows
 from .digits import DigitsDataModule
 from .image import ImageDataModule
-from .known import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
 from .mnist import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 from .text import TextDataModule
 from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
@@ -16,17 +15,11 @@ __all__ = [
     "DigitsDataModule",
     "DiscreteDataModule",
     "FashionMNISTDataModule",
-    "GaussianMixture",
-    "HiddenClusters",
     "HuggingFaceTokenizer",
     "ImageDataModule",
-    "KnownSource",
     "MNISTDataModule",
-    "MarkovChain",
-    "RandomWalk",
     "Split",
     "TextDataModule",
     "Tokenizer",
-    "XORBlocks",
     "split_rows",
 ]

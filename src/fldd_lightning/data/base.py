@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from ..errors import FLDDError
+from .loaders import ResumableLoader, ResumableSampler
 
 __all__ = ["DiscreteDataModule", "Split", "split_rows"]
 
@@ -115,11 +114,12 @@ class DiscreteDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         split = self.splits["train"]
-        sampler = _TrainingSampler(split, *self._world(), self.seed, self.batch_size, self.trainer)
-        if self.trainer is not None:  # the sampler goes on within an epoch, without the loader's help
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        sampler = ResumableSampler(split, *self._world(), shuffle=True, seed=self.seed)
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
-        return self._loader(split, sampler, drop_last=len(sampler) >= self.batch_size)
+        loader = ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
+        if self.trainer is not None:  # loaders may be made anew in the middle of a run
+            loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._evaluation_loader("val")
@@ -132,44 +132,21 @@ class DiscreteDataModule(LightningDataModule):
 
     def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
         split = self.splits[name]
-        return self._loader(split, _ShareSampler(len(split), *self._world()), drop_last=False)
+        return DataLoader(**self._options(split, _ShareSampler(len(split), *self._world()), drop_last=False))
 
-    def _loader(self, split: Split, sampler: Sampler[Any], drop_last: bool) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader(
-            split,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+    def _options(self, split: Split, sampler: Sampler[Any], drop_last: bool) -> dict[str, Any]:
+        return {
+            "dataset": split,
+            "batch_size": self.batch_size,
+            "sampler": sampler,
+            "drop_last": drop_last,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+        }
 
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-
-
-class _TrainingSampler(DistributedSampler[dict[str, Tensor]]):
-    """Every epoch in an order of its own; an epoch that a resumed run is in the middle of goes on where it was."""
-
-    def __init__(
-        self, split: Split, world: int, rank: int, seed: int, batch_size: int, trainer: Trainer | None
-    ) -> None:
-        super().__init__(split, world, rank, shuffle=True, seed=seed)
-        self.batch_size, self.trainer = batch_size, trainer
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.trainer is None or not self.trainer.fit_loop.is_resuming:
-            return super().__iter__()
-        loop, limit = self.trainer.fit_loop, self.trainer.limit_train_batches
-        batches = max(1, len(self) // self.batch_size)
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-        done = loop.epoch_loop.batch_progress.current.ready
-        # workers ask before Lightning has set the epoch, and where one had ended before it has been counted
-        epochs: Any = loop.epoch_progress.current
-        is_within = done < batches
-        self.set_epoch(epochs.ready - is_within if done else epochs.processed)
-        return islice(super().__iter__(), self.batch_size * done * is_within, None)
 
 
 class _ShareSampler(DistributedSampler[int]):

@@ -1,11 +1,15 @@
-"""Corpora: documents of text from the hub, from local files, or from the Python installation itself."""
+"""Corpora: documents of text from the hub, from local files, or from the Python installation itself.
+
+The last is ``pydoc_data.topics``: CPython's language reference, made from the Python documentation by the Python
+Software Foundation; licence PSF-2.0.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +40,21 @@ class Documents:
         number = 0
         rows = self.table.iter(batch_size=1_000)
         while (batch := _next(rows, self.what)) is not None:
-            for text in batch[self.column]:
-                if not isinstance(text, str):
-                    raise FLDDError(f"{self.what}, document {number}: column '{self.column}' holds {text!r}, no text.")
-                number += 1
-                yield text
+            texts = batch[self.column]
+            self.check(texts, number)
+            number += len(texts)
+            yield from texts
+
+    def check(self, texts: Sequence[Any], first: int) -> None:
+        """Raise for what is no text.
+
+        Args:
+            texts: Some of the documents.
+            first: The number of the first of them.
+        """
+        for number, text in enumerate(texts, first):
+            if not isinstance(text, str):
+                raise FLDDError(f"{self.what}, document {number}: column '{self.column}' holds {text!r}, no text.")
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,7 @@ class Corpus:
 def embedded_corpus() -> Corpus:
     """CPython's language reference, which every Python installation carries, in 27 characters.
 
-    Source: ``pydoc_data.topics``, made from the Python documentation; licence PSF-2.0. Letters are
-    lowered, everything else becomes a space, spaces in a row become one: as in text8
+    Letters are lowered, everything else becomes a space, spaces in a row become one: as in text8
     (Mahoney, 2009). It differs between versions of Python, so version and hash are stated.
     """
     from pydoc_data.topics import topics
@@ -85,6 +98,7 @@ def read_corpus(
     val_path: str | None = None,
     test_path: str | None = None,
     streaming: bool = False,
+    cache_dir: str | None = None,
 ) -> Corpus:
     """Open a corpus; see :class:`fldd_lightning.data.TextDataModule` for the arguments.
 
@@ -93,25 +107,27 @@ def read_corpus(
     """
     if path is None and name is None:
         return embedded_corpus()
-    tables: dict[str, Any] = {}
+    how: dict[str, Any] = {"streaming": streaming, "cache_dir": cache_dir}
     if path is not None:
-        tables.update(split_names(load_local(Path(path).expanduser(), TEXTS, streaming=streaming)))
+        tables = split_names(load_local(Path(path).expanduser(), TEXTS, **how))
     else:
-        tables.update(split_names(load_hub(str(name), subset, streaming=streaming)))
+        tables = split_names(load_hub(str(name), subset, **how))
     for split, extra in (("val", val_path), ("test", test_path)):
         if extra is not None:
-            tables[split] = load_local(Path(extra).expanduser(), TEXTS, streaming=streaming, one_split=True)["train"]
+            tables[split] = load_local(Path(extra).expanduser(), TEXTS, one_split=True, **how)["train"]
     what = f"'{path if path is not None else name}'"
     found: list[str] = [key for key in ("train", "val", "test") if key in tables]
     columns = {key: _column(tables[key], column, f"{what}, {key}") for key in found}
     splits = {key: Documents(tables[key], columns[key], f"{what}, {key}") for key in found}
-    prints = [f"{key} {documents.column} {table_print(documents.table)}" for key, documents in splits.items()]
-    return Corpus(splits, hashlib.sha256("\n".join(prints).encode()).hexdigest(), what)
+    digest = hashlib.sha256()
+    for key, documents in splits.items():
+        digest.update(f"{key} {documents.column} {_kept_in(documents.table)}".encode())
+    return Corpus(splits, digest.hexdigest(), what)
 
 
-def table_print(table: Any) -> str:
-    """What the library tells versions of a table apart by: of files, their names and times."""
-    return str(getattr(table, "_fingerprint", ""))
+def _kept_in(table: Any) -> list[str]:
+    """The files that the library keeps a table in, named by a hash of where it comes from; none for a stream."""
+    return [file["filename"] for file in getattr(table, "cache_files", [])]
 
 
 def _next(rows: Iterator[Any], what: str) -> Any:

@@ -1,8 +1,7 @@
-"""Tables from the Hugging Face hub or from local files, with one clear error where there is no network."""
+"""Tables from the Hugging Face hub or from local files, with one clear error where they cannot be had."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FLDDError
-from ..network import answers
 
-__all__ = ["TABLES", "download", "load_hub", "load_local", "offline_hub", "split_names"]
+__all__ = ["TABLES", "download", "hub_error", "load_hub", "load_local", "quiet", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _ABOUT = ("metadata", "dataset_dict", "dataset_info", "state")  # of images, and of what save_to_disk writes
@@ -25,6 +23,7 @@ def load_local(
     folder_kind: str | None = None,
     streaming: bool = False,
     one_split: bool = False,
+    cache_dir: str | None = None,
 ) -> Any:
     """Read a file or a folder of files.
 
@@ -38,6 +37,7 @@ def load_local(
             a ``metadata.csv`` or ``metadata.jsonl`` beside the images gives further columns.
         streaming: Read the files as they are needed, not now.
         one_split: All files are ``train``, whatever they are called.
+        cache_dir: Where the library keeps tables; its own folder if None.
 
     Returns:
         A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
@@ -60,14 +60,16 @@ def load_local(
             f"'{path}' holds files of several kinds, {', '.join(endings)}: set --data.path to one of a kind."
         )
     try:
-        with _quiet():
+        with quiet():
             if kind is None:
-                return datasets.load_dataset(str(folder_kind), data_dir=str(path))
+                return datasets.load_dataset(str(folder_kind), data_dir=str(path), cache_dir=cache_dir)
             by_split: dict[str, list[str]] = {}
             for file in files:
                 split = "train" if one_split else _split_of(file.relative_to(path))
                 by_split.setdefault(split, []).append(str(file))
-            return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming)
+            return datasets.load_dataset(
+                kinds[kind], data_files=by_split, streaming=streaming, cache_dir=cache_dir
+            )
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         if "corresponds to no data" in str(error):
             raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error
@@ -76,13 +78,14 @@ def load_local(
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error
 
 
-def load_hub(name: str, config: str | None = None, streaming: bool = False) -> Any:
-    """Load a data set of the hub, from the cache where there is no network.
+def load_hub(name: str, config: str | None = None, streaming: bool = False, cache_dir: str | None = None) -> Any:
+    """Load a data set of the hub, or what of it is cached.
 
     Args:
         name: ``owner/name`` on the hub.
         config: One of the data set's configurations.
         streaming: Fetch examples as they are needed, not now.
+        cache_dir: Where the library keeps tables; its own folder if None.
 
     Returns:
         A ``datasets.DatasetDict`` or ``IterableDatasetDict``.
@@ -92,18 +95,15 @@ def load_hub(name: str, config: str | None = None, streaming: bool = False) -> A
     """
     import datasets
 
-    with _quiet(), offline_hub() as offline:
-        try:
-            return datasets.load_dataset(name, config, streaming=streaming)
-        except Exception as error:
-            reason = "the hub cannot be reached and the data set is not cached" if offline else _first_line(error)
-            raise FLDDError(
-                f"cannot load '{name}' from the hub: {reason}. Set --data.path to a local file or folder instead."
-            ) from error
+    try:
+        with quiet():
+            return datasets.load_dataset(name, config, streaming=streaming, cache_dir=cache_dir)
+    except Exception as error:  # the library raises many kinds
+        raise hub_error(f"'{name}'", error, "Set --data.path to a local file or folder instead.") from error
 
 
 def download(name: str, file: str, instead: str) -> Path:
-    """Fetch one file of a repository of the hub, from the cache where there is no network.
+    """Fetch one file of a repository of the hub, or its cached copy.
 
     Args:
         name: ``owner/name`` on the hub.
@@ -115,12 +115,24 @@ def download(name: str, file: str, instead: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with offline_hub() as offline:
-        try:
-            return Path(hf_hub_download(name, file, local_files_only=offline))
-        except Exception as error:
-            reason = "the hub cannot be reached and it is not cached" if offline else _first_line(error)
-            raise FLDDError(f"cannot load '{file}' of '{name}' from the hub: {reason}. {instead}") from error
+    try:
+        return Path(hf_hub_download(name, file))
+    except Exception as error:  # the library raises many kinds
+        raise hub_error(f"'{file}' of '{name}'", error, instead) from error
+
+
+def hub_error(what: str, error: Exception, instead: str) -> FLDDError:
+    """What to raise where the hub's libraries have failed.
+
+    Args:
+        what: They were to load.
+        error: That they raised.
+        instead: What to do without it.
+    """
+    return FLDDError(
+        f"cannot load {what} from the hub: {_first_line(error)}. {instead} Without a network, set HF_HUB_OFFLINE=1: "
+        "what is cached is then found at once."
+    )
 
 
 def split_names(tables: Any) -> dict[str, Any]:
@@ -150,34 +162,8 @@ def _split_of(name: Path) -> str:
 
 
 @contextmanager
-def offline_hub(wanted: bool = False) -> Iterator[bool]:
-    """Where the hub does not answer, make the libraries look into their caches only.
-
-    Without it they try for 20 seconds and more.
-
-    Args:
-        wanted: Do so whether it answers or not.
-
-    Yields:
-        Whether they look into their caches only.
-    """
-    import datasets.config
-    import huggingface_hub.constants
-
-    offline = wanted or not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    homes: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
-    before = [home.HF_HUB_OFFLINE for home in homes]
-    for home, value in zip(homes, before):
-        home.HF_HUB_OFFLINE = value or offline
-    try:
-        yield offline
-    finally:
-        for home, value in zip(homes, before):
-            home.HF_HUB_OFFLINE = value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without progress bars of the ``datasets`` library."""
     import datasets
 
     was_shown = not datasets.are_progress_bars_disabled()

@@ -1,19 +1,18 @@
-"""The idx files of MNIST and its kin."""
+"""The idx files of MNIST and its kin, read by torchvision."""
 
 from __future__ import annotations
 
 import gzip
-import struct
+import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import FLDDError
 
-__all__ = ["idx_folder", "read_idx", "read_idx_images"]
+__all__ = ["idx_folder", "read_idx_images"]
 
 
 def idx_folder(path: Path) -> Path | None:
@@ -23,10 +22,10 @@ def idx_folder(path: Path) -> Path | None:
 
 
 def read_idx_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images and labels of one part.
+    """Images and labels of one part, from files that may be gzipped.
 
     Args:
-        folder: Where the four files lie.
+        folder: Where the four files lie; nothing is written there.
         part: ``train`` or ``t10k``.
 
     Returns:
@@ -35,38 +34,28 @@ def read_idx_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     Raises:
         FLDDError: If a file is missing, broken or does not go with the other.
     """
-    images = read_idx(folder, f"{part}-images-idx3-ubyte", 3)  # (N, H, W)
-    labels = read_idx(folder, f"{part}-labels-idx1-ubyte", 1)
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images = _read(folder, f"{part}-images-idx3-ubyte", read_image_file)  # (N, H, W)
+    labels = _read(folder, f"{part}-labels-idx1-ubyte", read_label_file)
     if len(images) != len(labels):
         raise FLDDError(f"{part} files in '{folder}': {len(images)} images, but {len(labels)} labels.")
-    return images.unsqueeze(1), labels.long()
+    return images.unsqueeze(1), labels
 
 
-def read_idx(folder: Path, name: str, dims: int) -> Tensor:
-    """Read one idx file of bytes, gzipped or not.
-
-    Args:
-        folder: Where it lies.
-        name: Its name without ``.gz``.
-        dims: Number of dimensions it must have.
-
-    Returns:
-        Bytes, ``uint8``.
-
-    Raises:
-        FLDDError: If the file is missing, cut off or of another kind.
-    """
+def _read(folder: Path, name: str, reader: Callable[[str], Tensor]) -> Tensor:
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
     if path is None:
         raise FLDDError(
             f"no file '{name}' or '{name}.gz' in '{folder}'. Set --data.path to a folder with MNIST's files."
         )
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        magic, *shape = struct.unpack(f">{1 + dims}I", raw[: 4 * (1 + dims)])
-        if magic != 0x0800 + dims:
-            raise FLDDError(f"'{path}' is not an idx file of bytes with {dims} dimensions (it begins {magic:#010x}).")
-        array = np.frombuffer(raw, np.uint8, offset=4 * (1 + dims)).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise FLDDError(f"cannot read '{path}': {error}. Copy or download it again.") from error
-    return torch.from_numpy(array.copy())
+        if path.suffix != ".gz":
+            return reader(str(path))
+        with tempfile.TemporaryDirectory() as place, gzip.open(path) as packed:
+            plain = Path(place) / name
+            plain.write_bytes(packed.read())
+            return reader(str(plain))
+    except (OSError, EOFError, ValueError, TypeError, AssertionError, RuntimeError, zlib.error) as error:
+        reason = str(error) or "it is no idx file of bytes"
+        raise FLDDError(f"cannot read '{path}': {reason}. Copy or download it again.") from error

@@ -1,4 +1,14 @@
-"""Ready-made image data sets: MNIST, Fashion-MNIST and CIFAR-10."""
+"""Ready-made image data sets: MNIST, Fashion-MNIST and CIFAR-10.
+
+Sources and licences:
+
+- MNIST: Y. LeCun, C. Cortes and C. Burges, 1998, made of NIST's Special Databases 1 and 3; licence CC BY-SA 3.0 as
+  stated by its authors. The hub's copy is ``ylecun/mnist``.
+- Fashion-MNIST: H. Xiao, K. Rasul and R. Vollgraf, 2017, of Zalando's articles; MIT licence. The hub's copy is
+  ``zalando-datasets/fashion_mnist``.
+- CIFAR-10: A. Krizhevsky, 2009, a labelled part of the 80 Million Tiny Images; no licence is stated. The hub's copy is
+  ``uoft-cs/cifar10``.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import FLDDError
 from .corpus import Documents
-from .tokens import Rows
+from .rows import Rows
 
 __all__ = ["TextStream"]
 
@@ -56,7 +56,7 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
             for rows in self.rows.of(self.share(number)):
                 for row in rows:
                     is_empty = False
-                    yield {"x": torch.from_numpy(row)}
+                    yield {"x": torch.from_numpy(row).long()}
             if is_empty:
                 raise FLDDError(
                     f"{self.documents.what}: a process or worker has too few documents to fill one example. Give more "

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ from torch.utils.data import DataLoader
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split
 from .corpus import Corpus, Documents, read_corpus
+from .rows import Rows, draw_splits, found_characters
 from .stream import TextStream
-from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer, restore_tokenizer
-from .tokens import Rows, built_once, draw_splits, read_rows, write_rows
+from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
 
 __all__ = ["TextDataModule"]
 
@@ -37,9 +34,8 @@ class TextDataModule(DiscreteDataModule):
     ``train.txt.gz``) are used as they are. Missing ones are drawn from the training examples by ``seed``:
     blocks of one text may thus have neighbours in another split.
 
-    Tokens are kept in ``cache_dir``, under a hash of the corpus, the tokenizer and all options that
-    matter, and memory-mapped: a corpus larger than memory needs no more than disk, as long as a thousand of its
-    documents fit. Processes that start together tokenise once, and a run that is killed leaves nothing half-written.
+    All tokens are held in memory, in one, two or four bytes each; for more text than that, see ``streaming``. The
+    ``datasets`` library keeps them on disk too, so that the next run on the same text does not tokenise it again.
 
     Args:
         path: A ``.txt``, ``.csv``, ``.jsonl``, ``.parquet`` or ``.arrow`` file, gzipped or not, or a folder
@@ -60,7 +56,7 @@ class TextDataModule(DiscreteDataModule):
             Needs a tokenizer or an alphabet.
         held_out: When streaming, documents for each of validation and test where there is no such split,
             and for what is counted beforehand (the lengths).
-        cache_dir: Where tokens are kept; None keeps them as long as this object lives.
+        cache_dir: Where the ``datasets`` library keeps texts and tokens; its own folder if None.
         batch_size: Examples per batch and process.
         num_workers: Worker processes of the loaders.
         seed: Seed of the splits and of the training order.
@@ -87,7 +83,7 @@ class TextDataModule(DiscreteDataModule):
         test_fraction: float = 0.05,
         streaming: bool = False,
         held_out: int = 1_000,
-        cache_dir: str | None = "~/.cache/fldd-lightning",
+        cache_dir: str | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
@@ -110,10 +106,9 @@ class TextDataModule(DiscreteDataModule):
         self._tokenizer_source, self._alphabet = tokenizer, alphabet
         self.shares = {"val": val_fraction, "test": test_fraction}
         self.streaming, self.held_out = streaming, held_out
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = None if cache_dir is None else str(Path(cache_dir).expanduser())
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
-        self._temporary: Any = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -165,44 +160,24 @@ class TextDataModule(DiscreteDataModule):
         )
 
     def load(self) -> dict[str, Split]:
-        return self._counted_beforehand() if self.streaming else self._from_disk()
+        return self._counted_beforehand() if self.streaming else self._whole()
 
-    # ---- everything on disk ---------------------------------------------------------------
+    # ---- everything in memory -------------------------------------------------------------
 
-    def _from_disk(self) -> dict[str, Split]:
-        given = self._given_tokenizer()
-        options = {
-            "corpus": self.corpus.fingerprint,
-            "tokenizer": "characters" if given is None else given.fingerprint,
-            "length": self.length,
-            "padded": self.padded,
-            "separator": self.separator,
-            "shares": self.shares,
-            "seed": self.seed,
-            "format": 2,
-        }
-        key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:24]
-        folder = (self.cache_dir or self._temporary_folder()) / f"text-{key}"
-
-        def build(work: Path) -> dict[str, Any]:
-            splits = self.corpus.splits
-            tokenizer = given or CharacterTokenizer.of(self._all_texts())
-            num_classes = tokenizer.vocab_size + int(self.padded)
-            entries, facts = {}, {}
-            for name, documents in splits.items():
-                rows = self._rows(tokenizer)
-                entries[name] = write_rows(work / f"{name}.bin", rows.of(documents), num_classes)
-                self._check(rows, entries[name]["rows"], name)
-                facts[name] = rows.counts
-            missing = {name: share for name, share in self.shares.items() if name not in entries}
-            entries |= draw_splits(work, entries["train"], missing, self.seed, num_classes)
-            return {"entries": entries, "counts": facts, "tokenizer": tokenizer.state(), "options": options}
-
-        facts = built_once(folder, build)
-        self._tokenizer = restore_tokenizer(facts["tokenizer"])
-        for name, counts in facts["counts"].items():
-            self._tell(name, counts)
-        return {name: Split(read_rows(folder, facts["entries"][name])) for name in ("train", "val", "test")}
+    def _whole(self) -> dict[str, Split]:
+        splits = self.corpus.splits
+        self._tokenizer = self._given_tokenizer() or found_characters(
+            splits.values(), "" if self.padded else self.separator
+        )
+        found = {}
+        for name, documents in splits.items():
+            rows = self._rows(self._tokenizer)
+            found[name] = rows.all_of(documents)
+            self._check(rows, len(found[name]), name)
+            self._tell(name, rows.counts)
+        missing = {name: share for name, share in self.shares.items() if name not in found}
+        found |= draw_splits(found["train"], missing, self.seed)
+        return {name: Split(found[name]) for name in ("train", "val", "test")}
 
     def _tell(self, name: str, counts: dict[str, int]) -> None:
         """Say what the examples leave out of the texts."""
@@ -239,8 +214,7 @@ class TextDataModule(DiscreteDataModule):
             if name == "train" or name not in self.corpus.splits:
                 documents = Documents(documents.table.take(self.held_out), documents.column, documents.what)
             rows = self._rows(self._tokenizer)
-            parts = list(rows.of(documents))
-            x = np.concatenate([*parts, np.zeros((0, self.length), np.int64)])
+            x = np.concatenate([np.zeros((0, self.length), rows.dtype), *rows.of(documents)])
             self._check(rows, len(x), name)
             self._tell(name, rows.counts)
             splits[name] = Split(torch.from_numpy(x))
@@ -263,7 +237,7 @@ class TextDataModule(DiscreteDataModule):
     def corpus(self) -> Corpus:
         """The documents, opened once."""
         if self._corpus is None:
-            self._corpus = read_corpus(**self.source, streaming=self.streaming)
+            self._corpus = read_corpus(**self.source, streaming=self.streaming, cache_dir=self.cache_dir)
         return self._corpus
 
     def _given_tokenizer(self) -> Tokenizer | None:
@@ -271,18 +245,5 @@ class TextDataModule(DiscreteDataModule):
             return HuggingFaceTokenizer.load(self._tokenizer_source)
         return None if self._alphabet is None else CharacterTokenizer(self._alphabet)
 
-    def _all_texts(self) -> Iterator[str]:
-        """The documents of all splits, and what stands between them."""
-        for documents in self.corpus.splits.values():
-            for i, text in enumerate(documents):
-                if i == 1 and not self.padded:
-                    yield self.separator
-                yield text
-
     def _rows(self, tokenizer: Tokenizer) -> Rows:
         return Rows(tokenizer, self.length, self.padded, self.separator)
-
-    def _temporary_folder(self) -> Path:
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory()
-        return Path(self._temporary.name)

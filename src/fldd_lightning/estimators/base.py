@@ -8,15 +8,16 @@ distribution of z_t, which depends on phi. An estimator turns one step into a lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..problem import Problem
-from ..reverse import ReverseProcess
-from ..transition import Transition
+from ..bound import StepTerms
+from ..forward import Step
+from ..spec import Spec
 
 __all__ = ["GradientEstimator", "StepLoss"]
 
@@ -30,7 +31,7 @@ class StepLoss:
         kl: ``(B,)``, detached: KL of the step in nats per example, or None where the estimator's
             objective is no bound (a relaxation) and must not be reported as one.
         auxiliary: ``(B,)``, nats per example, mean over draws: the auxiliary loss of
-            :class:`~fldd_lightning.transition.StepTerms`. None where there is none, or where it would reach the
+            :class:`~fldd_lightning.bound.StepTerms`. None where there is none, or where it would reach the
             forward process through relaxed states.
     """
 
@@ -53,21 +54,24 @@ class GradientEstimator(nn.Module, ABC):
     """Base class; a new estimator is one subclass with one method.
 
     Args:
-        problem: K, shape and T.
+        spec: K, shape and T.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.problem = problem
+        self.spec = spec
         self.register_load_state_dict_pre_hook(_without_others)  # type: ignore[no-untyped-call]
 
     @abstractmethod
-    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(
+        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+    ) -> StepLoss:
         """Estimate the gradient of one step's KL for both parameter sets.
 
         Args:
             step: The forward transition, with gradients to phi.
-            reverse: The reverse process.
+            terms: The step's KL at n draws of z_t, integers ``(n, B, *shape)`` or weights ``(n, B, *shape, S)``; see
+                :func:`~fldd_lightning.bound.step_terms`. Each call is one pass of the denoiser.
             generator: Source of the noise in z_t.
             global_step: Optimiser steps so far, for schedules.
         """

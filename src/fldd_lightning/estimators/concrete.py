@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from ..bound import StepTerms
 from ..errors import FLDDError
-from ..problem import Problem
-from ..reverse import ReverseProcess
-from ..transition import Transition
+from ..factory import build
+from ..forward import Step
+from ..spec import Spec
 from .base import GradientEstimator, StepLoss
 
 __all__ = ["Concrete", "WarmUp"]
@@ -22,7 +24,7 @@ class Concrete(GradientEstimator):
     bound on the likelihood, so no KL is reported.
 
     Args:
-        problem: K, shape and T.
+        spec: K, shape and T.
         start: Temperature at the first step.
         end: Temperature after ``decay_steps`` and ever after.
         decay_steps: Optimiser steps of the fall.
@@ -31,8 +33,8 @@ class Concrete(GradientEstimator):
         FLDDError: If a temperature is not positive.
     """
 
-    def __init__(self, problem: Problem, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000) -> None:
-        super().__init__(problem)
+    def __init__(self, spec: Spec, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000) -> None:
+        super().__init__(spec)
         if min(start, end) <= 0 or decay_steps < 1:
             raise FLDDError(
                 f"Concrete needs positive temperatures and decay_steps of at least 1, not start={start}, "
@@ -45,16 +47,22 @@ class Concrete(GradientEstimator):
         progress = min(global_step / self.decay_steps, 1.0)
         return float(self.start * (self.end / self.start) ** progress)
 
-    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(
+        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+    ) -> StepLoss:
+        if not step.learns:  # nothing to relax
+            kl, auxiliary = (None if each is None else each[0] for each in terms(step.draw(generator).unsqueeze(0)))
+            assert kl is not None
+            return StepLoss(kl, kl.detach(), auxiliary)
         w = step.draw_relaxed(generator, self.temperature(global_step))
-        return StepLoss(step.kl(reverse, w.unsqueeze(0))[0], None)
+        return StepLoss(terms(w.unsqueeze(0)).kl[0], None)
 
 
 class WarmUp(GradientEstimator):
     """One estimator first, another one after a number of optimiser steps (the paper's order).
 
     Args:
-        problem: K, shape and T.
+        spec: K, shape and T.
         first: Makes the estimator of the warm-up, such as :class:`Concrete`.
         then: Makes the estimator that follows, such as :class:`RLOO`.
         steps: Length of the warm-up in optimiser steps.
@@ -62,16 +70,18 @@ class WarmUp(GradientEstimator):
 
     def __init__(
         self,
-        problem: Problem,
-        first: Callable[[Problem], GradientEstimator],
-        then: Callable[[Problem], GradientEstimator],
+        spec: Spec,
+        first: Callable[[Spec], GradientEstimator],
+        then: Callable[[Spec], GradientEstimator],
         steps: int = 10_000,
     ) -> None:
-        super().__init__(problem)
-        self.first = first(problem)
-        self.then = then(problem)
+        super().__init__(spec)
+        self.first = build(first, GradientEstimator, spec)
+        self.then = build(then, GradientEstimator, spec)
         self.steps = steps
 
-    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(
+        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+    ) -> StepLoss:
         active = self.first if global_step < self.steps else self.then
-        return active.loss(step, reverse, generator, global_step)
+        return active.loss(step, terms, generator, global_step)

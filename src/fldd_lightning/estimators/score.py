@@ -9,13 +9,15 @@ together, so that sampling one without the other multiplies the variance (by 4 t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ..bound import StepTerms
 from ..errors import FLDDError
-from ..problem import Problem
-from ..reverse import ReverseProcess
-from ..transition import Transition
+from ..forward import Step
+from ..spec import Spec
 from .base import GradientEstimator, StepLoss
 
 __all__ = ["RLOO", "Reinforce"]
@@ -27,21 +29,23 @@ class Reinforce(GradientEstimator):
     Unbiased from the second batch on; the first of a step sets the mean and has no score.
 
     Args:
-        problem: K, shape and T.
+        spec: K, shape and T.
         baseline_decay: Decay of the running mean.
     """
 
     mean: Tensor
 
-    def __init__(self, problem: Problem, baseline_decay: float = 0.98) -> None:
-        super().__init__(problem)
+    def __init__(self, spec: Spec, baseline_decay: float = 0.98) -> None:
+        super().__init__(spec)
         self.baseline_decay = baseline_decay
-        self.register_buffer("mean", torch.full((problem.num_steps + 1,), float("nan")))
+        self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
 
-    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(
+        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+    ) -> StepLoss:
         z_t = step.draw(generator)  # (B, *shape)
-        terms = step.terms(reverse, step.weights(z_t).unsqueeze(0))
-        kl, auxiliary = terms.kl[0], mean_of_draws(terms.auxiliary)
+        at_draw = terms(z_t.unsqueeze(0))
+        kl, auxiliary = at_draw.kl[0], mean_of_draws(at_draw.auxiliary)
         if not step.learns:
             return StepLoss(kl, kl.detach(), auxiliary)
         advantage = around(kl.detach(), self.mean[step.t])
@@ -63,7 +67,7 @@ class RLOO(GradientEstimator):
     batches enter it, which keeps the estimate unbiased.
 
     Args:
-        problem: K, shape and T.
+        spec: K, shape and T.
         samples: n, draws of z_t per example.
         fit_decay: Decay of the running mean and of the moments behind the fit.
 
@@ -74,8 +78,8 @@ class RLOO(GradientEstimator):
     mean: Tensor
     moments: Tensor
 
-    def __init__(self, problem: Problem, samples: int = 2, fit_decay: float = 0.98) -> None:
-        super().__init__(problem)
+    def __init__(self, spec: Spec, samples: int = 2, fit_decay: float = 0.98) -> None:
+        super().__init__(spec)
         if samples < 2:
             raise FLDDError(
                 f"RLOO leaves one sample out, so samples must be at least 2, not {samples}. "
@@ -83,9 +87,9 @@ class RLOO(GradientEstimator):
             )
         self.samples = samples
         self.fit_decay = fit_decay
-        self.register_buffer("mean", torch.full((problem.num_steps + 1,), float("nan")))
+        self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
         # per step: <others²> and <own others>, around the mean
-        self.register_buffer("moments", torch.full((2, problem.num_steps + 1), float("nan")))
+        self.register_buffer("moments", torch.full((2, spec.num_steps + 1), float("nan")))
 
     def rho(self, t: Tensor) -> Tensor:
         """The weight in use at steps ``(B,)``; 1 where nothing has been seen yet."""
@@ -93,13 +97,15 @@ class RLOO(GradientEstimator):
         fitted = (both / others.clamp_min(torch.finfo(others.dtype).tiny)).clamp(0, 1)
         return torch.where(others > 0, fitted, 1.0)[t]
 
-    def loss(self, step: Transition, reverse: ReverseProcess, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(
+        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+    ) -> StepLoss:
         z = [step.draw(generator) for _ in range(self.samples)]
-        terms = step.terms(reverse, torch.stack([step.weights(z_a) for z_a in z]))  # (n, B)
-        kl, auxiliary = terms.kl.mean(0), mean_of_draws(terms.auxiliary)
+        at_draws = terms(torch.stack(z))  # (n, B)
+        kl, auxiliary = at_draws.kl.mean(0), mean_of_draws(at_draws.auxiliary)
         if not step.learns:
             return StepLoss(kl, kl.detach(), auxiliary)
-        own = around(terms.kl.detach(), self.mean[step.t])
+        own = around(at_draws.kl.detach(), self.mean[step.t])
         others = (own.sum(0) - own) / (self.samples - 1)
         advantage = own - self.rho(step.t) * others
         score = (advantage * torch.stack([step.log_prob(z_a) for z_a in z])).mean(0)

@@ -1,24 +1,23 @@
-"""Forward (noising) processes q(z_t|x): the base class, the fixed ones and the learned ones."""
+"""Forward (noising) processes q(z_t|x): the base class, those that only mask, and those that do more."""
 
-from ..transition import Posterior, SparseTransition, Transition
 from .base import ForwardProcess
-from .fixed import AbsorbingProcess, D3PMProcess, UniformProcess
-from .mask import MaskProcess
-from .masking import LearnedMaskProcess, StaggeredProcess
-from .residual import ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess
+from .general import D3PMProcess, ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess, UniformProcess
+from .masked import AbsorbingProcess, LearnedMaskProcess, MaskedStep, MaskProcess, StaggeredProcess
+from .step import DenseStep, Posterior, Step
 
 __all__ = [
     "AbsorbingProcess",
     "D3PMProcess",
+    "DenseStep",
     "ForwardProcess",
     "LearnedMaskProcess",
     "MaskProcess",
+    "MaskedStep",
     "Posterior",
     "ResidualAbsorbingProcess",
     "ResidualProcess",
     "ResidualUniformProcess",
-    "SparseTransition",
     "StaggeredProcess",
-    "Transition",
+    "Step",
     "UniformProcess",
 ]

@@ -2,7 +2,7 @@
 
 from .bound import NELBOMetric
 from .coverage import Coverage
-from .features import ClassifierFeatures, FeatureExtractor, InceptionFeatures, PixelFeatures
+from .features import FeatureExtractor, InceptionFeatures, PixelFeatures
 from .frechet import FrechetDistance
 from .judges import CausalLMJudge, Judge, Judgement, NGramJudge
 from .quality import SampleQuality
@@ -10,7 +10,6 @@ from .text import GeneratedText, TokenBound
 
 __all__ = [
     "CausalLMJudge",
-    "ClassifierFeatures",
     "Coverage",
     "FeatureExtractor",
     "FrechetDistance",

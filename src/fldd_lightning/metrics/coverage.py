@@ -42,11 +42,6 @@ class Coverage(Metric):
         super().reset()
         self.real = real
 
-    def real_features(self) -> Tensor:
-        """The real features seen so far, by all processes, ``(N, F)`` on the CPU."""
-        with self.sync_context(should_unsync=True):
-            return dim_zero_cat(self.real).detach().cpu()
-
     def update(self, features: Tensor, real: bool) -> None:
         """Add features ``(N, F)``."""
         (self.real if real else self.fake).append(features.detach().float())

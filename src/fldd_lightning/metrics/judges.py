@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.hub import offline_hub
+from ..data.hub import hub_error
 from ..errors import FLDDError
 
 __all__ = ["CausalLMJudge", "Judge", "Judgement", "NGramJudge"]
@@ -69,9 +69,9 @@ class Judge(nn.Module, ABC):
 
 
 class NGramJudge(Judge):
-    """Interpolated n-grams of characters, from NLTK, fitted on the training texts.
+    """Interpolated n-grams of characters, fitted on the training texts; needs ``pip install "fldd-lightning[text]"``.
 
-    Witten-Bell smoothing (1991), mixed with a thousandth of a uniform distribution over the alphabet, so
+    NLTK's Witten-Bell smoothing (1991), mixed with a thousandth of a uniform distribution over the alphabet, so
     that nothing is impossible. It knows spelling and short words and nothing of meaning, and a
     model that repeats one likely phrase pleases it: read it beside entropy and distinct n-grams, and
     beside what it says of real text.
@@ -81,7 +81,7 @@ class NGramJudge(Judge):
         max_characters: Of the training text; a million take about 5 seconds and 400 MB.
 
     Raises:
-        FLDDError: If a number is out of range.
+        FLDDError: If a number is out of range, or NLTK is missing.
     """
 
     def __init__(self, order: int = 5, max_characters: int = 1_000_000) -> None:
@@ -94,9 +94,11 @@ class NGramJudge(Judge):
         self._nats: Any = None
 
     def prepare(self, texts: Iterable[str], alphabet: str | None) -> None:
-        from nltk.lm import Vocabulary, WittenBellInterpolated
-        from nltk.util import ngrams
-
+        try:
+            from nltk.lm import Vocabulary, WittenBellInterpolated
+            from nltk.util import ngrams
+        except ImportError as error:
+            raise FLDDError('the n-gram judge needs: pip install "fldd-lightning[text]"') from error
         chosen, self._fitted_on = [], 0
         for text in texts:
             if self._fitted_on >= self.max_characters:
@@ -153,19 +155,14 @@ class CausalLMJudge(Judge):
         self.name = Path(source).name
         is_local = Path(source).expanduser().is_dir()
         place = str(Path(source).expanduser()) if is_local else source
-        with offline_hub(is_local) as offline:
-            try:
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=offline)
-                self.model: Any = AutoModelForCausalLM.from_pretrained(
-                    place, local_files_only=offline, torch_dtype=getattr(torch, dtype)
-                )
-            except Exception as error:  # the library raises many kinds
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                reason = "the hub cannot be reached and it is not cached" if offline and not is_local else reason
-                raise FLDDError(
-                    f"cannot load the judge '{source}': {reason}. Give a local folder that save_pretrained of model "
-                    "and tokenizer has written."
-                ) from error
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=is_local)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                place, local_files_only=is_local, torch_dtype=getattr(torch, dtype)
+            )
+        except Exception as error:  # the library raises many kinds
+            instead = "Give a local folder that save_pretrained of model and tokenizer has written."
+            raise hub_error(f"the judge '{source}'", error, instead) from error
         model: Any = self.model  # a module by assignment, of a class unknown here
         model.eval().requires_grad_(False)
         size = int(model.get_input_embeddings().weight.shape[0])

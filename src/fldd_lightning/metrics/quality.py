@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import FLDDError
 from .coverage import Coverage
 from .features import FeatureExtractor
 from .frechet import FrechetDistance
@@ -18,9 +17,9 @@ _MANIFOLD = 2_000  # pictures a side for precision, recall, density and coverage
 class SampleQuality:
     """Fréchet distance, precision, recall, density and coverage of samples against real pictures.
 
-    The real side is added once, or taken from :meth:`real_statistics` of an earlier one, and outlives
-    :meth:`reset`. Processes may each add a share of either side; :meth:`compute` joins them. Precision,
-    recall, density and coverage use the first 2,000 pictures of each side, so add them in random order.
+    The real side is added once and outlives :meth:`reset`. Processes may each add a share of either side;
+    :meth:`compute` joins them. Precision, recall, density and coverage use the first 2,000 pictures of each
+    side, so add them in random order.
 
     Args:
         extractor: Makes features of pictures; stays on its device.
@@ -65,27 +64,6 @@ class SampleQuality:
         self.frechet.reset()
         self.coverage.reset()
         self._start(real=False)
-
-    def real_statistics(self) -> dict[str, Tensor]:
-        """What is known of the real side, from all processes, on the CPU."""
-        return {**self.frechet.real_statistics(), "real": self.coverage.real_features()}
-
-    def load_real(self, statistics: dict[str, Tensor], num_real: int) -> None:
-        """Take over what :meth:`real_statistics` gave; on one process only, as processes are joined.
-
-        Args:
-            statistics: Of the real side.
-            num_real: Real pictures they must be of.
-
-        Raises:
-            FLDDError: If they are of other features or of another number of pictures.
-        """
-        shapes = (tuple(statistics["real_features_cov_sum"].shape), tuple(statistics["real"].shape))
-        expected = ((self.num_features,) * 2, (min(num_real, _MANIFOLD), self.num_features))
-        if shapes != expected or int(statistics["real_features_num_samples"]) != num_real:
-            raise FLDDError("they are of other images or features")
-        self.frechet.load_real_statistics(statistics)
-        self.coverage.update(statistics["real"].to(self.device), real=True)
 
     def _features(self, pictures: Tensor) -> Tensor:
         return self.extractor(pictures.to(self.device))  # type: ignore[no-any-return]

@@ -1,8 +1,7 @@
-"""Backbones, all with one call signature: ``(state weights, t, condition) -> logits``; and autoencoders."""
+"""Backbones, all with one call signature: ``(state, t, condition) -> logits``; and autoencoders."""
 
 from .autoencoder import Autoencoder, ConvAutoencoder, MLPAutoencoder
 from .base import Backbone, StateEmbedding, StepEmbedding
-from .conv import ConvNet
 from .dit import DiT
 from .mlp import MLP
 from .transformer import Transformer
@@ -13,7 +12,6 @@ __all__ = [
     "Autoencoder",
     "Backbone",
     "ConvAutoencoder",
-    "ConvNet",
     "DiT",
     "MLPAutoencoder",
     "StateEmbedding",

@@ -1,4 +1,4 @@
-"""Encoder and decoder of an autoencoder's code."""
+"""Encoder and decoder of an autoencoder's latent."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import FLDDError
-from ..problem import MOST_NUMBERS, Problem
+from ..spec import MOST_NUMBERS, Spec
 from .base import image_channels, zero_last_layer
 
-__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "check_autoencoder"]
+__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder"]
 
 
 class Autoencoder(nn.Module, ABC):
-    """Base class of the networks of an :class:`~fldd_lightning.AutoencoderCode`.
+    """Base class of the networks of an :class:`~fldd_lightning.AutoencoderLatent`.
 
-    A subclass takes ``(problem, size, num_inputs, num_outputs)`` first, then its own options, and starts both last
-    layers at zero (see :func:`~fldd_lightning.networks.base.zero_last_layer`), so that the code says nothing.
+    A subclass takes ``(spec, size, num_inputs, num_outputs)`` first, then its own options, and starts both last
+    layers at zero (see :func:`~fldd_lightning.networks.base.zero_last_layer`), so that the latent says nothing.
 
     Attributes:
         encoded: The encoder's last layer.
-        decoded: The decoder's, without a bias: the code has one for every logit.
+        decoded: The decoder's, without a bias: the latent has one for every logit.
     """
 
     encoded: nn.Linear
@@ -32,7 +32,7 @@ class Autoencoder(nn.Module, ABC):
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the decoder's logits are the same for every code."""
+        """Whether the decoder's logits are the same for every latent."""
         return not bool(self.decoded.weight.any())
 
     def configuration(self) -> str:
@@ -50,15 +50,15 @@ class Autoencoder(nn.Module, ABC):
         """Means, then log variances, ``(B, 2 m)``, for one-hot states ``(B, *shape, num_inputs)``."""
 
     @abstractmethod
-    def decode(self, code: Tensor) -> Tensor:
-        """Logits ``(B, *shape, num_outputs)`` for codes ``(B, m)``."""
+    def decode(self, latent: Tensor) -> Tensor:
+        """Logits ``(B, *shape, num_outputs)`` for latents ``(B, m)``."""
 
 
 class MLPAutoencoder(Autoencoder):
     """Two hidden layers each way, for data of any shape.
 
     Args:
-        problem: Its shape.
+        spec: Its shape.
         size: m.
         num_inputs: Classes per coordinate at the input.
         num_outputs: Logits per coordinate.
@@ -68,20 +68,20 @@ class MLPAutoencoder(Autoencoder):
         FLDDError: If the width is not positive, or the first layer would be larger than 256 MiB.
     """
 
-    def __init__(self, problem: Problem, size: int, num_inputs: int, num_outputs: int, width: int = 512) -> None:
+    def __init__(self, spec: Spec, size: int, num_inputs: int, num_outputs: int, width: int = 512) -> None:
         super().__init__()
         if width < 1:
             raise FLDDError(f"width is {width}, but an MLPAutoencoder needs at least 1 hidden unit.")
-        if problem.num_dims * num_inputs * width > MOST_NUMBERS:
+        if spec.num_dims * num_inputs * width > MOST_NUMBERS:
             raise FLDDError(
-                f"an encoder of width {width} for {problem.num_dims} coordinates of {problem.num_classes} classes "
-                "would need a layer of more than 256 MiB. Lower the autoencoder's width, or set model.code to null."
+                f"an encoder of width {width} for {spec.num_dims} coordinates of {spec.num_classes} classes "
+                "would need a layer of more than 256 MiB. Lower the autoencoder's width, or set model.latents to []."
             )
-        self.output, self.width = (*problem.shape, num_outputs), width
-        self.encoder = nn.Sequential(*_hidden(problem.num_dims * num_inputs, width), *_hidden(width, width))
+        self.output, self.width = (*spec.shape, num_outputs), width
+        self.encoder = nn.Sequential(*_hidden(spec.num_dims * num_inputs, width), *_hidden(width, width))
         self.encoded = nn.Linear(width, 2 * size)
         self.decoder = nn.Sequential(*_hidden(size, width), *_hidden(width, width))
-        self.decoded = nn.Linear(width, problem.num_dims * num_outputs, bias=False)
+        self.decoded = nn.Linear(width, spec.num_dims * num_outputs, bias=False)
         zero_last_layer(self.encoded)
         zero_last_layer(self.decoded)
 
@@ -92,21 +92,21 @@ class MLPAutoencoder(Autoencoder):
         encoded: Tensor = self.encoded(self.encoder(one_hot.flatten(1)))
         return encoded
 
-    def decode(self, code: Tensor) -> Tensor:
-        logits: Tensor = self.decoded(self.decoder(code))  # (B, D * outputs)
-        return logits.view(len(code), *self.output)
+    def decode(self, latent: Tensor) -> Tensor:
+        logits: Tensor = self.decoded(self.decoder(latent))  # (B, D * outputs)
+        return logits.view(len(latent), *self.output)
 
 
 class ConvAutoencoder(Autoencoder):
     """Three convolutions of stride 2 each way, for images of any height and width: levels halve them, rounding up.
 
     Args:
-        problem: A shape of ``(height, width)`` or ``(channels, height, width)``.
+        spec: A shape of ``(height, width)`` or ``(channels, height, width)``.
         size: m.
         num_inputs: Classes per pixel and channel at the input.
         num_outputs: Logits per pixel and channel.
         features: Of the finest level; every further one has twice as many.
-        width: Hidden units between the coarsest level and the code.
+        width: Hidden units between the coarsest level and the latent.
 
     Raises:
         FLDDError: If the shape is not that of an image, an option is not positive, or the coarsest layer would be
@@ -114,15 +114,15 @@ class ConvAutoencoder(Autoencoder):
     """
 
     def __init__(
-        self, problem: Problem, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
+        self, spec: Spec, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
     ) -> None:
         super().__init__()
-        self.channels = image_channels(problem, "ConvAutoencoder")
+        self.channels = image_channels(spec, "ConvAutoencoder")
         if min(features, width) < 1:
             raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
-        self.output, self.features, self.width = (*problem.shape, num_outputs), features, width
+        self.output, self.features, self.width = (*spec.shape, num_outputs), features, width
         widths = [features, 2 * features, 4 * features]
-        rows, columns = problem.shape[-2:]
+        rows, columns = spec.shape[-2:]
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for before, after in zip([self.channels * num_inputs, *widths], widths):
@@ -136,7 +136,7 @@ class ConvAutoencoder(Autoencoder):
         if num_coarsest * width > MOST_NUMBERS:
             raise FLDDError(
                 f"a ConvAutoencoder of features={features} and width={width} would need, at {rows}x{columns}"
-                " pixels, a layer of more than 256 MiB. Lower features or width, or set model.code to null."
+                " pixels, a layer of more than 256 MiB. Lower features or width, or set model.latents to []."
             )
         self.encoder = nn.Sequential(*down, nn.Flatten(), *_hidden(num_coarsest, width))
         self.encoded = nn.Linear(width, 2 * size)
@@ -160,20 +160,10 @@ class ConvAutoencoder(Autoencoder):
         encoded: Tensor = self.encoded(self.encoder(pixels))
         return encoded
 
-    def decode(self, code: Tensor) -> Tensor:
-        mixed = self.decoded(self.decoder(code))  # (B, C * outputs, H, W)
+    def decode(self, latent: Tensor) -> Tensor:
+        mixed = self.decoded(self.decoder(latent))  # (B, C * outputs, H, W)
         logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
-        return logits.reshape(len(code), *self.output)
-
-
-def check_autoencoder(networks: nn.Module) -> Autoencoder:
-    """Return ``networks`` if they are an :class:`Autoencoder`; raise a readable error otherwise."""
-    if not isinstance(networks, Autoencoder):
-        raise FLDDError(
-            f"{type(networks).__name__} is not an Autoencoder. Subclass fldd_lightning.networks.Autoencoder and take "
-            "(problem, size, num_inputs, num_outputs) as its first arguments."
-        )
-    return networks
+        return logits.reshape(len(latent), *self.output)
 
 
 def _hidden(num_inputs: int, width: int) -> list[nn.Module]:

@@ -1,60 +1,37 @@
-"""The one call signature of all backbones: weights over states and a step in, logits out."""
+"""The one call signature of all backbones: states, a step and what latents say in, logits out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from ..problem import Problem
-from ..states import SparseStates, State
+from ..spec import Seen, Spec
 
-__all__ = [
-    "Backbone",
-    "StateEmbedding",
-    "StepEmbedding",
-    "check_backbone",
-    "check_labels",
-    "embed_states",
-    "image_channels",
-    "zero_last_layer",
-]
+__all__ = ["Backbone", "StateEmbedding", "StepEmbedding", "as_weights", "image_channels", "zero_last_layer"]
 
 
 class Backbone(nn.Module, ABC):
     """Base class of networks for both the forward process and the denoiser.
 
-    A subclass takes ``(problem, num_inputs, num_outputs)`` first, then its own options, and
+    A subclass takes ``(spec, num_inputs, num_outputs)`` first, then its own options, and
     should start its last layer at zero (see :func:`zero_last_layer`).
-
-    Attributes:
-        takes_sparse: Whether :meth:`forward` takes :class:`~fldd_lightning.states.SparseStates`, as
-            :func:`embed_states` does; to other networks they come as weights over all states.
     """
 
-    takes_sparse: bool = False
-
-    def __call__(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``forward``, with states in the form the network takes."""
-        if isinstance(state, SparseStates) and not self.takes_sparse:
-            state = state.dense()
-        logits: Tensor = super().__call__(state, t, condition)
-        return logits
-
     @abstractmethod
-    def forward(self, state: Any, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """Map states to logits.
 
         Args:
-            state: Weights over input states ``(B, *shape, num_inputs)``, one-hot or relaxed; or
-                SparseStates, where ``takes_sparse`` is set.
+            state: Integer states ``(B, *shape)``, or weights over states ``(B, *shape, num_inputs)`` where they
+                are relaxed. :class:`StateEmbedding` and :func:`as_weights` take both.
             t: Steps ``(B,)``, integers in 0..T.
-            condition: Labels ``(B,)`` or codes ``(B, m)`` in 0..num_labels-1, real codes ``(B, m)``, or None.
+            condition: What latents say: one tensor for every entry of ``spec.seen``, whole numbers ``(B, parts)`` or
+                real ones ``(B, m)``.
 
         Returns:
             Logits ``(B, *shape, num_outputs)``.
@@ -62,110 +39,89 @@ class Backbone(nn.Module, ABC):
 
 
 class StepEmbedding(nn.Module):
-    """A vector for every step; in a conditional model another one for every label of the whole, added to it.
+    """A vector for every step, plus one for each latent of the whole that networks see.
 
-    Where the condition is real numbers, that one is a linear map of them.
+    That one is looked up for whole numbers, and is a linear map of real ones.
 
     Args:
-        problem: T and the number of labels or real numbers.
+        spec: T, and what networks see.
         width: Features.
-        std: Standard deviation of both at the start.
+        std: Standard deviation of each at the start.
     """
 
-    def __init__(self, problem: Problem, width: int, std: float = 1.0) -> None:
+    def __init__(self, spec: Spec, width: int, std: float = 1.0) -> None:
         super().__init__()
-        self.problem = problem
-        self.step = nn.Embedding(problem.num_steps + 1, width)
+        self.step = nn.Embedding(spec.num_steps + 1, width)
         nn.init.normal_(self.step.weight, std=std)
-        self.label: nn.Module | None = None
-        if problem.num_latents > 0:
-            self.label = nn.Linear(problem.num_latents, width, bias=False)
-            nn.init.normal_(self.label.weight, std=std / sqrt(problem.num_latents))
-        elif problem.num_labels > 0 and problem.num_parts == 1:
-            self.label = nn.Embedding(problem.num_labels, width)
-            nn.init.normal_(self.label.weight, std=std)
+        self.num_seen = len(spec.seen)
+        self.places = [i for i, each in enumerate(spec.seen) if each.num_parts == 1]
+        self.latents = nn.ModuleList(_embedding(spec.seen[i], width, std) for i in self.places)
 
-    def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """``(B, width)`` for steps and labels ``(B,)`` or ``(B, m)``; raises where these are missing or not wanted."""
-        check_labels(self.problem, condition)
+    def forward(self, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """``(B, width)`` for steps ``(B,)``; raises FLDDError where a latent is missing or not wanted."""
+        if len(condition) != self.num_seen:
+            raise FLDDError(
+                f"the network sees {self.num_seen} latents, but it was given {len(condition)}. Networks must be made "
+                "from the spec of their module, and called with its condition."
+            )
         features: Tensor = self.step(t)
-        if self.label is None or condition is None:
-            return features
-        labels: Tensor = self.label(condition if self.problem.num_latents > 0 else condition.flatten())
-        return features + labels
+        for place, embed in zip(self.places, self.latents, strict=True):
+            numbers = condition[place]
+            features = features + embed(numbers if numbers.is_floating_point() else numbers[:, 0])
+        return features
 
 
-class StateEmbedding(nn.Linear):
-    """The mean embedding of the states of every coordinate, plus a vector for the code of the part it is in.
+class StateEmbedding(nn.Module):
+    """The mean embedding of every coordinate's states, plus a vector for each number of the part that it is in.
 
-    A linear map of weights over states without bias, and of no more where a code is of the whole: that one comes
-    with the step (:class:`StepEmbedding`).
+    Latents of the whole come with the step (:class:`StepEmbedding`).
 
     Args:
-        problem: D, and the codes, if parts of an example have their own.
+        spec: D, and what networks see.
         num_inputs: States.
         features: Features of a coordinate.
         std: Standard deviation of the weights at the start.
+
+    Attributes:
+        weight: One row a state, ``(num_inputs, features)``.
     """
 
-    part_of: Tensor
+    def __init__(self, spec: Spec, num_inputs: int, features: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(std * torch.randn(num_inputs, features))
+        self.places = [i for i, each in enumerate(spec.seen) if each.num_parts > 1]
+        self.latents = nn.ModuleList(_embedding(spec.seen[i], features, std) for i in self.places)
+        for i in self.places:
+            part_of = torch.tensor(spec.part_of(spec.seen[i].num_parts))  # (D,)
+            self.register_buffer(f"part_of_{i}", part_of, persistent=False)
 
-    def __init__(self, problem: Problem, num_inputs: int, features: int, std: float = 1.0) -> None:
-        super().__init__(num_inputs, features, bias=False)
-        nn.init.normal_(self.weight, std=std)
-        self.code = nn.Embedding(problem.num_labels, features) if problem.num_parts > 1 else None
-        if self.code is not None:
-            nn.init.normal_(self.code.weight, std=std)
-            self.register_buffer("part_of", torch.tensor(problem.part_of), persistent=False)  # (D,)
-
-    def forward(self, state: State, condition: Tensor | None = None) -> Tensor:
-        """``(B, *shape, features)`` for ``(B, *shape, num_inputs)`` or SparseStates, and codes ``(B, m)``."""
-        embedded = embed_states(self.weight.T, state)
-        if self.code is None or condition is None:
-            return embedded
-        codes: Tensor = self.code(condition)[:, self.part_of]  # (B, D, features)
-        return embedded + codes.reshape(embedded.shape)
-
-
-def check_backbone(network: nn.Module) -> Backbone:
-    """Return ``network`` if it is a :class:`Backbone`; raise a readable error otherwise."""
-    if not isinstance(network, Backbone):
-        raise FLDDError(
-            f"{type(network).__name__} is not a Backbone. Subclass fldd_lightning.networks.Backbone and take "
-            "(problem, num_inputs, num_outputs) as its first arguments."
-        )
-    return network
+    def forward(self, state: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """``(B, *shape, features)`` for states ``(B, *shape)`` or weights ``(B, *shape, num_inputs)``."""
+        embedded = state @ self.weight if state.is_floating_point() else F.embedding(state, self.weight)
+        for place, embed in zip(self.places, self.latents, strict=True):
+            of_parts = embed(condition[place])  # (B, parts, features)
+            embedded = embedded + of_parts[:, self.get_buffer(f"part_of_{place}")].reshape(embedded.shape)
+        return embedded
 
 
-def embed_states(table: Tensor, state: State) -> Tensor:
-    """Mean embedding of states: a look-up of a few rows where they are sparse, a product where they are not.
-
-    Args:
-        table: One row a state, ``(num_inputs, features)``.
-        state: ``(B, *shape, num_inputs)``, or SparseStates.
-
-    Returns:
-        ``(B, *shape, features)``.
-    """
-    if not isinstance(state, SparseStates):
-        return state @ table
-    rows = F.embedding(state.index, table)  # (B, *shape, m, features)
-    return (rows * state.weight.unsqueeze(-1)).sum(-2)
+def as_weights(state: Tensor, num_inputs: int) -> Tensor:
+    """Weights ``(B, *shape, num_inputs)`` of integer states ``(B, *shape)``; weights as they are."""
+    return state if state.is_floating_point() else F.one_hot(state, num_inputs).float()
 
 
-def image_channels(problem: Problem, name: str) -> int:
+def image_channels(spec: Spec, name: str) -> int:
     """Channels of an image of ``(height, width)`` or ``(channels, height, width)``; raises for other shapes.
 
     Args:
-        problem: Its shape.
+        spec: Its shape.
         name: The network that asks, for the message.
     """
-    if len(problem.shape) not in (2, 3):
+    if len(spec.shape) not in (2, 3):
         raise FLDDError(
-            f"{name} needs images, (height, width) or (channels, height, width), not {problem.shape}. "
-            "For others there are MLP, Transformer and, for a code, MLPAutoencoder."
+            f"{name} needs images, (height, width) or (channels, height, width), not {spec.shape}. "
+            "For others there are MLP, Transformer and, for a latent, MLPAutoencoder."
         )
-    return problem.shape[0] if len(problem.shape) == 3 else 1
+    return spec.shape[0] if len(spec.shape) == 3 else 1
 
 
 def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:
@@ -175,12 +131,11 @@ def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def check_labels(problem: Problem, condition: Tensor | None) -> None:
-    """Raise if labels are missing from a conditional model or given to an unconditional one."""
-    if (condition is None) == (problem.num_labels > 0 or problem.num_latents > 0):
-        kind = f"{problem.num_latents} real numbers" if problem.num_latents > 0 else f"{problem.num_labels} labels"
-        raise FLDDError(
-            f"the network was built for {kind}, but it was given "
-            f"{'no labels' if condition is None else 'labels'}. Set num_labels to match the data; the values of "
-            "a code are labels too."
-        )
+def _embedding(seen: Seen, width: int, std: float) -> nn.Module:
+    if seen.num_reals:
+        linear = nn.Linear(seen.num_reals, width, bias=False)
+        nn.init.normal_(linear.weight, std=std / sqrt(seen.num_reals))
+        return linear
+    table = nn.Embedding(seen.num_values, width)
+    nn.init.normal_(table.weight, std=std)
+    return table

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from ..problem import Problem
-from .base import Backbone, StepEmbedding, image_channels, zero_last_layer
-from .block import AdaLNBlock, AdaLNOutput
+from ..spec import Spec
+from .base import Backbone, StepEmbedding, as_weights, image_channels, zero_last_layer
+from .transformer import AdaLNBlock, AdaLNOutput
 
 __all__ = ["DiT"]
 
@@ -22,7 +22,7 @@ class DiT(Backbone):
     28x28 (49 patches) 2.8 M and 0.18 GFLOP an image; 3x32x32 with S = 33 (64 patches) 3.4 M and 0.31 GFLOP.
 
     Args:
-        problem: K, T and a shape of ``(height, width)`` or ``(channels, height, width)``.
+        spec: K, T and a shape of ``(height, width)`` or ``(channels, height, width)``.
         num_inputs: States per pixel and channel at the input.
         num_outputs: Logits per pixel and channel at the output; zero at initialisation.
         patch: Height and width of a patch; must divide both sides.
@@ -37,7 +37,7 @@ class DiT(Backbone):
 
     def __init__(
         self,
-        problem: Problem,
+        spec: Spec,
         num_inputs: int,
         num_outputs: int,
         patch: int = 4,
@@ -47,8 +47,8 @@ class DiT(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.channels = image_channels(problem, "DiT")
-        height, columns = problem.shape[-2:]
+        self.channels, self.num_inputs = image_channels(spec, "DiT"), num_inputs
+        height, columns = spec.shape[-2:]
         if patch < 1 or height % patch or columns % patch or width % heads:
             raise FLDDError(
                 f"patch={patch} must divide the image's {height}x{columns} and heads={heads} the width {width}."
@@ -58,17 +58,18 @@ class DiT(Backbone):
         num_patches = (height // patch) * (columns // patch)
         self.embed = nn.Linear(area * num_inputs, width)
         self.position = nn.Parameter(0.02 * torch.randn(1, num_patches, width))
-        self.time = StepEmbedding(problem, width)
+        self.time = StepEmbedding(spec, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, heads, dropout, width) for _ in range(depth))
         self.norm = AdaLNOutput(width, width)
         self.last = nn.Linear(width, area * num_outputs)
         zero_last_layer(self.last)
         # a path from each pixel's own state to its own logits, as images have detail below a patch
-        self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, num_inputs, num_outputs))
+        self.skip = nn.Parameter(torch.zeros(spec.num_steps + 1, num_inputs, num_outputs))
 
-    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         time = F.silu(self.time(t, condition))  # (B, width)
-        images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
+        weights = as_weights(state, self.num_inputs)  # (B, *shape, S)
+        images = weights if weights.dim() == 5 else weights.unsqueeze(1)  # (B, C, H, W, S)
         p, rows = self.patch, images.shape[2] // self.patch
         patches = rearrange(images, "b c (h p) (w q) s -> b (h w) (c p q s)", p=p, q=p)
         hidden = self.embed(patches) + self.position  # (B, patches, width)
@@ -80,4 +81,4 @@ class DiT(Backbone):
         )  # (B, C, H, W, outputs)
         own = torch.einsum("bchws,bso->bchwo", images, self.skip[t].to(images.dtype))
         logits = logits + own
-        return logits if state.dim() == 5 else logits.squeeze(1)
+        return logits if weights.dim() == 5 else logits.squeeze(1)

@@ -7,8 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..problem import Problem
-from ..states import State
+from ..spec import Spec
 from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
 
 __all__ = ["MLP"]
@@ -22,7 +21,7 @@ class MLP(Backbone):
     for more than a few thousand coordinates take a convolutional network or a transformer.
 
     Args:
-        problem: K, shape, T and the number of labels.
+        spec: K, shape, T and what networks see.
         num_inputs: States per coordinate at the input.
         num_outputs: Logits per coordinate at the output; zero at initialisation.
         width: Width of the hidden layers.
@@ -31,11 +30,9 @@ class MLP(Backbone):
         dropout: Dropout probability inside the residual layers.
     """
 
-    takes_sparse = True
-
     def __init__(
         self,
-        problem: Problem,
+        spec: Spec,
         num_inputs: int,
         num_outputs: int,
         width: int = 256,
@@ -44,17 +41,17 @@ class MLP(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        num_dims = problem.num_dims
-        self.embed = StateEmbedding(problem, num_inputs, embedding)
+        num_dims = spec.num_dims
+        self.embed = StateEmbedding(spec, num_inputs, embedding)
         self.mix_in = nn.Linear(num_dims * embedding, width)
-        self.layers = nn.ModuleList(_ResidualLayer(problem, width, dropout) for _ in range(depth))
+        self.layers = nn.ModuleList(_ResidualLayer(spec, width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.last_time = StepEmbedding(problem, width, std=0.3)
+        self.last_time = StepEmbedding(spec, width, std=0.3)
         self.mix_out = nn.Linear(width, num_dims * num_outputs)
         zero_last_layer(self.mix_out)
-        self.skip = nn.Parameter(torch.zeros(problem.num_steps + 1, embedding, num_outputs))
+        self.skip = nn.Parameter(torch.zeros(spec.num_steps + 1, embedding, num_outputs))
 
-    def forward(self, state: State, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         embedded = self.embed(state, condition)  # (B, *shape, E)
         tokens = embedded.flatten(1, -2)  # (B, D, E)
         hidden = self.mix_in(rearrange(tokens, "b d e -> b (d e)"))  # (B, width)
@@ -67,15 +64,15 @@ class MLP(Backbone):
 
 
 class _ResidualLayer(nn.Module):
-    def __init__(self, problem: Problem, width: int, dropout: float) -> None:
+    def __init__(self, spec: Spec, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.time = StepEmbedding(problem, width, std=0.3)
+        self.time = StepEmbedding(spec, width, std=0.3)
         self.inner = nn.Linear(width, width)
         self.outer = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         inner = F.gelu(self.inner(self.norm(hidden)) + self.time(t, condition))
         out: Tensor = hidden + self.outer(self.dropout(inner))
         return out

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from ..problem import Problem
-from .base import Backbone, StepEmbedding, image_channels, zero_last_layer
+from ..spec import Spec
+from .base import Backbone, StepEmbedding, as_weights, image_channels, zero_last_layer
 
 __all__ = ["UNet"]
 
@@ -29,7 +29,7 @@ class UNet(Backbone):
     - 3x32x32, S = 33, widths 64, 128, 256 (``configs/cifar10.yaml``): 6.4 M, 1.8 GFLOP.
 
     Args:
-        problem: K, T and a shape of ``(height, width)`` or ``(channels, height, width)``.
+        spec: K, T and a shape of ``(height, width)`` or ``(channels, height, width)``.
         num_inputs: States per pixel and channel at the input.
         num_outputs: Logits per pixel and channel at the output; zero at initialisation.
         widths: Feature channels of each level, from fine to coarse; multiples of 8.
@@ -42,7 +42,7 @@ class UNet(Backbone):
 
     def __init__(
         self,
-        problem: Problem,
+        spec: Spec,
         num_inputs: int,
         num_outputs: int,
         widths: Sequence[int] = (32, 64, 128),
@@ -52,11 +52,11 @@ class UNet(Backbone):
         super().__init__()
         if not widths or any(width % 8 for width in widths) or widths[-1] % heads:
             raise FLDDError(f"widths {list(widths)} must be multiples of 8, the last one of heads={heads}, too.")
-        self.channels = image_channels(problem, "UNet")
+        self.channels, self.num_inputs = image_channels(spec, "UNet"), num_inputs
         features = 4 * widths[0]
-        self.time = StepEmbedding(problem, features)
+        self.time = StepEmbedding(spec, features)
         self.first = nn.Conv2d(self.channels * num_inputs, widths[0], 3, padding=1)
-        self.position = nn.Parameter(torch.zeros(1, widths[0], *problem.shape[-2:]))
+        self.position = nn.Parameter(torch.zeros(1, widths[0], *spec.shape[-2:]))
         before = [widths[0], *widths[:-1]]
         self.down = nn.ModuleList(_Block(a, b, features, dropout) for a, b in zip(before, widths))
         self.shrink = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for width in widths[:-1])
@@ -68,9 +68,10 @@ class UNet(Backbone):
         self.last = nn.Conv2d(widths[0], self.channels * num_outputs, 1)
         zero_last_layer(self.last)
 
-    def forward(self, state: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         time = self.time(t, condition)  # (B, features)
-        images = state if state.dim() == 5 else state.unsqueeze(1)  # (B, C, H, W, S)
+        weights = as_weights(state, self.num_inputs)  # (B, *shape, S)
+        images = weights if weights.dim() == 5 else weights.unsqueeze(1)  # (B, C, H, W, S)
         pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()  # else torch.compile may fail
         hidden = self.first(pixels) + self.position
         skips = []
@@ -86,7 +87,7 @@ class UNet(Backbone):
             hidden = self.up[i](torch.cat([hidden, skips[i]], 1), time)
         mixed = self.last(F.silu(self.norm(hidden)))  # (B, C * outputs, H, W)
         logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
-        return logits if state.dim() == 5 else logits.squeeze(1)
+        return logits if weights.dim() == 5 else logits.squeeze(1)
 
 
 class _Block(nn.Module):

@@ -1,10 +1,10 @@
-"""A code of real numbers: a variational autoencoder, whose latent the first step starts from."""
+"""A latent of real numbers: that of a variational autoencoder, which the first step starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from ..categorical import float64_device
 from ..errors import FLDDError
-from ..networks.autoencoder import Autoencoder, MLPAutoencoder, check_autoencoder
-from ..problem import Problem
-from .base import MOST_EXAMPLES, Code, CodePosterior, hold_out
+from ..factory import build
+from ..networks.autoencoder import Autoencoder, MLPAutoencoder
+from ..spec import Seen, Spec
+from .base import MOST_EXAMPLES, Latent, LatentPosterior, hold_out
 from .prior import LOG_VARIANCE, FlowPrior, log_normal
 from .tables import count_all, examples_at_once, normalised
 
-__all__ = ["AutoencoderCode"]
+__all__ = ["AutoencoderLatent"]
 
 _BATCH = 256
 _LR, _LR_MIXTURE = 2e-3, 1e-2
@@ -27,61 +28,61 @@ _WARM_UP = 0.2  # of the fit, while the weight of the KL grows
 _CHECKS = 10  # of the bound of held-out examples, whose best is kept
 
 
-class AutoencoderPosterior(CodePosterior):
+class AutoencoderPosterior(LatentPosterior):
     """q(c|x) = N(mean, exp(log_variance)), numbers independent given x.
 
     Args:
-        code: Whose it is.
+        latent: Whose it is.
         x: Examples ``(B, *shape)``.
         mean: ``(B, m)``.
         log_variance: ``(B, m)``.
     """
 
-    def __init__(self, code: AutoencoderCode, x: Tensor, mean: Tensor, log_variance: Tensor) -> None:
-        self.code, self.x, self.mean, self.log_variance = code, x, mean, log_variance
+    def __init__(self, latent: AutoencoderLatent, x: Tensor, mean: Tensor, log_variance: Tensor) -> None:
+        self.latent, self.x, self.mean, self.log_variance = latent, x, mean, log_variance
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """As for any code; with a gradient to the encoder (Kingma and Welling, 2014, section 2.4)."""
+        """As for any latent; with a gradient to the encoder (Kingma and Welling, 2014, section 2.4)."""
         noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(self.mean.dtype).to(self.mean.device)
         return self.mean + (self.log_variance / 2).exp() * noise
 
     def likely(self) -> Tensor:
         return self.mean
 
-    def kl(self, code: Tensor) -> Tensor:
-        return log_normal(code, self.mean, self.log_variance) - self.code.prior.log_prob(code)
+    def kl(self, c: Tensor) -> Tensor:
+        return log_normal(c, self.mean, self.log_variance) - self.latent.prior.log_prob(c)
 
-    def nll(self, code: Tensor) -> Tensor:
-        return self.kl(code) - self.log_likelihood(code)
+    def nll(self, c: Tensor) -> Tensor:
+        return self.kl(c) - self.log_likelihood(c)
 
-    def log_likelihood(self, code: Tensor) -> Tensor:
-        """Log p(x|c), ``(B,)``, for codes ``(B, m)``."""
-        log_p = self.code.log_conditional_of(code).gather(-1, self.x.unsqueeze(-1))  # (B, *shape, 1)
+    def log_likelihood(self, c: Tensor) -> Tensor:
+        """Log p(x|c), ``(B,)``, for latents ``(B, m)``."""
+        log_p = self.latent.log_conditional_of(c).gather(-1, self.x.unsqueeze(-1))  # (B, *shape, 1)
         return log_p.flatten(1).sum(1)
 
 
-class AutoencoderCode(Code):
+class AutoencoderLatent(Latent):
     """m real numbers of the whole example: q(c|x) by an encoder, p(x_i|c) by a decoder.
 
-    A number out of 256 says little of many coordinates; this code has no such bound. :meth:`fit` trains the
+    A number out of 256 says little of many coordinates; this latent has no such bound. :meth:`fit` trains the
     autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
     through the draws of c; also where nothing was found that helps held-out examples at the weight of the KL, from a
     start that says nothing and a mixture that stays one normal distribution.
     It takes a process that only masks, whose denoiser starts from log p(x_i|c).
 
     The prior is learned too, a mixture of normal distributions that a normalising flow bends
-    (:class:`~fldd_lightning.codes.prior.FlowPrior`): under a single normal one many a code that is drawn is none that
-    any example has, and its sample is like none (compare Tomczak and Welling, 2018, eq. 8).
+    (:class:`~fldd_lightning.latents.priors.FlowPrior`). Under a single normal one many a draw is a latent that
+    no example has, and its sample is like none (compare Tomczak and Welling, 2018, eq. 8).
 
     Args:
-        problem: K and shape.
+        spec: K and shape.
         size: m, how many numbers.
-        autoencoder: Makes encoder and decoder from ``(problem, m, num_inputs, num_outputs)``; for images, better a
+        autoencoder: Makes encoder and decoder from ``(spec, m, num_inputs, num_outputs)``; for images, better a
             :class:`~fldd_lightning.networks.ConvAutoencoder`.
         components: Of the prior's mixture.
         couplings: Of the prior's flow; with 0 it is the mixture.
         kl_weight: Weight of the KL in the loss of :meth:`fit`, and in its choice by held-out examples: the beta of a
-            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the code says: where
+            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the latent says: where
             coordinates know nothing of one another it is worth saying much that a denoiser, which sees those already
             revealed, finds by itself.
         fit_steps: Updates of 256 examples before training.
@@ -90,28 +91,31 @@ class AutoencoderCode(Code):
         FLDDError: If an option is not positive (couplings: negative), or the networks are no Autoencoder.
     """
 
+    name = "autoencoder"
+    says_values = True
+
     def __init__(
         self,
-        problem: Problem,
+        spec: Spec,
         size: int = 24,
-        autoencoder: Callable[[Problem, int, int, int], Autoencoder] = MLPAutoencoder,
+        autoencoder: Callable[[Spec, int, int, int], Autoencoder] = MLPAutoencoder,
         components: int = 128,
         couplings: int = 6,
         kl_weight: float = 2.5,
         fit_steps: int = 4_000,
     ) -> None:
-        super().__init__(problem)
+        super().__init__(spec)
         if min(size, components, fit_steps, couplings + 1) < 1 or not kl_weight > 0:
             raise FLDDError(
-                "size, components and fit_steps of an AutoencoderCode must be at least 1, couplings at least 0, "
+                "size, components and fit_steps of an AutoencoderLatent must be at least 1, couplings at least 0, "
                 "kl_weight above 0."
             )
         self.size, self.components, self.couplings = size, components, couplings
+        self.seen, self.num_uniforms = Seen(self.name, num_reals=size), size
         self.kl_weight, self.fit_steps = kl_weight, fit_steps
-        self.num_values = problem.num_classes - int(problem.padded)  # that the decoder chooses among
-        networks = autoencoder(problem, size, problem.num_classes - 1, self.num_values - 1)
-        self.autoencoder = check_autoencoder(networks)
-        self.bias = nn.Parameter(torch.zeros(*problem.shape, self.num_values - 1))  # of the decoder
+        self.num_values = spec.num_classes - int(spec.padded)  # that the decoder chooses among
+        self.autoencoder = build(autoencoder, Autoencoder, spec, size, spec.num_classes - 1, self.num_values - 1)
+        self.bias = nn.Parameter(torch.zeros(*spec.shape, self.num_values - 1))  # of the decoder
         self.prior = FlowPrior(size, components, couplings)
 
     @property
@@ -122,19 +126,16 @@ class AutoencoderCode(Code):
     def says_nothing(self) -> bool:
         return self.autoencoder.says_nothing
 
-    def seen_by_networks(self, problem: Problem) -> Problem:
-        return replace(problem, num_latents=self.size)
-
-    def posterior(self, x: Tensor) -> AutoencoderPosterior:
+    def posterior(self, x: Tensor, batch: Any = None) -> AutoencoderPosterior:
         # the last class has no input of its own: what is none of the others
-        one_hot = F.one_hot(x, self.problem.num_classes)[..., :-1].to(self.bias.dtype)  # (B, *shape, K - 1)
+        one_hot = F.one_hot(x, self.spec.num_classes)[..., :-1].to(self.bias.dtype)  # (B, *shape, K - 1)
         mean, log_variance = _full(self.autoencoder.encode(one_hot)).chunk(2, -1)
         return AutoencoderPosterior(self, x, mean, log_variance.clamp(*LOG_VARIANCE))
 
-    def log_conditional_of(self, code: Tensor) -> Tensor:
-        logits = _full(self.autoencoder.decode(code.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
+    def log_conditional_of(self, c: Tensor) -> Tensor:
+        logits = _full(self.autoencoder.decode(c.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
         log_p = F.pad(logits, (0, 1)).log_softmax(-1)
-        return F.pad(log_p, (0, 1)) if self.problem.padded else log_p
+        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return self.prior.sample(num_samples, generator)
@@ -142,7 +143,7 @@ class AutoencoderCode(Code):
     @torch.enable_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
-        marginals = normalised(count_all(kept, self.problem), self.problem.pad)[..., 0]  # (*shape, K)
+        marginals = normalised(count_all(kept, self.spec), self.spec.pad)[..., 0]  # (*shape, K)
         log_p = marginals.expand(len(held), *marginals.shape).gather(-1, held.unsqueeze(-1))
         nll_marginals = float(-log_p.sum().cpu().double() / len(held))
         generator = torch.Generator(float64_device(x.device)).manual_seed(seed)
@@ -171,7 +172,7 @@ class AutoencoderCode(Code):
         return f"{type(self).__name__}(size={self.size}, autoencoder={networks}, {prior})"
 
     def _updates(self, x: Tensor, generator: torch.Generator) -> Iterator[None]:
-        """Train on the code's own bound, its KL weighted; stops now and then to have a look."""
+        """Train on the latent's own bound, its KL weighted; stops now and then to have a look."""
         mixture = self.prior.mixture
         networks = [p for p in self.parameters() if all(p is not other for other in mixture)]
         optimizer = torch.optim.Adam([{"params": networks}, {"params": mixture}])
@@ -194,7 +195,7 @@ class AutoencoderCode(Code):
     @torch.no_grad()
     def _held_out_bound(self, held: Tensor, generator: torch.Generator) -> tuple[float, float]:
         """Means of KL and bound."""
-        size = examples_at_once(self.problem.num_dims * self.problem.num_classes)
+        size = examples_at_once(self.spec.num_dims * self.spec.num_classes)
         terms = [torch.stack(self._bound(each, generator)) for each in torch.split(held, size)]  # (2, b) each
         kl, nll = torch.cat(terms, 1).cpu().double().mean(1)
         return float(kl), float(nll)
@@ -204,9 +205,9 @@ class AutoencoderCode(Code):
         size = (len(x), self.size)
         uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=generator.device)
         posterior = self.posterior(x)
-        code = posterior.draw(uniform)
-        kl = posterior.kl(code)
-        return kl, kl - posterior.log_likelihood(code)
+        c = posterior.draw(uniform)
+        kl = posterior.kl(c)
+        return kl, kl - posterior.log_likelihood(c)
 
 
 def _full(numbers: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Sources whose log-probability is known exactly, so that the best possible NELBO, H, is too."""
+"""Sources whose log-probability is known exactly, so that the best possible NELBO, H, is too.
+
+They are drawn at random here: no data set, no licence.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from math import log
 import torch
 from torch import Tensor
 
-from ..errors import FLDDError
-from .base import DiscreteDataModule, Split
+from fldd_lightning import FLDDError
+from fldd_lightning.data import DiscreteDataModule, Split
 
 __all__ = ["GaussianMixture", "HiddenClusters", "KnownSource", "MarkovChain", "RandomWalk", "XORBlocks"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sources import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
 
 from fldd_lightning import FLDDError
-from fldd_lightning.data import GaussianMixture, HiddenClusters, KnownSource, MarkovChain, RandomWalk, XORBlocks
 
 # Small enough that every x can be enumerated.
 SMALL = [

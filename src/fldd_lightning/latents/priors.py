@@ -46,29 +46,29 @@ class FlowPrior(nn.Module):
         """Draw the means, so that components differ."""
         self.mean.data.copy_(_APART * torch.randn(self.mean.shape, generator=generator, device=generator.device))
 
-    def log_prob(self, code: Tensor) -> Tensor:
-        """Log p(c) in nats, ``(B,)``, for codes ``(B, m)``."""
-        log_volume = code.new_zeros(len(code))
+    def log_prob(self, c: Tensor) -> Tensor:
+        """Log p(c) in nats, ``(B,)``, for latents ``(B, m)``."""
+        log_volume = c.new_zeros(len(c))
         for coupling in self.couplings:
-            shift, log_scale = coupling(code)
-            code = (code - shift) * (-log_scale).exp()
+            shift, log_scale = coupling(c)
+            c = (c - shift) * (-log_scale).exp()
             log_volume = log_volume - log_scale.sum(-1)
-        each = log_normal(code.unsqueeze(1), self.mean, self.log_variance.clamp(*LOG_VARIANCE))  # (B, components)
+        each = log_normal(c.unsqueeze(1), self.mean, self.log_variance.clamp(*LOG_VARIANCE))  # (B, components)
         return (each + self.logits.log_softmax(0)).logsumexp(1) + log_volume
 
     @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        """Codes ``(N, m)``, on the generator's device."""
+        """Latents ``(N, m)``, on the generator's device."""
         device = generator.device
         which = torch.multinomial(self.logits.softmax(0).to(device), num_samples, True, generator=generator)
         mean = self.mean.to(device)[which]  # (N, m)
         deviation = (self.log_variance.clamp(*LOG_VARIANCE) / 2).exp().to(device)[which]
-        code = mean + deviation * torch.randn(mean.shape, device=device, generator=generator)
-        code = code.to(self.mean.device)
+        c = mean + deviation * torch.randn(mean.shape, device=device, generator=generator)
+        c = c.to(self.mean.device)
         for coupling in reversed(self.couplings):
-            shift, log_scale = coupling(code)
-            code = code * log_scale.exp() + shift
-        return code.to(device)
+            shift, log_scale = coupling(c)
+            c = c * log_scale.exp() + shift
+        return c.to(device)
 
 
 class _Coupling(nn.Module):
@@ -85,14 +85,14 @@ class _Coupling(nn.Module):
         zero_last_layer(last)
         self.network = nn.Sequential(nn.Linear(size, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, _WIDTH), nn.SiLU(), last)
 
-    def forward(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(code.device.type, enabled=False):  # the flow that is scored is the one that is drawn from
-            seen = (code * (1 - self.moves)).to(self.moves.dtype)
-            shift, log_scale = self.network(seen).to(code.dtype).chunk(2, -1)
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(c.device.type, enabled=False):  # the flow that is scored is the one that is drawn from
+            seen = (c * (1 - self.moves)).to(self.moves.dtype)
+            shift, log_scale = self.network(seen).to(c.dtype).chunk(2, -1)
         return shift * self.moves, 2 * (log_scale / 2).tanh() * self.moves
 
 
-def log_normal(code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def log_normal(c: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Log N(c; mean, exp(log_variance)), summed over the last dimension."""
-    terms: Tensor = (code - mean) ** 2 / log_variance.exp() + log_variance + log(2 * pi)
+    terms: Tensor = (c - mean) ** 2 / log_variance.exp() + log_variance + log(2 * pi)
     return -0.5 * terms.sum(-1)

@@ -1,4 +1,4 @@
-"""Looking up and counting values by coordinate, for codes."""
+"""Counting values by coordinate, for latents of whole numbers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..categorical import float64_device
-from ..problem import Problem
+from ..spec import Spec
 
-__all__ = ["CHUNK", "count", "count_all", "examples_at_once", "log_likelihood", "normalised"]
+__all__ = ["CHUNK", "count", "count_all", "examples_at_once", "normalised"]
 
 CHUNK, NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
 _FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
@@ -18,15 +17,6 @@ _FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than ad
 def examples_at_once(numbers: int) -> int:
     """Examples worked on at once, where each takes so many numbers."""
     return max(1, min(CHUNK, NUMBERS // numbers))
-
-
-def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
-    device = float64_device(x.device)  # MPS has no embedding_bag
-    flat = x.flatten(1).to(device)  # (B, D)
-    first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
-    table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
-    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
 
 
 def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tensor:
@@ -47,13 +37,11 @@ def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tens
     return counts.view(*x.shape[1:], num_classes, -1)
 
 
-def count_all(x: Tensor, problem: Problem) -> Tensor:
+def count_all(x: Tensor, spec: Spec) -> Tensor:
     """How often every coordinate takes every value, plus 1 / K; ``(*shape, K, 1)``, 0 at PAD."""
-    counts = (
-        count(x, torch.ones(len(x), 1, device=x.device), problem.num_classes, problem.pad) + 1 / problem.num_classes
-    )
-    if problem.pad is not None:
-        counts[..., problem.pad, :] = 0
+    counts = count(x, torch.ones(len(x), 1, device=x.device), spec.num_classes, spec.pad) + 1 / spec.num_classes
+    if spec.pad is not None:
+        counts[..., spec.pad, :] = 0
     return counts
 
 

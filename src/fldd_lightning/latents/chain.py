@@ -1,31 +1,32 @@
-"""Codes of the parts of a sequence, a Markov chain: a hidden Markov model, fitted by expectation maximisation."""
+"""Latents of the parts of a sequence, a Markov chain: a hidden Markov model, fitted by expectation maximisation."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import log
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
 from ..errors import FLDDError
-from ..problem import MOST_NUMBERS, Problem
+from ..spec import MOST_NUMBERS, Spec
 from .base import hold_out
 from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
-from .tables import count, count_all, examples_at_once, log_likelihood, normalised
-from .tabular import TableCode, affordable, sizes_to_try, started_from
+from .mixture import log_likelihood
+from .tables import count, count_all, examples_at_once, normalised
+from .tabular import TableLatent, affordable, sizes_to_try, started_from
 
-__all__ = ["ChainCode"]
+__all__ = ["ChainLatent"]
 
 _ITERATIONS = 20
 _PRODUCTS = 2**35  # in a round of fitting, at most
 
 
-class ChainCode(TableCode):
+class ChainLatent(TableLatent):
     """One number c_j of every part of a sequence, with the prior p(c_1) prod_j p(c_{j+1}|c_j).
 
-    A code of the whole cannot say much of each part of a long sequence. Here a part is some neighbouring coordinates,
+    A latent of the whole cannot say much of each part of a long sequence. Here a part is some neighbouring coordinates,
     and with T = 1 the model is a hidden Markov model with products for emissions: its posterior, its
     likelihood and expectation maximisation are exact (Baum et al., 1970). A sample costs m look-ups more and no network
     pass. Networks for sequences see c_j at the coordinates of part j.
@@ -38,7 +39,7 @@ class ChainCode(TableCode):
     them, which suits series that are cut anywhere. Coordinates at PAD do not count.
 
     Args:
-        problem: K and a shape of ``(length,)``.
+        spec: K and a shape of ``(length,)``.
         part: Coordinates of a part, at most.
         size: C, the most values c_j may take. Fitting and training cost some m C^2 operations an example and step.
         smoothing: Examples' worth of what they have in common that the tables of every value are blended with.
@@ -49,32 +50,33 @@ class ChainCode(TableCode):
 
     Raises:
         FLDDError: If the shape is not that of a sequence, ``part`` is not positive, or as for
-            :class:`~fldd_lightning.codes.TableCode`.
+            :class:`~fldd_lightning.latents.TableLatent`.
     """
 
+    name = "chain"
     log_first: Tensor
     log_following: Tensor
     part_of: Tensor
 
-    def __init__(self, problem: Problem, part: int = 2, size: int = 256, smoothing: float = 1.0) -> None:
-        if len(problem.shape) != 1:
+    def __init__(self, spec: Spec, part: int = 2, size: int = 256, smoothing: float = 1.0) -> None:
+        if len(spec.shape) != 1:
             raise FLDDError(
-                f"ChainCode needs sequences, shape (length,), not {problem.shape}. Use MixtureCode for other data."
+                f"ChainLatent needs sequences, shape (length,), not {spec.shape}. Use MixtureLatent for other data."
             )
         if part < 1:
             raise FLDDError(f"part is {part}, but a part has at least one coordinate.")
-        num_parts = -(-problem.num_dims // part)
+        num_parts = -(-spec.num_dims // part)
         if (num_parts - 1) * size**2 > MOST_NUMBERS:
             raise FLDDError(
                 f"{num_parts} parts of {size} values would need a table of more than 256 MiB. Lower "
-                "model.code.size or raise model.code.part."
+                "model.latents.size or raise model.latents.part."
             )
-        super().__init__(problem, size, num_parts, smoothing)
+        super().__init__(spec, size, num_parts, smoothing)
         log_first = torch.full((size,), float("-inf"))
         log_first[0] = 0.0
         self.register_buffer("log_first", log_first)
         self.register_buffer("log_following", log_first.repeat(num_parts - 1, size, 1))
-        part_of = torch.tensor(replace(problem, num_parts=num_parts).part_of)  # (D,)
+        part_of = torch.tensor(spec.part_of(num_parts))  # (D,)
         self.register_buffer("part_of", part_of, persistent=False)
         self._lengths: list[int] = part_of.bincount().tolist()
 
@@ -89,21 +91,21 @@ class ChainCode(TableCode):
     def num_used(self) -> int:
         return int(self.log_first.isfinite().sum())
 
-    def posterior(self, x: Tensor) -> ChainPosterior:
+    def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         chain = self._chain
         return ChainPosterior(self._scores(x, chain), chain)
 
-    def log_conditional_of(self, code: Tensor) -> Tensor:
-        at_coordinates = code[:, self.part_of]  # (B, D)
-        coordinates = torch.arange(len(self.part_of), device=code.device)
+    def log_conditional_of(self, c: Tensor) -> Tensor:
+        at_coordinates = c[:, self.part_of]  # (B, D)
+        coordinates = torch.arange(len(self.part_of), device=c.device)
         return self.log_conditional.transpose(1, 2)[coordinates, at_coordinates]
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         first, following = (each.exp().to(generator.device) for each in (self.log_first, self.log_following))
-        codes = [torch.multinomial(first, num_samples, True, generator=generator)]
+        numbers = [torch.multinomial(first, num_samples, True, generator=generator)]
         for table in following:
-            codes.append(torch.multinomial(table[codes[-1]], 1, generator=generator).squeeze(1))
-        return torch.stack(codes, 1)
+            numbers.append(torch.multinomial(table[numbers[-1]], 1, generator=generator).squeeze(1))
+        return torch.stack(numbers, 1)
 
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
@@ -121,7 +123,7 @@ class ChainCode(TableCode):
                 break
             nll, best, ties = values[chosen], fits[chosen], [ties[chosen]]
         self._keep(best)
-        return {"codes": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
+        return {"values": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
 
     @property
     def _chain(self) -> Chain:
@@ -149,7 +151,7 @@ class ChainCode(TableCode):
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> Chain:
         """The chain after some rounds; its values start from the parts of examples."""
-        counts = count_all(x, self.problem)
+        counts = count_all(x, self.spec)
         if tied:
             counts = self._tie(counts)
         marginals = counts / counts.sum(-2, keepdim=True)
@@ -164,7 +166,7 @@ class ChainCode(TableCode):
         chain = Chain(
             torch.full((size,), -log(size), device=x.device),
             torch.full((self.num_parts - 1, size, size), -log(size), device=x.device),
-            started_from(examples, marginals, self.problem),
+            started_from(examples, marginals, self.spec),
         )
         for _ in range(_ITERATIONS):
             chain = self._round(x, chain, marginals, tied)
@@ -181,7 +183,7 @@ class ChainCode(TableCode):
             first += q[:, 0].sum(0)
             following += neighbours(forward, ahead, chain)
             each = zip(self._parts(batch), q.unbind(1), strict=True)
-            conditional += torch.cat([count(part, w, self.problem.num_classes, self.problem.pad) for part, w in each])
+            conditional += torch.cat([count(part, w, self.spec.num_classes, self.spec.pad) for part, w in each])
         if tied:
             following = following.sum(0, keepdim=True).expand_as(following)
             conditional = self._tie(conditional)
@@ -208,5 +210,5 @@ class ChainCode(TableCode):
         return Chain(
             (first / first.sum()).clamp_min(1e-12).log(),
             following.clamp_min(1e-12).log(),
-            normalised(conditional, self.problem.pad),
+            normalised(conditional, self.spec.pad),
         )

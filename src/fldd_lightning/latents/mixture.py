@@ -1,26 +1,27 @@
-"""A code of the whole example: a mixture of products, fitted by expectation maximisation."""
+"""A latent of the whole example: a mixture of products, fitted by expectation maximisation."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..categorical import sample_from_uniform
-from ..problem import Problem
-from .base import CodePosterior, hold_out
-from .tables import CHUNK, count, count_all, log_likelihood, normalised
-from .tabular import TableCode, affordable, sizes_to_try, started_from
+from ..spec import Spec
+from .base import LatentPosterior, hold_out
+from .tables import CHUNK, count, count_all, normalised
+from .tabular import TableLatent, affordable, sizes_to_try, started_from
 
-__all__ = ["MixtureCode"]
+__all__ = ["MixtureLatent", "log_likelihood"]
 
 _ITERATIONS = 25
 _LOOK_UPS = 2**33  # in a round of fitting, at most
 
 
-class MixturePosterior(CodePosterior):
+class MixturePosterior(LatentPosterior):
     """q(c|x) of a mixture.
 
     Args:
@@ -41,59 +42,62 @@ class MixturePosterior(CodePosterior):
         return self.log_joint.log_softmax(-1)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        return sample_from_uniform(self.log_q, uniform[:, 0]).unsqueeze(1)
+        cumulative = self.log_q.detach().to(uniform).exp().cumsum(-1)  # (B, C), in float64
+        c = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(cumulative.shape[1] - 1)
+        return c.to(self.log_q.device)
 
     def likely(self) -> Tensor:
         return self.log_q.argmax(-1, keepdim=True)
 
-    def kl(self, code: Tensor | None = None) -> Tensor:
+    def kl(self, c: Tensor | None = None) -> Tensor:
         expected = (self.log_joint.softmax(-1) * self.given).sum(-1)
         return (expected + self._nll).clamp_min(0)
 
-    def nll(self, code: Tensor | None = None) -> Tensor:
+    def nll(self, c: Tensor | None = None) -> Tensor:
         return self._nll
 
 
-class MixtureCode(TableCode):
+class MixtureLatent(TableLatent):
     """One number c of the example, with a table p(c); both networks see it as they see a label.
 
     :meth:`fit` tries mixtures of 1, 4, 16, ... components up to ``size`` and keeps the one that is most likely to have
     made examples held out of its training. Where no mixture is better than a product of marginals all examples
-    have the same code, which costs nothing. So it is before fitting. Coordinates at PAD do not count.
+    have the same c, which costs nothing. So it is before fitting. Coordinates at PAD do not count.
 
     Args:
-        problem: K and shape.
+        spec: K and shape.
         size: C, the most components there may be.
         smoothing: Examples' worth of the data's marginals that every component is blended with.
 
     Attributes:
-        log_prior: log p(c), ``(C,)``; ``-inf`` for codes not in use.
+        log_prior: log p(c), ``(C,)``; ``-inf`` for values not in use.
 
     Raises:
-        FLDDError: As for :class:`~fldd_lightning.codes.TableCode`.
+        FLDDError: As for :class:`~fldd_lightning.latents.TableLatent`.
     """
 
+    name = "mixture"
     log_prior: Tensor
 
-    def __init__(self, problem: Problem, size: int = 256, smoothing: float = 1.0) -> None:
-        super().__init__(problem, size, 1, smoothing)
+    def __init__(self, spec: Spec, size: int = 256, smoothing: float = 1.0) -> None:
+        super().__init__(spec, size, 1, smoothing)
         log_prior = torch.full((size,), float("-inf"))
         log_prior[0] = 0.0
         self.register_buffer("log_prior", log_prior)
 
     @property
     def num_examples(self) -> int:
-        return affordable(self.problem.num_dims * self.size, _LOOK_UPS)
+        return affordable(self.spec.num_dims * self.size, _LOOK_UPS)
 
     @property
     def num_used(self) -> int:
         return int(self.log_prior.isfinite().sum())
 
-    def posterior(self, x: Tensor) -> MixturePosterior:
+    def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return _posterior(x, self.log_prior, self.log_conditional)
 
-    def log_conditional_of(self, code: Tensor) -> Tensor:
-        return self.log_conditional.index_select(-1, code[:, 0]).movedim(-1, 0)
+    def log_conditional_of(self, c: Tensor) -> Tensor:
+        return self.log_conditional.index_select(-1, c[:, 0]).movedim(-1, 0)
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         p = self.log_prior.exp().to(generator.device)
@@ -103,7 +107,7 @@ class MixtureCode(TableCode):
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
         sizes = sizes_to_try(self.most_values(len(x), len(kept)), first=0)
-        counts = count_all(kept, self.problem)
+        counts = count_all(kept, self.spec)
         marginals = counts / counts.sum(-2, keepdim=True)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
         nll = [float(_posterior(held, *each).nll().cpu().double().mean()) for each in fits]
@@ -112,14 +116,14 @@ class MixtureCode(TableCode):
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
         self.log_conditional.zero_()[..., : len(log_prior)] = log_conditional
         self.is_fitted.fill_(True)
-        return {"codes": self.num_used, "nll": nll[chosen], "nll_marginals": nll[0]}
+        return {"values": self.num_used, "nll": nll[chosen], "nll_marginals": nll[0]}
 
     def _maximise(self, x: Tensor, size: int, marginals: Tensor) -> tuple[Tensor, Tensor]:
         """Log p(c) and log p(x_i|c) after some rounds; components start from the first examples of x."""
-        num_classes, pad = self.problem.num_classes, self.problem.pad
+        num_classes, pad = self.spec.num_classes, self.spec.pad
         if size == 1:
             return torch.zeros(1, device=x.device), normalised(marginals, pad)
-        log_conditional = started_from(x[:size], marginals, self.problem)
+        log_conditional = started_from(x[:size], marginals, self.spec)
         log_prior = torch.full((size,), -log(size), device=x.device)
         for _ in range(_ITERATIONS):
             parts = torch.split(x, CHUNK)
@@ -131,3 +135,12 @@ class MixtureCode(TableCode):
 
 def _posterior(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> MixturePosterior:
     return MixturePosterior(log_likelihood(x, log_conditional), log_prior)
+
+
+def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
+    device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no embedding_bag
+    flat = x.flatten(1).to(device)  # (B, D)
+    first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
+    table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
+    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)

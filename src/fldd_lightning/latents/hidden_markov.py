@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..categorical import sample_from_uniform
-from .base import CodePosterior
+from .base import LatentPosterior
 
 __all__ = ["Chain", "ChainPosterior", "Filtered", "filtered", "neighbours", "smoothed"]
 
@@ -39,7 +39,7 @@ class Filtered:
     ratios: Tensor
 
 
-class ChainPosterior(CodePosterior):
+class ChainPosterior(LatentPosterior):
     """q(c|x) of a chain.
 
     Args:
@@ -65,19 +65,19 @@ class ChainPosterior(CodePosterior):
 
     def draw(self, uniform: Tensor) -> Tensor:
         log_past = self._log_past
-        codes = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
+        parts = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
         for j in range(log_past.shape[1] - 2, -1, -1):
-            log_q = log_past[:, j] + self.chain.following[j].T[codes[0]]  # (B, C)
-            codes.insert(0, sample_from_uniform(log_q, uniform[:, j]))
-        return torch.stack(codes, 1)
+            log_q = log_past[:, j] + self.chain.following[j].T[parts[0]]  # (B, C)
+            parts.insert(0, sample_from_uniform(log_q, uniform[:, j]))
+        return torch.stack(parts, 1)
 
     def likely(self) -> Tensor:
         return self._q.argmax(-1)
 
-    def kl(self, code: Tensor | None = None) -> Tensor:
+    def kl(self, c: Tensor | None = None) -> Tensor:
         return ((self._q * self.scores).sum((1, 2)) - self._forward.log_p).clamp_min(0)
 
-    def nll(self, code: Tensor | None = None) -> Tensor:
+    def nll(self, c: Tensor | None = None) -> Tensor:
         return -self._forward.log_p
 
 
@@ -124,7 +124,7 @@ def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, list[Tensor]]:
 
 
 def neighbours(forward: Filtered, ahead: Sequence[Tensor], chain: Chain) -> Tensor:
-    """Counts of neighbouring codes.
+    """Counts of neighbouring numbers.
 
     Args:
         forward: What :func:`filtered` found.
@@ -143,5 +143,5 @@ def neighbours(forward: Filtered, ahead: Sequence[Tensor], chain: Chain) -> Tens
 
 
 def _exactly(scores: Tensor) -> torch.autocast:
-    """Products in float32, also where training is in mixed precision: a code's KL is part of the bound."""
+    """Products in float32, also where training is in mixed precision: a latent's KL is part of the bound."""
     return torch.autocast(scores.device.type, enabled=False)

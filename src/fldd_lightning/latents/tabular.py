@@ -1,31 +1,30 @@
-"""Codes of whole numbers, with tables of what every value says of every coordinate."""
+"""Latents of whole numbers, with tables of what every value says of every coordinate."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..errors import FLDDError
-from ..problem import MOST_NUMBERS, Problem
-from .base import MOST_EXAMPLES, Code
+from ..spec import MOST_NUMBERS, Seen, Spec
+from .base import MOST_EXAMPLES, Latent
 from .tables import count, normalised
 
-__all__ = ["TableCode", "affordable", "sizes_to_try", "started_from"]
+__all__ = ["TableLatent", "affordable", "sizes_to_try", "started_from"]
 
 _BLEND = 0.3  # of an example in the value that starts from it; the rest are the marginals
 _FEWEST_EXAMPLES = 20  # for more than one value
 
 
-class TableCode(Code):
-    """Base class of codes whose numbers are 0..C-1, fitted by expectation maximisation.
+class TableLatent(Latent):
+    """Base class of latents whose numbers are 0..C-1, fitted by expectation maximisation.
 
     With T = 1 the best q(c|x) is the posterior of the model, and expectation maximisation ascends the bound itself.
 
     Args:
-        problem: K and shape.
+        spec: K and shape.
         size: C, the most values c_j may take.
         num_parts: m, how many numbers there are of an example.
         smoothing: Examples' worth of what they have in common that the tables of every value are blended with.
@@ -37,19 +36,21 @@ class TableCode(Code):
         FLDDError: If the size is below 2, the smoothing is not positive, or the table would be larger than 256 MiB.
     """
 
+    says_values = True
     log_conditional: Tensor
 
-    def __init__(self, problem: Problem, size: int, num_parts: int, smoothing: float) -> None:
-        super().__init__(problem)
+    def __init__(self, spec: Spec, size: int, num_parts: int, smoothing: float) -> None:
+        super().__init__(spec)
         if size < 2 or smoothing <= 0:
-            raise FLDDError(f"a code needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
-        if size * problem.num_dims * problem.num_classes > MOST_NUMBERS:
+            raise FLDDError(f"a latent needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
+        if size * spec.num_dims * spec.num_classes > MOST_NUMBERS:
             raise FLDDError(
-                f"a code of size {size} for {problem.num_dims} coordinates of {problem.num_classes} classes would need "
-                "a table of more than 256 MiB. Lower model.code.size, or set model.code to null."
+                f"a latent of size {size} for {spec.num_dims} coordinates of {spec.num_classes} classes would need "
+                "a table of more than 256 MiB. Lower model.latents.size, or set model.latents to []."
             )
         self.size, self.num_parts, self.smoothing = size, num_parts, smoothing
-        self.register_buffer("log_conditional", torch.zeros(*problem.shape, problem.num_classes, size))
+        self.seen, self.num_uniforms = Seen(self.name, num_values=size, num_parts=num_parts), num_parts
+        self.register_buffer("log_conditional", torch.zeros(*spec.shape, spec.num_classes, size))
 
     @property
     @abstractmethod
@@ -60,11 +61,8 @@ class TableCode(Code):
     def says_nothing(self) -> bool:
         return self.num_used == 1
 
-    def seen_by_networks(self, problem: Problem) -> Problem:
-        return replace(problem, num_labels=self.size, num_parts=self.num_parts)
-
     def summary(self) -> str:
-        return f"{self.num_used} codes ({self.size} at most)"
+        return f"{self.num_used} values in use ({self.size} at most)"
 
     def most_values(self, num_examples: int, num_kept: int) -> int:
         """How many values of c_j may be fitted to those kept of so many examples."""
@@ -84,7 +82,7 @@ def sizes_to_try(most: int, first: int) -> list[int]:
     return [*(4**k for k in range(first, most.bit_length()) if 4**k < most), most]
 
 
-def started_from(examples: Tensor, marginals: Tensor, problem: Problem) -> Tensor:
+def started_from(examples: Tensor, marginals: Tensor, spec: Spec) -> Tensor:
     """Log p(x_i|c), ``(*shape, K, C)``, of values that start from one of ``(C, *shape)`` examples each."""
-    starts = count(examples, torch.eye(len(examples), device=examples.device), problem.num_classes, problem.pad)
-    return normalised(marginals + _BLEND * (starts - marginals), problem.pad)
+    starts = count(examples, torch.eye(len(examples), device=examples.device), spec.num_classes, spec.pad)
+    return normalised(marginals + _BLEND * (starts - marginals), spec.pad)

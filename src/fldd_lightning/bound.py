@@ -1,0 +1,212 @@
+"""The negative evidence lower bound (NELBO) of FLDD and its terms (eq. 5).
+
+Latents c are drawn first, and both networks may see them:
+
+    -log p(x) <= sum_latents KL(q(c|x) || p(c)) + sum_{t=1..T} E_{q(z_t|x)} KL(q(z_s|z_t, x) || p(z_s|z_t)),  s = t-1.
+
+With u(x, 0) = onehot(x) and u(x, T) = prior exactly, z_0 is x and z_T is the prior. The reconstruction and the prior
+term are therefore exactly zero; tests compute them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from .forward import DenseStep, ForwardProcess, MaskedStep, Step
+from .latents.base import Latent, LatentPosterior
+from .reverse import MaskedReverse, Reverse
+from .spec import Spec
+
+__all__ = ["Bound", "Drawn", "StepTerms", "draw_latents", "nelbo", "num_uniforms", "step_terms", "stratified_steps"]
+
+
+class StepTerms(NamedTuple):
+    """What n draws of z_t give for a step.
+
+    Attributes:
+        kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``; their mean is the step's term of eq. 5.
+        auxiliary: -log p(x^i|z_t, revealed) summed over masked coordinates, each times what its probability of being
+            revealed now lacks of 1/t, masked diffusion's; nats per example, ``(n, B)``, with gradients to the
+            denoiser alone. 0 for masked diffusion; None for processes that do more than mask.
+    """
+
+    kl: Tensor
+    auxiliary: Tensor | None = None
+
+
+class Drawn(NamedTuple):
+    """A draw of all latents of B examples.
+
+    Attributes:
+        condition: What networks see, one tensor for every entry of ``spec.seen``.
+        kl: KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each.
+        nll: The bound of the latents alone, T = 1, ``(B,)``: of the best one that says something of the values, plus
+            the KL of those that do not. None where none does.
+    """
+
+    condition: tuple[Tensor, ...]
+    kl: dict[str, Tensor]
+    nll: Tensor | None
+
+
+class Bound(NamedTuple):
+    """The terms of the bound of B examples, in nats per example.
+
+    Attributes:
+        kl: KL of every step, ``(B, T)``.
+        further: The other terms by name, ``(B,)`` each.
+        nll_latent: The bound of the latents alone, ``(B,)``; None where none of them says anything of the values.
+    """
+
+    kl: Tensor
+    further: dict[str, Tensor]
+    nll_latent: Tensor | None
+
+    @property
+    def nelbo(self) -> Tensor:
+        """The bound, ``(B,)``."""
+        return self.kl.sum(1) + sum(self.further.values(), torch.zeros_like(self.kl[:, 0]))
+
+
+def step_terms(step: Step, reverse: Reverse, z_t: Tensor) -> StepTerms:
+    """The KL of one step at draws of z_t (eq. 5), and what else may be had of the same pass of the denoiser.
+
+    At relaxed weights it is the cross-entropy of the relaxed posterior minus the mean entropy (eq. 14), which is no KL.
+    Coordinates at PAD cost nothing.
+
+    Args:
+        step: The forward process's.
+        reverse: The reverse process; its network runs once, on all n B states.
+        z_t: n draws of z_t, integers ``(n, B, *shape)`` or weights ``(n, B, *shape, S)``.
+    """
+    if isinstance(step, MaskedStep) and isinstance(reverse, MaskedReverse):
+        return _masked_terms(step, reverse, z_t)
+    assert isinstance(step, DenseStep)
+    return _dense_terms(step, reverse, z_t)
+
+
+def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> StepTerms:
+    """KL = [z_t = MASK] (stay log(stay / p(stay)) + leave log(leave / p(leave)) - leave log p(x|z_t, revealed)).
+
+    A coordinate that is not masked carries over in both processes, at no cost.
+    """
+    x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), step.repeated(len(z_t))
+    log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
+    is_live = torch.ones_like(x, dtype=torch.bool) if step.pad is None else x != step.pad
+    log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
+    masked = z_t[..., -1] if z_t.is_floating_point() else (z_t == step.mask).to(log_p.dtype)
+    masked = masked.where(is_live, 0.0)
+
+    log_stay, log_leave = logsigmoid(step.log_odds), logsigmoid(-step.log_odds)  # (B, *shape)
+    stay, leave = log_stay.exp(), log_leave.exp()
+    kl_of_staying = stay * (log_stay - logsigmoid(odds)) + leave * (log_leave - logsigmoid(-odds))
+    kl = masked * (kl_of_staying - leave * log_p)
+
+    usual = (1 / step.t).reshape(-1, *[1] * (leave.dim() - 1))
+    lacking = masked.detach() * (usual - leave.detach()).clamp_min(0)
+    return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
+
+
+def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
+    """KL = -sum_j q(j|z_t, x) log p(j|z_t) - H(q(.|z_t, x)), over all S states."""
+    t, condition = step.repeated(len(z_t))
+    log_v = reverse.log_prob(z_t.flatten(0, 1), t, condition)
+    log_v = log_v.view(*z_t.shape[: 1 + step.x.dim()], -1)  # (n, B, *shape, S)
+    if step.pad is not None:
+        log_v = log_v.masked_fill((step.x == step.pad).unsqueeze(-1), 0.0)
+    entropy = step.posterior.entropy()  # (B, *shape, S)
+    if z_t.is_floating_point():
+        q = torch.stack([step.posterior.relaxed_posterior(w) for w in z_t])
+        entropy = (z_t * entropy).sum(-1)
+    else:
+        q = torch.stack([step.posterior.posterior(z) for z in z_t])
+        entropy = entropy.expand(q.shape).gather(-1, z_t.unsqueeze(-1)).squeeze(-1)
+    live = q > 0  # 0 log 0 = 0, in gradients too
+    cross_entropy = -(q.where(live, 0.0) * log_v.where(live, 0.0)).sum(-1)
+    return StepTerms((cross_entropy - entropy).flatten(2).sum(2))
+
+
+def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior], uniform: Tensor) -> Drawn:
+    """Draw c ~ q(c|x) of every latent, and its KL.
+
+    Args:
+        latents: All of them.
+        posteriors: q(c|x) of each, for B examples.
+        uniform: Float64 numbers in [0, 1), ``(B, n)``, with n of :func:`num_uniforms`.
+    """
+    condition, kl, place = [], {}, 0
+    alone, others = [], torch.zeros(len(uniform), device=uniform.device)
+    for latent, posterior in zip(latents, posteriors, strict=True):
+        c = posterior.draw(uniform[:, place : place + latent.num_uniforms])
+        place += latent.num_uniforms
+        kl[f"kl_{latent.name}"] = divergence = posterior.kl(c)
+        if latent.seen is not None:
+            condition.append(c)
+        if latent.says_values:
+            alone.append(posterior.nll(c))
+        else:
+            others = others.to(divergence) + divergence
+    return Drawn(tuple(condition), kl, torch.stack(alone).amin(0) + others if alone else None)
+
+
+def num_uniforms(latents: Sequence[Latent]) -> int:
+    """Uniform numbers that :func:`draw_latents` takes for an example."""
+    return sum(latent.num_uniforms for latent in latents)
+
+
+def nelbo(
+    process: ForwardProcess,
+    reverse: Reverse,
+    latents: Sequence[Latent],
+    x: Tensor,
+    batch: Any,
+    noise: Tensor,
+    extra: dict[str, Tensor] | None = None,
+) -> Bound:
+    """All terms of the bound (eq. 5), unbiased: one draw of z_t and of the latents for each step.
+
+    Args:
+        process: The forward process.
+        reverse: The reverse process.
+        latents: The latents.
+        x: Data ``(B, *shape)``.
+        batch: What the data loader gave, for latents that are observed.
+        noise: Float64 numbers in [0, 1), ``(B, T, D + n)``: of every step D for z_t, and n of
+            :func:`num_uniforms` for the latents.
+        extra: Further terms by name, ``(B,)`` each.
+    """
+    posteriors = [latent.posterior(x, batch) for latent in latents]
+    spec: Spec = process.spec
+    columns, drawn = [], Drawn((), {}, None)
+    for i in range(spec.num_steps):
+        drawn = draw_latents(latents, posteriors, noise[:, i, spec.num_dims :])
+        step = process.step(x, torch.full((len(x),), i + 1, device=x.device), drawn.condition)
+        z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
+        columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
+    return Bound(torch.stack(columns, 1), {**(extra or {}), **drawn.kl}, drawn.nll)
+
+
+def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> Tensor:
+    """Draw one step per example, spread evenly over 1..T.
+
+    Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in
+    random order; every step is marginally uniform.
+
+    Args:
+        batch: B.
+        num_steps: T.
+        generator: Source of randomness; its device is that of the result.
+
+    Returns:
+        Integer steps ``(B,)``, in 1..T.
+    """
+    device = generator.device
+    offset = torch.rand((), dtype=torch.float64, device=device, generator=generator)
+    strata = (torch.arange(batch, device=device) + offset) / batch
+    t = 1 + (strata * num_steps).long().clamp_max(num_steps - 1)
+    return t[torch.randperm(batch, device=device, generator=generator)]

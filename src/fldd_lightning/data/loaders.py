@@ -1,0 +1,105 @@
+"""Loaders: one that a resumed run goes on with, and training data looked at apart from training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+
+from ..errors import FLDDError
+
+__all__ = ["ResumableLoader", "ResumableSampler", "apart_from_training"]
+
+
+class ResumableSampler(DistributedSampler[dict[str, Tensor]]):
+    """Every epoch in an order of its own, which depends on the seed and the epoch alone.
+
+    :class:`ResumableLoader` sets the epoch and where in it to start.
+    """
+
+    start = 0  # examples of this process that are left out
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(super().__iter__(), self.start, None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Ignored: Lightning counts an epoch that a stopped run was in the middle of as a whole one."""
+
+
+class ResumableLoader(DataLoader[dict[str, Tensor]]):
+    """A loader whose place in the data is kept in checkpoints.
+
+    Lightning saves :meth:`state_dict` of a training loader and hands it to :meth:`load_state_dict` when a run is
+    resumed. Batches count when they are handed out, whatever worker processes have fetched in advance.
+
+    Attributes:
+        sampler: A :class:`ResumableSampler`.
+        epoch: The present epoch, or the last one if none has begun since.
+        batches: Batches of it that were handed out.
+        trainer: Says where an epoch ends that ``limit_train_batches`` cuts short.
+    """
+
+    sampler: ResumableSampler
+    epoch = 0
+    batches = 0
+    trainer: Trainer | None = None
+    _is_restored = False
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.batches and not self._is_restored:
+            self.epoch, self.batches = self.epoch + 1, 0
+        self._is_restored = False
+        self.sampler.epoch = self.epoch
+        self.sampler.start = self.batches * int(self.batch_size or 1)
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self.batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and the batches of it that were handed out; an epoch at its end is the next at its start."""
+        limit = len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
+        is_whole = self.batches >= limit
+        return {"epoch": self.epoch + is_whole, "batches": 0 if is_whole else self.batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration go on where the state was taken."""
+        self.epoch, self.batches = state["epoch"], state["batches"]
+        self._is_restored = True
+
+
+def apart_from_training(loader: Any) -> Iterable[Any]:
+    """The batches of a loader from a loader of its own, in random order.
+
+    Iterating over the trainer's would start its workers' epoch anew. In every process it is the whole data set in
+    the same order, but for streams and for samplers of the user's own, which are kept.
+
+    Raises:
+        FLDDError: If the loader is an iterator, which could be gone through only once, or several loaders.
+    """
+    if not isinstance(loader, DataLoader):
+        if isinstance(loader, (dict, list, tuple)) or iter(loader) is loader:
+            raise FLDDError(
+                f"cannot look at the training data apart from training, as they are a {type(loader).__name__}. "
+                "Train on one DataLoader, or do without a code and without CollapseMonitor."
+            )
+        return loader  # type: ignore[no-any-return]
+    options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": torch.Generator().manual_seed(0)}
+    sampler = loader.sampler
+    is_usual = isinstance(sampler, (RandomSampler, SequentialSampler)) or (
+        isinstance(sampler, DistributedSampler) and getattr(sampler, "dataset", loader.dataset) is loader.dataset
+    )
+    if loader.batch_size is None and loader.batch_sampler is not None:
+        options["batch_sampler"] = loader.batch_sampler
+    else:
+        options["batch_size"] = loader.batch_size
+        if not isinstance(loader.dataset, IterableDataset):
+            options.update({"shuffle": True} if is_usual else {"sampler": sampler})
+    return DataLoader(loader.dataset, **options)

@@ -1,0 +1,282 @@
+"""Processes that turn coordinates to MASK and do nothing else: absorbing, by an order set by hand, and learned.
+
+A coordinate that is masked at t is masked at s = t-1 with probability stay_t, so that with gamma_T = 1
+
+    gamma_s = gamma_t stay_t,   u_t = (1 - gamma_t) onehot(x) + gamma_t onehot(MASK).
+
+One number for each step and coordinate says all: the log odds of staying. The maximum coupling of two such marginals
+(eq. 10, 11) is just this: a masked coordinate stays with probability stay_t = gamma_s / gamma_t, or turns to x.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from ..categorical import log_one_hot, one_hot
+from ..errors import FLDDError
+from ..factory import build
+from ..networks.base import Backbone
+from ..spec import Spec
+from .base import ForwardProcess, floored, kept_logits
+from .step import Step
+
+__all__ = ["NEVER", "AbsorbingProcess", "LearnedMaskProcess", "MaskProcess", "MaskedStep", "StaggeredProcess"]
+
+NEVER = -1e4  # log odds of what never happens: sigmoid(NEVER) is exactly 0, and all sums and gradients stay finite
+
+
+@dataclass(frozen=True)
+class MaskedStep(Step):
+    """A step of a process that only masks: three numbers a coordinate, whatever K is.
+
+    Attributes:
+        mask: The state MASK, K.
+        log_gamma: Log q(z_t = MASK|x), ``(B, *shape)``; ``-inf`` at PAD.
+        log_kept: Log q(z_t = x|x), ``(B, *shape)``.
+        log_odds: Log odds that a coordinate masked at t is masked at s, ``(B, *shape)``; ``NEVER`` at t = 1.
+    """
+
+    mask: int
+    log_gamma: Tensor
+    log_kept: Tensor
+    log_odds: Tensor
+
+    @property
+    def learns(self) -> bool:
+        return self.log_odds.requires_grad
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)
+        return self.draw_from_uniform(uniform)
+
+    def draw_from_uniform(self, uniform: Tensor) -> Tensor:
+        is_masked = uniform >= self.log_kept.detach().to(uniform).exp()
+        return torch.where(is_masked.to(self.x.device), self.mask, self.x)
+
+    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
+        uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)
+        noise = uniform.logit(1e-16).to(self.log_gamma)  # the difference of two Gumbel draws
+        masked = ((self.log_gamma - self.log_kept + noise) / temperature).sigmoid().unsqueeze(-1)
+        at_data, at_mask = (one_hot(z, self.mask + 1) for z in (self.x, torch.full_like(self.x, self.mask)))
+        return (1 - masked) * at_data + masked * at_mask
+
+    def log_prob(self, z_t: Tensor) -> Tensor:
+        return torch.where(z_t == self.mask, self.log_gamma, self.log_kept).flatten(1).sum(1)
+
+
+class MaskProcess(ForwardProcess):
+    """Base class: a subclass gives :meth:`log_stay_odds`, and :meth:`log_stay_odds_of` if they depend on x."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec, spec.num_classes + 1)
+
+    @abstractmethod
+    def log_stay_odds(self) -> Tensor:
+        """Log odds that a coordinate masked at t is masked at t-1, of the schedule that all examples share.
+
+        The reverse process starts from them: gamma_s / (gamma_t - gamma_s) of eq. 10.
+
+        Returns:
+            ``(T + 1, *shape)``, for t = 0..T; ``NEVER`` at 0 and 1. Dimensions of ``shape`` may be 1.
+        """
+
+    def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """The same of every example, for t = 2..T: ``(B or 1, *shape, T - 1)``; dimensions of ``shape`` may be 1."""
+        return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)
+
+    def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        log_kept, log_gamma = (_at(each, t, x.shape) for each in self._log_kept_gamma(x, condition))
+        kept = log_one_hot(x, self.spec.num_classes).unsqueeze(1) + log_kept.unsqueeze(-1)
+        return torch.cat([kept, log_gamma.unsqueeze(-1)], -1)  # (B, M, *shape, K + 1)
+
+    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
+        num_states = self.num_states
+        stay = self.log_stay_odds()[t].sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
+        mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
+        masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.spec.num_classes, num_states).log()
+        kept, other = kept_logits(torch.ones_like(stay), num_states)
+        is_masked = state[..., -1:]
+        return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
+
+    def log_prior(self) -> Tensor:
+        return log_one_hot(torch.tensor(self.num_states - 1), self.num_states)
+
+    def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        kept = _at(self._log_kept_gamma(x, condition)[0], t, x.shape).exp()
+        return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
+
+    def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
+        odds = self.log_stay_odds_of(x, condition)  # (B or 1, *shape or 1.., T - 1)
+        log_kept, log_gamma = (
+            _at(each, t[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds)
+        )  # (B, *shape)
+        odds = torch.cat([odds.new_full((*odds.shape[:-1], 1), NEVER), odds], -1)  # of t = 1..T
+        log_odds = _at(odds, t[:, None] - 1, x.shape).squeeze(1)
+        if self.spec.pad is not None:  # never masked
+            is_pad = x == self.spec.pad
+            log_kept, log_gamma = log_kept.masked_fill(is_pad, 0.0), log_gamma.masked_fill(is_pad, float("-inf"))
+        return MaskedStep(x, t, condition, self.spec.pad, self.num_states - 1, log_gamma, log_kept, log_odds)
+
+    def _log_kept_gamma(self, x: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return log_kept_gamma(self.log_stay_odds_of(x, condition))
+
+
+class AbsorbingProcess(MaskProcess):
+    """Masked diffusion: a coordinate turns to MASK and stays there (Austin et al., 2021).
+
+    u_t = (1 - t/T) onehot(x) + t/T onehot(MASK): a masked coordinate stays masked with probability s/t.
+    """
+
+    odds: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        s = torch.arange(-1, spec.num_steps).reshape(-1, *[1] * len(spec.shape))  # (T + 1, 1..)
+        self.register_buffer("odds", torch.where(s > 0, s.log(), NEVER), persistent=False)
+
+    def log_stay_odds(self) -> Tensor:
+        return self.odds
+
+
+class StaggeredProcess(MaskProcess):
+    """Masked diffusion by an order set by hand: coordinates that are revealed together lie far apart.
+
+    Neighbours in a text or an image depend on each other, and a factorised step cannot draw them together.
+    Coordinates are sorted by :func:`bayer_order`, cut into T groups of equal size, and revealed a group
+    at a step: for T = 4 in one dimension every fourth coordinate, those halfway between, then the rest in two
+    parts.
+
+    Args:
+        spec: K, shape and T.
+        slack: In (0, 1). At every step each coordinate does the opposite of what is its turn with a probability of
+            about ``slack / T``. A learned process needs some, to see what another order would have brought.
+
+    Raises:
+        FLDDError: If the slack is out of range.
+    """
+
+    odds: Tensor
+
+    def __init__(self, spec: Spec, slack: float = 0.05) -> None:
+        super().__init__(spec)
+        if not 0 < slack < 1:
+            raise FLDDError(f"slack is {slack}, but it must lie strictly between 0 and 1 (0.05 is usual).")
+        num_steps = spec.num_steps
+        turn = num_steps - bayer_order(spec.shape) * num_steps // spec.num_dims  # (*shape): the t of their step
+        t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())
+        odds = torch.where(t > turn, 1.0, -1.0) * log(num_steps / slack)  # (T + 1, *shape)
+        self.slack = slack
+        self.register_buffer("odds", odds.masked_fill(t < 2, NEVER), persistent=False)
+
+    def configuration(self) -> str:
+        return f"{super().configuration()}(slack={self.slack})"
+
+    def log_stay_odds(self) -> Tensor:
+        return self.odds
+
+
+class LearnedMaskProcess(MaskProcess):
+    """A learned, data-aware mask schedule over a fixed one.
+
+    The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x), so
+    that gamma is monotone in t, gamma_T = 1 exactly and a masked coordinate never returns. With ``order``
+    and the network's last layer at zero the process is its base.
+
+    ``order`` is a table per step and coordinate that all examples share. Networks that are equivariant to
+    shifts, such as a Transformer with rotary positions, cannot tell a coordinate by its place, and every
+    network learns an order more slowly than a table does. The reverse process starts from base + order, so that
+    it follows a change of the order at once.
+
+    Args:
+        spec: K, shape and T.
+        network: Makes the backbone from ``(spec, num_inputs, num_outputs)``; its outputs are
+            log odds of each coordinate for t = 2..T.
+        base: Makes the schedule to start from: :class:`StaggeredProcess`, or for data without neighbours
+            :class:`AbsorbingProcess`.
+
+    Raises:
+        FLDDError: If the base is learned or does more than mask.
+    """
+
+    learned = True
+    _order_scale = 10.0  # of the table, which Adam thereby moves ten times as fast as a weight
+
+    def __init__(
+        self,
+        spec: Spec,
+        network: Callable[[Spec, int, int], Backbone],
+        base: Callable[[Spec], MaskProcess] = StaggeredProcess,
+    ) -> None:
+        super().__init__(spec)
+        self.base = build(base, MaskProcess, spec)
+        if self.base.learned:
+            raise FLDDError(
+                f"the base is {type(self.base).__name__}, but it must be a fixed process that only masks: "
+                "StaggeredProcess or AbsorbingProcess."
+            )
+        self.network = build(network, Backbone, spec, spec.num_classes, spec.num_steps - 1)
+        self.order = nn.Parameter(torch.zeros(spec.num_steps + 1, *spec.shape))
+
+    def log_stay_odds(self) -> Tensor:
+        return self.base.log_stay_odds() + self._order_scale * self.order
+
+    def configuration(self) -> str:
+        return f"{super().configuration()} over {self.base.configuration()}"
+
+    def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        residual = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
+        return residual.float() + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+
+
+def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of 1 - gamma_t and of gamma_t for t = 0..T, from gamma_s = gamma_t stay_t and gamma_T = 1.
+
+    Args:
+        log_odds: Of staying masked at the steps from t = 2..T, ``(B or 1, *shape, T - 1)``.
+
+    Returns:
+        Two tensors ``(B or 1, *shape, T + 1)``; ``-inf`` at the boundaries alone.
+    """
+    zero = log_odds.new_zeros(*log_odds.shape[:-1], 1)
+    nothing = torch.full_like(zero, float("-inf"))
+    if log_odds.shape[-1] == 0:  # T = 1
+        return torch.cat([zero, nothing], -1), torch.cat([nothing, zero], -1)
+    log_gamma = logsigmoid(log_odds).flip(-1).cumsum(-1).flip(-1)  # of t = 1..T-1
+    above = torch.cat([log_gamma[..., 1:], zero], -1)  # of t = 2..T
+    log_kept = (above + logsigmoid(-log_odds)).flip(-1).logcumsumexp(-1).flip(-1)
+    return torch.cat([zero, log_kept, nothing], -1), torch.cat([nothing, log_gamma, zero], -1)
+
+
+def _at(table: Tensor, t: Tensor, shape: torch.Size) -> Tensor:
+    """Entries of ``(B or 1, *shape or 1.., n)`` at places ``(B, M)``: ``(B, M, *shape)``."""
+    index = t.reshape(*t.shape, *[1] * len(shape[1:]), 1).expand(*t.shape, *shape[1:], 1)
+    expanded = table.expand(*shape, -1).unsqueeze(1).expand(-1, t.shape[1], *[-1] * len(shape))
+    return expanded.gather(-1, index).squeeze(-1)
+
+
+def bayer_order(shape: tuple[int, ...]) -> Tensor:
+    """The place of every coordinate in an order in which consecutive ones lie far apart.
+
+    In one dimension that of the van der Corput sequence: positions sorted by their bits read backwards. In two
+    that of Bayer's matrix of ordered dithering (1973). In d dimensions the last bits of the d positions count
+    most, and of these their parity, then the parity of all but the first, and so on.
+
+    Returns:
+        Integers 0..D-1, ``shape``, each once.
+    """
+    key = torch.zeros(shape, dtype=torch.float64)
+    positions = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
+    weight = 1.0
+    for bit in range(max(shape).bit_length()):
+        bits = [(position >> bit) & 1 for position in positions]
+        for k in range(len(shape)):
+            key += weight * (sum(bits[k:]) % 2)
+            weight /= 2
+    return key.flatten().argsort(stable=True).argsort().view(shape)

@@ -1,0 +1,103 @@
+"""What one step of the forward process is: how z_t is drawn given x, and where z_s, s = t-1, then is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..categorical import gumbel_noise, sample_categorical, sample_from_uniform, sum_dims
+
+__all__ = ["DenseStep", "Posterior", "Step"]
+
+
+class Posterior(Protocol):
+    """q(z_s|z_t, x), factorised over coordinates: what the reverse process has to match."""
+
+    def posterior(self, z_t: Tensor) -> Tensor:
+        """Probabilities ``(B, *shape, S)`` of z_s for integer states ``(B, *shape)``."""
+
+    def relaxed_posterior(self, w: Tensor) -> Tensor:
+        """The same for weights over states ``(B, *shape, S)``; linear in ``w``."""
+
+    def entropy(self) -> Tensor:
+        """Its entropy per coordinate in nats for every state z_t could be in, ``(B, *shape, S)``."""
+
+
+@dataclass(frozen=True)
+class Step(ABC):
+    """One step s = t-1 of the forward process for a batch.
+
+    States z_t are integers ``(B, *shape)``, or *weights* over states ``(B, *shape, S)`` where they are relaxed.
+
+    Attributes:
+        x: Data ``(B, *shape)``.
+        t: Step per example, ``(B,)``, in 1..T.
+        condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
+        pad: The class PAD, or None.
+    """
+
+    x: Tensor
+    t: Tensor
+    condition: tuple[Tensor, ...]
+    pad: int | None
+
+    @property
+    @abstractmethod
+    def learns(self) -> bool:
+        """Whether gradients to the forward process are wanted."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """States z_t ~ q(z_t|x), integers ``(B, *shape)``."""
+
+    @abstractmethod
+    def draw_from_uniform(self, uniform: Tensor) -> Tensor:
+        """The same from float64 numbers in [0, 1), ``(B, *shape)``; equal numbers give equal states."""
+
+    @abstractmethod
+    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
+        """Weights softmax((log u_t + Gumbel) / temperature), ``(B, *shape, S)``, with gradients (eq. 14)."""
+
+    @abstractmethod
+    def log_prob(self, z_t: Tensor) -> Tensor:
+        """Log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
+
+    def repeated(self, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Steps and conditions of n draws an example, ``(n B,)`` and ``(n B, ...)``, draw after draw."""
+        return self.t.repeat(n), tuple(c.repeat(n, *[1] * (c.dim() - 1)) for c in self.condition)
+
+
+@dataclass(frozen=True)
+class DenseStep(Step):
+    """A step of any process: a number for every state.
+
+    Attributes:
+        log_u_s: log q(z_s|x), ``(B, *shape, S)``.
+        log_u_t: log q(z_t|x), ``(B, *shape, S)``.
+        posterior: q(z_s|z_t, x).
+    """
+
+    log_u_s: Tensor
+    log_u_t: Tensor
+    posterior: Posterior
+
+    @property
+    def learns(self) -> bool:
+        return self.log_u_t.requires_grad
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        return sample_categorical(self.log_u_t, generator)
+
+    def draw_from_uniform(self, uniform: Tensor) -> Tensor:
+        return sample_from_uniform(self.log_u_t, uniform)
+
+    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
+        gumbel = gumbel_noise(self.log_u_t.shape, generator).to(self.log_u_t)
+        return ((self.log_u_t + gumbel) / temperature).softmax(-1)
+
+    def log_prob(self, z_t: Tensor) -> Tensor:
+        return sum_dims(self.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))

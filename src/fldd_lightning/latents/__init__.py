@@ -1,0 +1,20 @@
+"""Latents of an example, drawn before the first step: observed, one number, real numbers, or a chain of numbers."""
+
+from .autoencoder import AutoencoderLatent
+from .base import Latent, LatentPosterior, PointPosterior
+from .chain import ChainLatent
+from .mixture import MixtureLatent
+from .observed import LabelLatent, LengthLatent
+from .tabular import TableLatent
+
+__all__ = [
+    "AutoencoderLatent",
+    "ChainLatent",
+    "LabelLatent",
+    "Latent",
+    "LatentPosterior",
+    "LengthLatent",
+    "MixtureLatent",
+    "PointPosterior",
+    "TableLatent",
+]
