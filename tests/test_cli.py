@@ -6,16 +6,26 @@ import json
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from PIL import Image
 
+import fldd_lightning
+from conftest import image_model
+from fldd_lightning import FLDD, Texts
 from fldd_lightning.cli import main
-from fldd_lightning.cli.train import packaged_config, with_save_dir
+from fldd_lightning.cli.defaults import default_callbacks
+from fldd_lightning.cli.train import FLDDCLI, packaged_config, with_save_dir
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = [
@@ -25,11 +35,20 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny digits run; its folder holds checkpoints and pictures."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A tiny digits run: its folder, which holds checkpoints and pictures, and what it said and warned of."""
     folder = tmp_path_factory.mktemp("run")
     args = ["fit", "--config", str(CONFIGS / "digits.yaml"), "--trainer.default_root_dir", str(folder)]
-    assert main([*args, *QUICK, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(folder)]) == 0
+    args += [*QUICK, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(folder)]
+    with redirect_stdout(StringIO()) as said, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        assert main(args) == 0
+    return SimpleNamespace(folder=folder, said=said.getvalue(), warned=[str(one.message) for one in warned])
+
+
+@pytest.fixture(scope="module")
+def trained(run: SimpleNamespace) -> Path:
+    folder: Path = run.folder
     return folder
 
 
@@ -60,8 +79,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fit_leaves_checkpoints_and_pictures(trained: Path) -> None:
-    for name in ("best", "final"):
-        assert torch.load(checkpoint(trained, name), weights_only=True)["fldd_problem"]["num_steps"] == 4
+    for name in ("best", "final", "last"):
+        saved = torch.load(checkpoint(trained, name), weights_only=True)["fldd"]
+        assert saved["class"] == "fldd_lightning.ImageFLDD"
+        assert saved["settings"]["num_steps"] == 4
+    assert next(trained.rglob("report.html")).stat().st_size > 1_000
     for name in ("samples", "trajectory", "marginals"):
         picture = Image.open(next(trained.rglob(f"{name}.png")))
         assert len(set(picture.convert("L").tobytes())) > 1
@@ -103,8 +125,8 @@ def test_array_run(tmp_path: Path) -> None:
     args += ["--model.num_steps", "2", "--seed_everything", "3", "--trainer.logger", "CSVLogger"]
     args += ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*args, *QUICK, "--trainer.val_check_interval", "1", "--data.batch_size", "8"]) == 0
-    saved = torch.load(checkpoint(tmp_path), weights_only=True)["fldd_problem"]
-    assert (saved["num_classes"], saved["shape"], saved["num_steps"]) == (5, [3, 2, 1, 2], 2)
+    saved = torch.load(checkpoint(tmp_path), weights_only=True)["fldd"]["settings"]
+    assert (saved["num_classes"], list(saved["shape"]), saved["num_steps"]) == (5, [3, 2, 1, 2], 2)
     assert main(["sample", "--ckpt_path", checkpoint(tmp_path), "--output", str(tmp_path / "s")]) == 0
     assert np.load(tmp_path / "s.npy").shape == (64, 3, 2, 1, 2)
 
@@ -130,8 +152,8 @@ def test_loggers_that_demand_a_folder_get_the_root() -> None:
 def test_sample_quality_names_the_step_of_the_checkpoint(trained: Path, tmp_path: Path) -> None:
     args = ["test", "--ckpt_path", checkpoint(trained), "--trainer.default_root_dir", str(tmp_path)]
     args += ["--trainer.logger", "false", "--trainer.accelerator", "cpu"]
-    args += ["--trainer.callbacks+=fldd_lightning.callbacks.FIDCallback", "--trainer.callbacks.num_samples", "70"]
-    args += ["--trainer.callbacks.extractor", "fldd_lightning.metrics.PixelFeatures"]
+    args += ["--trainer.callbacks+=FIDCallback", "--trainer.callbacks.num_samples", "70"]
+    args += ["--trainer.callbacks.extractor", "PixelFeatures"]
     assert main(args) == 0
     facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
     assert (facts["global_step"], facts["num_steps"], facts["num_samples"]) == (6, 4, 70)
@@ -142,23 +164,69 @@ def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["fit", "--config", str(path), "--print_config"]
-    if path.stem == "array":
-        args += ["--data.path", "somewhere"]
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    assert stop.value.code in (0, None)
-    config = yaml.safe_load(capsys.readouterr().out)
+def test_every_config_is_short_and_makes_a_model(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On data that need no download: K, shape and padding of the real ones."""
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(lines) <= 20
     assert "num_classes" not in path.read_text()
-    assert config["model"]["init_args"]["num_steps"] == 4
+    kind, (num_classes, shape) = DATA.get(path.stem, ("DigitsDataModule", (2, (8, 8))))
+    monkeypatch.setattr(getattr(fldd_lightning, kind), "num_classes", num_classes)
+    monkeypatch.setattr(getattr(fldd_lightning, kind), "shape", shape)
+    monkeypatch.setattr(Trainer, "fit", lambda self, model, **_: made.append((self, model)))
+    monkeypatch.setattr(FLDDCLI, "after_fit", lambda self: None)
+    made: list[tuple[Trainer, FLDD]] = []
+    args = ["fit", "--config", str(path), "--trainer.accelerator", "cpu", "--trainer.precision", "32"]
+    assert main(args + (["--data.path", "somewhere"] if path.stem == "array" else [])) == 0
+    ((trainer, model),) = made
+    assert (model.spec.num_classes, tuple(model.spec.shape), model.spec.num_steps) == (num_classes, shape, 4)
+    names = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    shown = "Texts" if kind == "TextDataModule" else "Pictures"
+    assert {"BestCheckpoint", "LastCheckpoint", "CollapseMonitor", "Report", "NELBOWriter", shown} <= names
+    assert trainer.check_val_every_n_epoch is None
+
+
+DATA = {
+    "array": ("ArrayDataModule", (5, (3, 2))),
+    "cifar10": ("CIFAR10DataModule", (32, (3, 32, 32))),
+    "mnist": ("MNISTDataModule", (2, (16, 16))),
+    "mnist28": ("MNISTDataModule", (2, (28, 28))),
+    "text": ("TextDataModule", (27, (64,))),
+    "text8": ("TextDataModule", (27, (256,))),
+}
+
+
+def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
+    model = image_model(2)
+    own = [ModelCheckpoint(tmp_path), Texts(), RichProgressBar()]
+    added = default_callbacks("fit", {"callbacks": own}, model)
+    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report"}
+    added = default_callbacks("fit", {"enable_checkpointing": False, "enable_progress_bar": False}, model)
+    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "Pictures"}
+    added = default_callbacks("test", {"callbacks": None}, model)
+    assert {type(one).__name__ for one in added} == {"NELBOWriter", "RunProgressBar"}
+
+
+def test_nothing_is_warned_of(run: SimpleNamespace) -> None:
+    """But that six steps are too few for the forward process to learn."""
+    assert [message for message in run.warned if "the forward process will not learn" not in message] == []
+
+
+def test_the_run_ends_with_what_to_do(run: SimpleNamespace, trained: Path) -> None:
+    last = run.said.rstrip().splitlines()
+    best = checkpoint(trained, "best")
+    assert last[-2].strip() == f"fldd-lightning sample --ckpt_path {best} --output samples"
+    assert last[-1].strip() == f"fldd-lightning test --ckpt_path {best}"
+    for written in (next(trained.rglob("report.html")), best, checkpoint(trained, "last"), checkpoint(trained)):
+        assert any(str(written) in line for line in last[-12:])
 
 
 @pytest.mark.parametrize(
     ("config", "size", "options"),
     [
-        ("mnist28", 28, ["--model.code.fit_steps", "2"]),
-        ("mnist28", 28, ["--model.code.fit_steps", "2", "--model.denoiser", "DiT"]),
+        ("mnist28", 28, ["--model.latents.fit_steps", "2"]),
+        ("mnist28", 28, ["--model.latents.fit_steps", "2", "--model.denoiser", "DiT"]),
         ("cifar10", 32, []),
     ],
 )
@@ -179,7 +247,7 @@ def test_image_networks_train(config: str, size: int, options: list[str], tmp_pa
 
 def test_a_schedule_to_start_from_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value, expected in (
-        ("base", "fldd_lightning.forward.AbsorbingProcess", {}),
+        ("base", "AbsorbingProcess", {}),
         ("base.slack", "0.2", {"slack": 0.2}),
     ):
         args = ["fit", "--config", str(CONFIGS / "text.yaml"), f"--model.forward_process.{option}", value]

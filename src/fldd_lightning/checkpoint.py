@@ -1,64 +1,48 @@
-"""Reading a checkpoint's own configuration."""
+"""Reading checkpoints, which may come from anyone: nothing in them is run or unpickled.
+
+A checkpoint says of its model, under the key ``fldd``: ``version``; ``class``, the module's; ``settings``,
+its options as plain data (:func:`fldd_lightning.factory.describe`); ``identity``, what a model must
+agree on to load it; ``vocabulary``. What Lightning writes beside it (``hyper_parameters`` with
+``_instantiator`` and ``_class_path``) is not read. docs/security.md says who may name a class where.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from lightning.pytorch import LightningDataModule
+
+import fldd_lightning
 
 from .errors import FLDDError
-from .factory import import_class
-from .module import FLDD
+from .factory import Trusted, describe, public_path, recipe_of, resolve, trusting
 
-__all__ = ["checkpoint_config", "load_model"]
+if TYPE_CHECKING:
+    from .module import FLDD
 
+__all__ = ["VERSION", "checkpoint_config", "load_model", "load_module", "read_checkpoint"]
 
-def checkpoint_config(path: str) -> dict[str, Any]:
-    """The ``model`` and ``data`` sections a checkpoint was trained with.
+VERSION = 2  # of what stands under "fldd"
+_LINKED = ("num_classes", "shape", "padded")  # the data say them
+_WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
-    Raises:
-        FLDDError: If the file is missing or is not a checkpoint of this package.
-    """
-    checkpoint = _read(path)
-    config: dict[str, Any] = {}
-    for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        values = dict(checkpoint.get(key) or {})
-        values.pop("_instantiator", None)
-        class_path = values.pop("_class_path", None)  # what the command line writes
-        if section == "model":
-            class_path = _class_path(path, checkpoint)
-        if class_path is not None:
-            config[section] = {"class_path": class_path, "init_args": values}
-    for linked in ("num_classes", "shape", "padded"):
-        config["model"]["init_args"].pop(linked, None)  # the data says them
-    return config
+M = TypeVar("M", bound="FLDD")
 
 
-def load_model(path: str, device: str = "cpu") -> FLDD:
-    """Load the module of a checkpoint, whichever subclass it is, with averaged weights.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What is in a checkpoint. Weights stay on disk until they are used.
 
     Raises:
-        FLDDError: If the file is missing or is not a checkpoint of this package.
+        FLDDError: If the file is missing, cannot be read without unpickling, or is not a checkpoint of this package.
     """
-    cls = import_class(_class_path(path, _read(path)))
-    model: FLDD = cls.load_from_checkpoint(path, map_location=device, weights_only=True)
-    return model.eval()
-
-
-def _class_path(path: str, checkpoint: dict[str, Any]) -> str:
-    """Of the module: under a key of its own, or among the hyperparameters."""
-    found: str | None = checkpoint.get("fldd_class") or (checkpoint.get("hyper_parameters") or {}).get("_class_path")
-    if found is None:
-        raise FLDDError(f"'{path}' does not say which model it is; it was not written by fldd-lightning.")
-    return found
-
-
-def _read(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # no need of the weights
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError as error:
         raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to
@@ -66,6 +50,99 @@ def _read(path: str) -> dict[str, Any]:
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
             "settings, which are not unpickled. Give one that 'fit' wrote; FLDD_TRACEBACK=1 shows the cause."
         ) from error
-    if not isinstance(checkpoint, dict) or "fldd_problem" not in checkpoint:
+    if isinstance(checkpoint, dict) and "fldd_problem" in checkpoint:
+        raise FLDDError(f"'{path}' is of fldd-lightning 0.1, whose models this version cannot build. Train it again.")
+    about = checkpoint.get("fldd") if isinstance(checkpoint, dict) else None
+    if not isinstance(about, dict):
         raise FLDDError(f"'{path}' is not a checkpoint written by fldd-lightning.")
+    if about.get("version") != VERSION:
+        raise FLDDError(f"'{path}' is of another version of fldd-lightning. Install the one that wrote it.")
+    if not isinstance(about.get("class"), str) or not isinstance(about.get("settings"), dict):
+        raise FLDDError(f"'{path}' does not say which model it is: it is damaged. Give one that 'fit' wrote.")
     return checkpoint
+
+
+def load_module(
+    cls: type[M],
+    path: str | Path,
+    map_location: torch.device | str | None = None,
+    trusted: Iterable[Trusted] | Trusted = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> M:
+    """Build the module of a checkpoint and load its weights; the work of ``FLDD.load_from_checkpoint``.
+
+    Args:
+        cls: A class of this package, for the checkpoint's own class if it is a subclass of it; or a class
+            of the caller's, which is taken whatever the checkpoint says.
+        path: The checkpoint.
+        map_location: Where the module goes; None for the CPU.
+        trusted: Further classes that the checkpoint may name; see :func:`fldd_lightning.factory.trusting`.
+        overrides: Options that replace those of the checkpoint.
+
+    Raises:
+        FLDDError: If it cannot be read, names a class that is not trusted, or is of another class.
+    """
+    overrides = dict(overrides or {})
+    if not overrides.pop("weights_only", True):  # an argument of Lightning's
+        raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
+    checkpoint = read_checkpoint(path)
+    with trusting(trusted), trusting(cls):
+        recipe = _recipe(checkpoint, cls)
+        module: M = recipe.func(**{**recipe.keywords, **overrides})
+        module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module if map_location is None else module.to(map_location)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu", trusted: Iterable[Trusted] | Trusted = ()) -> FLDD:
+    """Load the module of a checkpoint, whichever subclass it is, with averaged weights, ready to sample.
+
+    Args:
+        path: The checkpoint.
+        device: Where the module goes.
+        trusted: Classes of your own that the checkpoint may name, such as ``[MyNetwork]``, or names of
+            modules with them; see docs/security.md.
+
+    Raises:
+        FLDDError: If the file is missing, is not a checkpoint of this package, or names a class that is not trusted.
+    """
+    return load_module(fldd_lightning.FLDD, path, device, trusted).eval()
+
+
+def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = ()) -> dict[str, Any]:
+    """The ``model`` and ``data`` sections a checkpoint was trained with, for the command line's parser.
+
+    Every class in it has been checked, and each goes by the path that was checked.
+
+    Raises:
+        FLDDError: As :func:`load_model`.
+    """
+    checkpoint = read_checkpoint(path)
+    with trusting(trusted):
+        model = describe(_recipe(checkpoint, fldd_lightning.FLDD))
+        for name in _LINKED:
+            model["init_args"].pop(name, None)
+        data = _data_of(checkpoint)
+    return {"model": model} if data is None else {"model": model, "data": describe(data)}
+
+
+def _recipe(checkpoint: dict[str, Any], cls: type[FLDD]) -> partial[Any]:
+    """The module of a checkpoint, ready to be called."""
+    path, settings = checkpoint["fldd"]["class"], checkpoint["fldd"]["settings"]
+    if public_path(cls) == f"{cls.__module__}.{cls.__name__}":  # the caller's own
+        return recipe_of(cls, settings)
+    found = resolve({"class_path": path}, type[fldd_lightning.FLDD], "model")
+    if not issubclass(found, cls):
+        raise FLDDError(f"the checkpoint holds a {found.__name__}, no {cls.__name__}. Load it with load_model.")
+    return recipe_of(found, settings)
+
+
+def _data_of(checkpoint: dict[str, Any]) -> partial[Any] | None:
+    """The data module, if a command line wrote the checkpoint, whose entry this is."""
+    settings = checkpoint.get("datamodule_hyper_parameters")
+    if not isinstance(settings, dict) or "_class_path" not in settings:
+        return None
+    left_out = ("_class_path", "_instantiator", *_WRITTEN)
+    options = {key: value for key, value in settings.items() if key not in left_out}
+    found = resolve({"class_path": settings["_class_path"]}, type[LightningDataModule], "data")
+    return recipe_of(found, options)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["TRAINER_COMMANDS", "main"]
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
-_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,features,tokenizer} ...
+_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,tokenizer} ...
 
 Forward-Learned Discrete Diffusion: train, evaluate and sample.
 
@@ -20,12 +21,11 @@ subcommands:
   test      NELBO on test data:       fldd-lightning test --ckpt_path run.ckpt
   predict   NELBO of every example:   fldd-lightning predict --ckpt_path run.ckpt
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
-  features  train a classifier whose features compare samples:
-                                      fldd-lightning features --data MNISTDataModule --data.path DIR --output c.pt
   tokenizer train a BPE tokenizer:    fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
-A checkpoint holds its own configuration; options given beside it go first. Classes of your own are
-found from the folder you are in, as class_path: my_file.MyClass.
+A checkpoint holds its own configuration; options given beside it go first.
+Classes of your own are found from the folder you are in: write class_path: my_file.MyClass in a config. A checkpoint
+may name them only if you say so, with --trust my_file or --trust my_file.MyClass, as often as you need it.
 'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand, 'fldd-lightning fit --model.help FLDD' those of
 a class, --data.help and --trainer.callbacks.help likewise.
 Set FLDD_TRACEBACK=1 to see where in the code an error was raised.
@@ -56,27 +56,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     from ..errors import FLDDError
 
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
     try:
-        if args[0] == "sample":
-            from .sample import sample_command
-
-            sample_command(args[1:])
-        elif args[0] == "features":
-            from .features import features_command
-
-            features_command(args[1:])
-        elif args[0] == "tokenizer":
-            from .tokenizer import tokenizer_command
-
-            tokenizer_command(args[1:])
-        elif args[0] not in TRAINER_COMMANDS:
-            raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
-        else:
-            from .train import run_trainer
-
-            run_trainer(args)
+        args, trusted = _split_trust(args)
+        if _names_own_classes(args, trusted) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
+        _run(args, trusted)
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):
             raise
@@ -86,6 +70,61 @@ def main(args: Sequence[str] | None = None) -> int:
         print("error: " + " ".join(message.split()), file=sys.stderr)
         return 1
     return 0
+
+
+def _run(args: list[str], trusted: list[str]) -> None:
+    from ..errors import FLDDError
+
+    if args[0] not in (*TRAINER_COMMANDS, "sample", "tokenizer"):
+        raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
+    from ..factory import trusting
+
+    with trusting(trusted):
+        if args[0] == "sample":
+            from .sample import sample_command
+
+            sample_command(args[1:])
+        elif args[0] == "tokenizer":
+            from .tokenizer import tokenizer_command
+
+            tokenizer_command(args[1:])
+        else:
+            from .train import run_trainer
+
+            run_trainer(args)
+
+
+def _split_trust(args: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without ``--trust NAME``, and the names."""
+    from ..errors import FLDDError
+
+    rest, trusted = [], []
+    words = iter(args)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--trust":
+            rest.append(word)
+            continue
+        name = value if equals else next(words, "")
+        if not name or not all(part.isidentifier() for part in name.split(".")):
+            raise FLDDError("--trust takes the name of a module or a class of yours: my_file or my_file.MyClass.")
+        trusted.append(name)
+    return rest, trusted
+
+
+def _names_own_classes(args: list[str], trusted: list[str]) -> bool:
+    """Whether the user names, or a config of theirs may name, classes in the working folder.
+
+    Else nothing in it can be imported: a checkpoint may lie in a folder of somebody else's files.
+    """
+    values = [word.partition("=")[2] if word.startswith("-") else word for word in args[1:]]
+    homes = {value.partition(".")[0] for value in values if "." in value}
+    with_config = any(word.partition("=")[0] in ("-c", "--config") for word in args)
+    return (
+        bool(trusted)
+        or with_config
+        or any(Path(f"{home}.py").is_file() or Path(home).is_dir() for home in homes if home)
+    )
 
 
 if __name__ == "__main__":

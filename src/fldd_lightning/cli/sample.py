@@ -13,7 +13,7 @@ from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..errors import FLDDError
-from ..hooks import ModalityHooks
+from ..module import FLDD
 from .mistakes import OptionParser
 
 __all__ = ["sample_command"]
@@ -32,7 +32,7 @@ def sample(
     """Draw samples from a trained model.
 
     Args:
-        ckpt_path: The checkpoint.
+        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         output: Where to write; endings of .npy, .png and .txt are left out. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample. There are no pictures of text that the model does not render.
@@ -50,7 +50,7 @@ def sample(
     states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)
-    has_picture = lines is None or type(model).render is not ModalityHooks.render
+    has_picture = lines is None or type(model).render is not FLDD.render
     path = Path(output)
     if path.suffix in (".npy", ".png", ".txt"):
         path = path.with_suffix("")

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ..callbacks import NELBOWriter
-from ..checkpoint import checkpoint_config
+import fldd_lightning
+
+from ..checkpoint import checkpoint_config, read_checkpoint
 from ..errors import FLDDError
 from ..module import FLDD
+from .defaults import default_callbacks, listed, validation_interval
+from .farewell import farewell
 from .mistakes import TrainerOptionParser
+from .quiet import quiet
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
-_NO_CONCERN = (  # testing needs a checkpoint's averaged weights and nothing else of it
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
-)
-
 
 class FLDDCLI(LightningCLI):
-    """LightningCLI with K, shape and padding linked from the data to the model."""
+    """LightningCLI with K, shape and padding linked from the data to the model, and with default callbacks."""
+
+    model: FLDD
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("num_classes", "shape"):
@@ -40,23 +41,38 @@ class FLDDCLI(LightningCLI):
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
         self.config = parser.parse_args(cast(list[str], args))
 
+    def before_instantiate_classes(self) -> None:
+        options = self.config[str(self.subcommand)]
+        validation_interval(options.trainer)
+        if options.get("ckpt_path") not in (None, "best", "last", "hpc"):
+            read_checkpoint(options.ckpt_path)  # a mistake in it is told before anything else
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config_init[self.subcommand].trainer.as_dict()
+        added = default_callbacks(str(self.subcommand), options, self.model)
+        return super().instantiate_trainer(**{"callbacks": [*listed(options["callbacks"]), *added], **kwargs})
+
     def after_fit(self) -> None:
-        """Ends with ``final.ckpt`` and a validation of the averaged weights, wherever ``fit`` stopped.
+        """Ends with ``final.ckpt``, a validation of the averaged weights and the names of what was written.
 
         ``final.ckpt`` holds averaged weights alone: go on training from ``last.ckpt``.
         """
         checkpoints = self.trainer.checkpoint_callback
-        if (
-            isinstance(checkpoints, ModelCheckpoint)
-            and checkpoints.dirpath
-            and not getattr(self.trainer, "fast_dev_run", False)
-        ):
+        is_try = bool(getattr(self.trainer, "fast_dev_run", False))
+        if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not is_try:
             self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt", weights_only=False)
-        # last: no mistake in it can lose the run
+        # late: no mistake in it can lose the run
         self.trainer.validate(self.model, datamodule=self.datamodule, weights_only=True)
+        if self.trainer.is_global_zero and not is_try:
+            print(farewell(self.trainer))
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Checkpoints, wherever their path was given, are read with ``weights_only`` unless the user says otherwise."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "weights_only": True} if kwargs.get("weights_only") is None else kwargs
 
     def _parse_ckpt_path(self) -> None:
-        """Left out: :func:`run_trainer` reads the checkpoint's config first, so that options given win."""
+        """Left out: it takes over a checkpoint's classes unchecked. :func:`run_trainer` does it."""
 
 
 def run_trainer(args: Sequence[str]) -> None:
@@ -64,26 +80,25 @@ def run_trainer(args: Sequence[str]) -> None:
 
     Args:
         args: Subcommand and options. With ``--ckpt_path`` and no ``--config``, model and data are
-            those of the checkpoint; options given beside it override them. Checkpoints are read with
-            ``--weights_only true`` if nothing else is said.
+            those of the checkpoint; options given beside it override them.
 
     Raises:
         FLDDError: For mistakes in data, checkpoint or configuration.
+        SystemExit: For options that cannot be parsed, and without any.
     """
+    if len(args) == 1:
+        source = "--config FILE, such as configs/digits.yaml" if args[0] == "fit" else "--ckpt_path FILE, of a 'fit'"
+        print(f"error: there is nothing to {args[0]}. Give {source}.", file=sys.stderr)
+        raise SystemExit(2)
     args = with_save_dir([packaged_config(arg) for arg in args])
     path = _option(args, "--ckpt_path")
-    if path is not None and _option(args, "--weights_only") is None:
-        args += ["--weights_only", "true"]  # unpickling runs no code
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        if args[0] != "fit":
-            for message in _NO_CONCERN:
-                warnings.filterwarnings("ignore", message)
+    for name in fldd_lightning.__all__:
+        getattr(fldd_lightning, name)  # the parser knows classes by their short names once they are imported
+    with tempfile.TemporaryDirectory() as folder, quiet():
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(checkpoint_config(path)))
             args[1:1] = ["--config", str(config)]
-        elif path is not None:
-            checkpoint_config(path)
         try:
             FLDDCLI(
                 FLDD,
@@ -94,7 +109,6 @@ def run_trainer(args: Sequence[str]) -> None:
                 save_config_kwargs={"overwrite": True},
                 parser_class=TrainerOptionParser,
                 parser_kwargs={"prog": "fldd-lightning"},
-                trainer_defaults={"callbacks": [NELBOWriter()]},
                 args=args,
             )
         except (MisconfigurationException, ValueError) as error:

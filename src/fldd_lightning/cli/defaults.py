@@ -1,0 +1,61 @@
+"""What the command line adds to a run that its config does not say: callbacks, and when to validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+
+from ..callbacks import CollapseMonitor, NELBOWriter, Pictures, Texts
+from ..callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from ..callbacks.progress import RunProgressBar
+from ..callbacks.report import Report
+from ..module import FLDD
+from ..text import TextFLDD
+
+__all__ = ["default_callbacks", "validation_interval"]
+
+
+def default_callbacks(subcommand: str, trainer: dict[str, Any], model: FLDD) -> list[Callback]:
+    """The callbacks that a run has unless it lists others of the same kind.
+
+    Args:
+        subcommand: ``fit`` has all of them, the others those that do something there.
+        trainer: The trainer's options.
+        model: Decides between pictures and texts.
+    """
+    given = listed(trainer.get("callbacks"))
+    wanted: list[tuple[tuple[type[Callback], ...], Callback]] = [((NELBOWriter,), NELBOWriter())]
+    if trainer.get("enable_progress_bar") is not False:
+        wanted.append(((ProgressBar,), RunProgressBar()))
+    if subcommand == "fit":
+        wanted.append(((CollapseMonitor,), CollapseMonitor()))
+        wanted.append(((Pictures, Texts), Texts() if isinstance(model, TextFLDD) else Pictures()))
+        wanted.append(((Report,), Report()))
+        if trainer.get("enable_checkpointing") is not False:
+            interval = trainer.get("val_check_interval")
+            steps = interval if type(interval) is int else None
+            accumulated = trainer.get("accumulate_grad_batches") or 1
+            wanted.append(((ModelCheckpoint,), BestCheckpoint()))
+            wanted.append(
+                ((ModelCheckpoint,), LastCheckpoint(every_n_train_steps=steps and max(1, steps // accumulated)))
+            )
+    return [callback for kinds, callback in wanted if not any(isinstance(one, kinds) for one in given)]
+
+
+def listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
+    """The callbacks of a trainer's option, which takes one, several or none."""
+    if callbacks is None:
+        return []
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+
+
+def validation_interval(trainer: Any) -> None:
+    """Count the batches between two validations over all epochs, where their number is given.
+
+    Lightning counts within an epoch unless ``check_val_every_n_epoch`` is None, and then refuses numbers
+    that are larger than an epoch.
+    """
+    if type(trainer.val_check_interval) is int and trainer.check_val_every_n_epoch == 1:
+        trainer.check_val_every_n_epoch = None

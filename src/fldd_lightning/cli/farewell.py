@@ -1,0 +1,71 @@
+"""The last lines of a run: which files it has written, and what to do with them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ..callbacks.run import run_folder
+from ..checkpoint import read_checkpoint
+
+__all__ = ["farewell"]
+
+_ABOUT = {"best": "lowest validation bound", "final": "where the run ended", "last": "to go on from"}
+
+
+def farewell(trainer: Trainer) -> str:
+    """What to print after ``fit``: the report, the checkpoints, and the commands that take them."""
+    found = {
+        Path(one.dirpath) for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.dirpath
+    }
+    checkpoints = sorted(path for folder in found for path in folder.glob("*.ckpt"))
+    report = run_folder(trainer) / "report.html"
+    lines = [f"  {_short(report)}  open it in a browser"] if report.exists() else []
+    for path in checkpoints:
+        about = _ABOUT.get(path.stem.partition("-")[0], "")
+        lines.append(f"  {_short(path)}  {about}".rstrip())
+    if not lines:
+        return ""
+    if checkpoints:
+        path = checkpoints[0]  # best-*, if there is one
+        options = shlex.join(["--ckpt_path", _short(path), *_trust(path)])
+        lines += [
+            "",
+            "Next:",
+            f"  fldd-lightning sample {options} --output samples",
+            f"  fldd-lightning test {options}",
+        ]
+    return "\n".join(["", "This run wrote:", *lines])
+
+
+def _short(path: Path) -> str:
+    """A path from the working folder on, where it lies in it."""
+    path, here = path.resolve(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _trust(path: Path) -> list[str]:
+    """The options that let a checkpoint name the user's own classes."""
+    checkpoint = read_checkpoint(path)
+    data = checkpoint.get("datamodule_hyper_parameters") or {}
+    named = {*_classes(checkpoint["fldd"]), *_classes({"class_path": data.get("_class_path"), "init_args": data})}
+    own = sorted(name for name in named if not name.startswith("fldd_lightning."))
+    return [word for name in own for word in ("--trust", name)]
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """All class paths in plain data."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("class", "class_path") and isinstance(item, str):
+                yield item
+            else:
+                yield from _classes(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _classes(item)
