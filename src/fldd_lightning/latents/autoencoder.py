@@ -16,7 +16,7 @@ from ..factory import build
 from ..networks.autoencoder import Autoencoder, MLPAutoencoder
 from ..spec import Seen, Spec
 from .base import MOST_EXAMPLES, Latent, LatentPosterior, hold_out
-from .prior import LOG_VARIANCE, FlowPrior, log_normal
+from .priors import LOG_VARIANCE, FlowPrior, log_normal
 from .tables import count_all, examples_at_once, normalised
 
 __all__ = ["AutoencoderLatent"]
