@@ -150,9 +150,8 @@ class PredictingReverse(Reverse):
     ) -> None:
         if process.learned or isinstance(process, MaskProcess):
             raise FLDDError(
-                f"PredictingReverse needs a fixed process that does more than mask, not {type(process).__name__}. Leave "
-                "model.reverse out: it then is DirectReverse or, for processes that only mask, MaskedReverse, which "
-                "predicts x as well."
+                f"PredictingReverse needs a fixed process that does more than mask, not {type(process).__name__}. "
+                "Leave model.reverse out: for processes that only mask it is MaskedReverse, which predicts x as well."
             )
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
         self._posterior_under = process.posterior_under
@@ -180,7 +179,7 @@ class MaskedReverse(Reverse):
         process: The forward process; only the schedule that all examples share is used.
         denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
         latents: What networks see.
-        time_independent: Whether the denoiser is not told the step. How many coordinates are masked says nearly as much.
+        time_independent: Whether the denoiser is not told the step.
 
     Raises:
         FLDDError: If the process does more than mask.

@@ -25,7 +25,7 @@ __all__ = ["commands", "duration", "made_with", "num_parameters"]
 
 def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_second: float) -> str:
     """Settings, versions, seeds, time and size."""
-    parts = {
+    parts: dict[str, Any] = {
         "forward process": module.forward_process,
         "denoiser": module.reverse,
         "latents": module.latents,

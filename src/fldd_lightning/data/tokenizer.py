@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FLDDError
-from ..factory import build, import_class
+from ..factory import build
 from .hub import download
 
 __all__ = ["CharacterTokenizer", "HuggingFaceTokenizer", "Tokenizer", "restore_tokenizer"]
@@ -69,11 +69,7 @@ def restore_tokenizer(state: dict[str, Any]) -> Tokenizer:
     Raises:
         FLDDError: If it names anything else: states come from checkpoints, which others may have made.
     """
-    kind = import_class(state["class_path"])
-    if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
-        raise FLDDError(f"the checkpoint's tokenizer is '{state['class_path']}', which is no Tokenizer.")
-    tokenizer: Tokenizer = build(state)
-    return tokenizer
+    return build(state, Tokenizer)
 
 
 class CharacterTokenizer(Tokenizer):

@@ -172,9 +172,11 @@ class ResidualProcess(ForwardProcess):
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         steps = t.shape[1]
         condition = tuple(c.repeat_interleave(steps, 0) for c in condition)
-        residual = self.network(x.repeat_interleave(steps, 0), t.flatten(), condition).float()  # (B*M, *shape, S)
+        residual: Tensor = self.network(
+            x.repeat_interleave(steps, 0), t.flatten(), condition
+        ).float()  # (B*M, *shape, S)
         log_base = self.log_base(x, t)
-        return (log_base + residual.view_as(log_base)).log_softmax(-1)
+        return (log_base + residual.float().view_as(log_base)).log_softmax(-1)
 
     def log_prior(self) -> Tensor:
         return self.base.log_prior()
