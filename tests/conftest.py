@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -22,14 +23,16 @@ from fldd_lightning.forward import (
     D3PMProcess,
     ForwardProcess,
     LearnedMaskProcess,
+    MaskProcess,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
     StaggeredProcess,
     UniformProcess,
 )
+from fldd_lightning.latents import Latent
 from fldd_lightning.networks import MLP
-from fldd_lightning.problem import Problem
-from fldd_lightning.reverse import ReverseProcess
+from fldd_lightning.reverse import DirectReverse, MaskedReverse, PredictingReverse, Reverse
+from fldd_lightning.spec import Spec
 
 small_mlp = partial(MLP, width=8, depth=1, embedding=4)
 
@@ -73,9 +76,11 @@ def randomise(module: torch.nn.Module, scale: float = 0.5) -> None:
             p.copy_(scale * torch.randn(p.shape, generator=generator))
 
 
-def make(name: str, problem: Problem) -> tuple[ForwardProcess, ReverseProcess]:
-    process = PROCESSES[name](problem)
-    reverse = ReverseProcess(problem, process, small_mlp)
+def make(name: str, spec: Spec, kind: Any = None, latents: Sequence[Latent] = ()) -> tuple[ForwardProcess, Reverse]:
+    """A process and its reverse process, with random weights."""
+    process = PROCESSES[name](spec)
+    kind = kind or (MaskedReverse if isinstance(process, MaskProcess) else DirectReverse)
+    reverse = kind(spec, process, small_mlp, latents)
     randomise(process)
     if isinstance(process, LearnedMaskProcess):  # counts ten times
         process.order.data /= 10
@@ -83,25 +88,35 @@ def make(name: str, problem: Problem) -> tuple[ForwardProcess, ReverseProcess]:
     return process, reverse
 
 
+# Every pair of a process and a reverse process that fits it.
+PAIRS = [(name, None) for name in PROCESSES] + [(name, PredictingReverse) for name in ("uniform", "d3pm")]
+PAIRS += [
+    (name, partial(kind, time_independent=True))
+    for name, kind in (("absorbing", MaskedReverse), ("uniform", PredictingReverse), ("uniform", DirectReverse))
+]
+
+
 def all_states(num_states: int, dims: int) -> torch.Tensor:
     return torch.tensor(list(product(range(num_states), repeat=dims)))
 
 
-def exact_step_kl(process: ForwardProcess, reverse: ReverseProcess, x: torch.Tensor, t: int) -> torch.Tensor:
+def exact_step_kl(
+    process: ForwardProcess, reverse: Reverse, x: torch.Tensor, t: int, condition: tuple[torch.Tensor, ...] = ()
+) -> torch.Tensor:
     """E_{q(z_t|x)} KL(q(z_s|z_t,x) || p(z_s|z_t)) by summing over all z_t and z_s; differentiable.
 
-    Written from the definition alone: joint states, probabilities, no closed forms.
+    Written from the definition alone: joint states, probabilities, no closed forms. ``condition`` is of each example.
     """
     num_states, dims = process.num_states, x.shape[1]
     states = all_states(num_states, dims)
     total = torch.zeros(len(x), dtype=torch.float64)
     for i, x_i in enumerate(x):
         n = len(states)
-        batch = x_i.expand(n, -1)
-        step = process.dense_transition(batch, torch.full((n,), t))
+        batch, given = x_i.expand(n, -1), tuple(c[i : i + 1].expand(n, -1) for c in condition)
+        step = process.dense_step(batch, torch.full((n,), t), given)
         weight = step.log_u_t.double().exp().gather(-1, states.unsqueeze(-1)).squeeze(-1).prod(1)
         q = step.posterior.posterior(states).double()
-        log_v = reverse.log_prob(states, torch.full((n,), t)).double()
+        log_v = reverse.log_prob(states, torch.full((n,), t), given).double()
         for z_s in states:
             index = z_s.expand(n, -1).unsqueeze(-1)
             q_joint = q.gather(-1, index).squeeze(-1).prod(1)
@@ -113,13 +128,19 @@ def exact_step_kl(process: ForwardProcess, reverse: ReverseProcess, x: torch.Ten
     return total
 
 
-def exact_log_likelihood(process: ForwardProcess, reverse: ReverseProcess, num_steps: int) -> torch.Tensor:
-    """log p(z_0) of every joint state by propagating the whole distribution from the prior."""
-    num_states, dims = process.num_states, process.problem.num_dims
+def exact_log_likelihood(
+    process: ForwardProcess, reverse: Reverse, num_steps: int, condition: tuple[torch.Tensor, ...] = ()
+) -> torch.Tensor:
+    """log p(z_0) of every joint state by propagating the whole distribution from the prior.
+
+    ``condition`` is one value ``(1, m)`` of every latent that networks see.
+    """
+    num_states, dims = process.num_states, process.spec.num_dims
     states = all_states(num_states, dims)
+    given = tuple(c.expand(len(states), -1) for c in condition)
     p = process.log_prior().double().exp()[states].prod(1)
     for t in range(num_steps, 0, -1):
-        log_v = reverse.log_prob(states, torch.full((len(states),), t)).double()  # (N, D, S)
+        log_v = reverse.log_prob(states, torch.full((len(states),), t), given).double()  # (N, D, S)
         kernel = torch.stack(
             [log_v.gather(-1, z.expand(len(states), -1).unsqueeze(-1)).squeeze(-1).sum(1) for z in states], 1
         ).exp()
@@ -153,11 +174,11 @@ def image_model(num_steps: int, size: int = 4, cls: Any = ImageFLDD) -> Any:
 
 def prior_term(process: ForwardProcess, x: Tensor) -> Tensor:
     """KL(q(z_T|x) || prior) in nats per example, ``(B,)``; zero by construction."""
-    t = torch.full((x.shape[0], 1), process.problem.num_steps, device=x.device)
+    t = torch.full((x.shape[0], 1), process.spec.num_steps, device=x.device)
     log_u = process.log_marginals(x, t).squeeze(1)  # (B, *shape, S)
     divergence = -xlogy(log_u.exp(), process.log_prior().to(log_u)).sum(-1) - entropy(log_u)
-    if process.problem.pad is not None:
-        divergence = divergence.masked_fill(x == process.problem.pad, 0.0)  # given, not drawn from the prior
+    if process.spec.pad is not None:
+        divergence = divergence.masked_fill(x == process.spec.pad, 0.0)  # given, not drawn from the prior
     return sum_dims(divergence)
 
 

@@ -26,10 +26,12 @@ from .metrics import NELBOMetric
 from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import ancestral_sample
-from .spec import Spec
+from .spec import Seen, Spec
 from .training import AdaptiveClip, Averaging, fit_latents, learning_rate_factor, run_length, run_progress
 
 __all__ = ["FLDD"]
+
+_CHECK_EVERY = 100  # steps
 
 
 class FLDD(LightningModule):
@@ -51,8 +53,8 @@ class FLDD(LightningModule):
         estimator: Makes the gradient estimator from the :class:`Spec`.
         latents: Make, from the :class:`Spec`, what is drawn before the first step: none, one, or several. Padded
             sequences get a :class:`LengthLatent` in any case.
-        reverse: Makes the reverse process from ``(spec, process, denoiser, latents)``. If None, :class:`MaskedReverse` for
-            processes that only mask, else :class:`DirectReverse`.
+        reverse: Makes the reverse process from ``(spec, process, denoiser, latents)``. If None, :class:`MaskedReverse`
+            for processes that only mask, else :class:`DirectReverse`.
         num_steps: T, fixed at training time.
         padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
         lr: Peak learning rate of the denoiser.
@@ -80,6 +82,7 @@ class FLDD(LightningModule):
         FLDDError: If the numbers or submodules do not fit together.
     """
 
+    latents: Sequence[Latent]
     vocabulary: Sequence[str] | None = None
     trained_steps: int = 0
     _run_progress: Callable[[int], float] | None = None
@@ -108,18 +111,19 @@ class FLDD(LightningModule):
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
         bare = Spec(num_classes, tuple(shape), num_steps, padded)
-        self.latents = nn.ModuleList(_made_latents(latents, bare))
+        modules = nn.ModuleList(_made_latents(latents, bare))
+        self.latents = modules  # type: ignore[assignment]
         self.spec = Spec(num_classes, tuple(shape), num_steps, padded, _seen(self.latents))
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
         masks = isinstance(self.forward_process, MaskProcess)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
-        self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, list(self.latents))
+        self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.estimator = build(estimator, GradientEstimator, self.spec)
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
         self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
         # DDP need not send the tables of latents before every step: fit_latents does when training starts
-        names = [f"latents.{name}" for name, _ in self.latents.named_buffers()]
+        names = [f"latents.{name}" for name, _ in modules.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         # plain dictionaries: a metric's networks are no part of the model, its average or its checkpoints
         self.bounds: dict[str, NELBOMetric] = {}
@@ -168,17 +172,15 @@ class FLDD(LightningModule):
 
     def on_train_start(self) -> None:
         """Fit the latents that are fitted beforehand."""
-        fit_latents(self.trainer, self, list(self.latents), self._checked)
+        fit_latents(self.trainer, self, self.latents, self._checked)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Check batches: all on the CPU, and now and then on a device, which has to be waited for."""
+        if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
+            self._checked(batch)
         if self._run_progress is None:
             self._run_progress = run_progress(self.trainer)
         self._auxiliary_now = self.auxiliary_weight * (1 - min(1.0, self._run_progress(self.global_step)))
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check the batch while it is on the CPU, where looking at it makes no device wait."""
-        self._checked(batch)
-        return batch
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
@@ -209,8 +211,8 @@ class FLDD(LightningModule):
     ) -> None:
         """Clip the two networks apart, and hold the forward process still while it is frozen.
 
-        Gradients are clipped to twice their running mean norm. ``trainer.gradient_clip_val``, if given, replaces that by
-        a fixed norm or value, 0 by none.
+        Gradients are clipped to twice their running mean norm. ``trainer.gradient_clip_val``, if given, replaces that
+        by a fixed norm or value, 0 by none.
         """
         for group in optimizer.param_groups:
             is_forward = group["name"] == "forward"
@@ -573,5 +575,5 @@ def _made_latents(recipes: Any, spec: Spec) -> list[Latent]:
     return made
 
 
-def _seen(latents: Iterable[Any]) -> Any:
+def _seen(latents: Iterable[Latent]) -> tuple[Seen, ...]:
     return tuple(each.seen for each in latents if each.seen is not None)

@@ -54,8 +54,8 @@ def ancestral_sample(
         )
     if (padding is None) == spec.padded:
         raise FLDDError(
-            "a model with PAD samples given where the padding is, and only such a model does. Add a latent that says it, "
-            "such as LengthLatent."
+            "a model with PAD samples given where the padding is, and only such a model does. Add a latent that says "
+            "it, such as LengthLatent."
         )
     device = next(reverse.parameters()).device
     log_prior = process.log_prior().to(device)

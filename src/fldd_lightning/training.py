@@ -139,7 +139,8 @@ def fit_latents(
 ) -> None:
     """Fit what is fitted before training, to training examples, and give the averaged weights a copy.
 
-    A resumed run keeps its latents. The clock of ``max_time`` starts anew afterwards. All processes get those of the first.
+    A resumed run keeps its latents. The clock of ``max_time`` starts anew afterwards. All processes get those of
+    the first.
 
     Args:
         trainer: The trainer, whose training loader is there.

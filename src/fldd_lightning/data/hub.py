@@ -67,9 +67,7 @@ def load_local(
             for file in files:
                 split = "train" if one_split else _split_of(file.relative_to(path))
                 by_split.setdefault(split, []).append(str(file))
-            return datasets.load_dataset(
-                kinds[kind], data_files=by_split, streaming=streaming, cache_dir=cache_dir
-            )
+            return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming, cache_dir=cache_dir)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         if "corresponds to no data" in str(error):
             raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error

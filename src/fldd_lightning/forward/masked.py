@@ -231,7 +231,7 @@ class LearnedMaskProcess(MaskProcess):
         return f"{super().configuration()} over {self.base.configuration()}"
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        residual = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
+        residual: Tensor = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
         return residual.float() + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
 

@@ -50,7 +50,8 @@ class AutoencoderPosterior(LatentPosterior):
         return self.mean
 
     def kl(self, c: Tensor) -> Tensor:
-        return log_normal(c, self.mean, self.log_variance) - self.latent.prior.log_prob(c)
+        divergence: Tensor = log_normal(c, self.mean, self.log_variance) - self.latent.prior.log_prob(c)
+        return divergence
 
     def nll(self, c: Tensor) -> Tensor:
         return self.kl(c) - self.log_likelihood(c)
@@ -82,9 +83,8 @@ class AutoencoderLatent(Latent):
         components: Of the prior's mixture.
         couplings: Of the prior's flow; with 0 it is the mixture.
         kl_weight: Weight of the KL in the loss of :meth:`fit`, and in its choice by held-out examples: the beta of a
-            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the latent says: where
-            coordinates know nothing of one another it is worth saying much that a denoiser, which sees those already
-            revealed, finds by itself.
+            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the latent says. By
+            itself it would say much that a denoiser, which sees the coordinates already revealed, finds alone.
         fit_steps: Updates of 256 examples before training.
 
     Raises:
@@ -134,7 +134,7 @@ class AutoencoderLatent(Latent):
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         logits = _full(self.autoencoder.decode(c.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
-        log_p = F.pad(logits, (0, 1)).log_softmax(-1)
+        log_p: Tensor = F.pad(logits, (0, 1)).log_softmax(-1)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:

@@ -114,7 +114,7 @@ class Latent(nn.Module, ABC):
         """Latents from the prior, ``(N, m)`` on the generator's device."""
 
     def check(self, x: Tensor, batch: Any) -> None:
-        """Raise FLDDError if a batch ``(B, *shape)`` cannot be right; called before it goes to the device."""
+        """Raise FLDDError if a batch ``(B, *shape)`` cannot be right."""
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         """Log p(x_i|c), ``(B, *shape, K)``, for latents ``(B, m)``; 0 at PAD."""
@@ -132,8 +132,8 @@ class Latent(nn.Module, ABC):
             seed: Of which these are, and of where the fits start.
 
         Returns:
-            What there is to log. Of latents that say something of the values, in nats per held-out example: ``nll``, the
-            bound of the latent alone, and ``nll_marginals``, that of a product of marginals.
+            What there is to log. Of latents that say something of the values, in nats per held-out example: ``nll``,
+            the bound of the latent alone, and ``nll_marginals``, that of a product of marginals.
 
         Raises:
             FLDDError: If there are fewer than two examples.

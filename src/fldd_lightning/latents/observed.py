@@ -18,8 +18,8 @@ __all__ = ["LabelLatent", "LengthLatent"]
 class LabelLatent(Latent):
     """A label y that comes with every example: -log p(x, y) <= NELBO(x|y) - log p(y).
 
-    Both networks see the label. Its frequencies p(y) are learned beside them, and samples draw y from them. The bound of
-    x given y is the whole bound less ``kl_label``.
+    Both networks see the label. Its frequencies p(y) are learned beside them, and samples draw y from them. The
+    bound of x given y is the whole bound less ``kl_label``.
 
     Args:
         spec: K and shape.
@@ -86,6 +86,7 @@ class LengthLatent(Latent):
         super().__init__(spec)
         if len(spec.shape) != 1 or spec.pad is None:
             raise FLDDError("a LengthLatent needs padded sequences, shape (length,): set data.padded to true.")
+        self._pad: int = spec.pad
         self.register_buffer("log_prior", self._smoothed(torch.zeros(spec.num_dims + 1)))
 
     @property
@@ -94,7 +95,7 @@ class LengthLatent(Latent):
 
     def lengths(self, x: Tensor) -> Tensor:
         """Tokens of each example that are not PAD, ``(B,)`` for ``(B, length)``."""
-        return (x != self.spec.pad).sum(1)
+        return torch.ne(x, self._pad).sum(1)
 
     def posterior(self, x: Tensor, batch: Any = None) -> PointPosterior:
         n = self.lengths(x)
@@ -102,7 +103,7 @@ class LengthLatent(Latent):
 
     def check(self, x: Tensor, batch: Any) -> None:
         """Raise FLDDError if PAD stands before a token."""
-        live = x != self.spec.pad
+        live = torch.ne(x, self._pad)
         if bool((live[:, 1:] & ~live[:, :-1]).any()):
             raise FLDDError("PAD stands before a token: pad examples at their end only.")
 

@@ -118,8 +118,8 @@ def _downloaded() -> Any:
 
     if HF_HUB_OFFLINE and not (Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS).exists():
         raise FLDDError(
-            f"the Inception weights are not here, and HF_HUB_OFFLINE says that there is no network. Set weights_path to "
-            f"a copy of {_WEIGHTS}, or use PixelFeatures."
+            f"the Inception weights are not here, and HF_HUB_OFFLINE says that there is no network. Set weights_path "
+            f"to a copy of {_WEIGHTS}, or use PixelFeatures."
         )
     return torch.hub.load_state_dict_from_url(
         URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
