@@ -20,7 +20,7 @@ from fldd_lightning.factory import import_class
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
 SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
-SMALL = ["--model.denoiser.width", "8", "--model.forward_process.network.width", "8", "--model.latents.num_values", "2"]
+SMALL = ["--model.denoiser.width", "8", "--model.forward_process.network.width", "8", "--model.latents.size", "2"]
 
 FRIEND = """
 from pathlib import Path
@@ -222,7 +222,7 @@ def error_of(route: Callable[[str], str], path: str, capsys: pytest.CaptureFixtu
 
 
 def test_the_payloads_do_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     import_class("pydoc.pipepager")("", cmd="touch ran")
     assert harm(folder) == ["ran"]
     import_class("friend.Net")
@@ -312,8 +312,11 @@ def test_a_tokenizer_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]
     where = next(key for key, value in checkpoint.items() if "tokenizer" in key and "class_path" in value)
     for payload in {**PAYLOADS, **MORE_PAYLOADS}.values():
         torch.save({**checkpoint, where: payload}, "evil.ckpt")
-        for route in (*ROUTES.values(), by_command("test", "--config", str(CONFIGS / "text.yaml"), *small)):
-            assert "the checkpoint" in error_of(route, "evil.ckpt", capsys)
+        assert "the checkpoint" in error_of(LOADS["load_model"], "evil.ckpt", capsys)
+        assert not harm(folder)
+    torch.save({**checkpoint, where: PAYLOADS["a file of the working folder"]}, "evil.ckpt")
+    for route in (*ROUTES.values(), by_command("test", "--config", str(CONFIGS / "text.yaml"), *small)):
+        assert "the checkpoint" in error_of(route, "evil.ckpt", capsys)
         assert not harm(folder)
 
 
@@ -365,7 +368,7 @@ def test_classes_are_used_once_they_are_trusted(
     assert main(["test", "--ckpt_path", friends, *QUIET, "--trust", "friend"]) == 0
     with pytest.raises(FLDDError, match=r"trusted=\[Model\]"):
         load_model(friends)
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     import friend  # type: ignore[import-not-found]
 
     for trusted in ("friend", ["friend.Net", "friend.Model"], [friend.Net, friend.Model]):

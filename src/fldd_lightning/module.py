@@ -94,7 +94,7 @@ class FLDD(LightningModule):
         forward_process: Callable[[Spec], ForwardProcess],
         denoiser: Callable[[Spec, int, int], Backbone],
         estimator: Callable[[Spec], GradientEstimator] = Reinforce,
-        latents: Callable[[Spec], Latent] | Sequence[Callable[[Spec], Latent]] = (),
+        latents: Sequence[Callable[[Spec], Latent]] | Callable[[Spec], Latent] = (),
         reverse: Callable[..., Reverse] | None = None,
         num_steps: int = 4,
         padded: bool = False,
