@@ -1,7 +1,8 @@
-"""The signal-to-noise ratio against its definition."""
+"""The signal-to-noise ratio and the distance from the base against their definitions, and what is told."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from conftest import Stripes, image_model, randomise
+from conftest import PROCESSES, Stripes, image_model, randomise, small_mlp
+from fldd_lightning import FLDD, ImageFLDD, LabelLatent, LearnedMaskProcess, MixtureLatent, Split
 from fldd_lightning.callbacks import CollapseMonitor
-from fldd_lightning.callbacks.collapse import GradientSNR
+from fldd_lightning.callbacks.collapse import GradientSNR, moved_from_base, observed
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])
@@ -88,3 +90,46 @@ def test_reading_the_data_leaves_the_training_epoch_alone(tmp_path: Path) -> Non
     x = data.splits["train"].x.flatten(1).double()
     p = torch.stack([x.mean(0), 1 - x.mean(0)])
     assert float(run.callback_metrics["collapse/marginal_entropy"]) == pytest.approx(-float(torch.xlogy(p, p).sum()))
+
+
+@pytest.mark.parametrize("process", ["learned_mask", "residual_absorbing", "residual_uniform"])
+def test_the_distance_from_the_base_is_a_total_variation_without_padding(process: str) -> None:
+    model = FLDD(3, (5,), PROCESSES[process], small_mlp, num_steps=3, padded=True)
+    x = torch.tensor([[0, 1, 0, 2, 2], [1, 1, 1, 0, 2]])  # 2 is PAD
+    at_start = moved_from_base(model, x)
+    assert at_start is not None
+    assert at_start < 1e-3
+    randomise(model.forward_process, 0.2)
+    t = torch.tensor([[1, 2]]).expand(2, -1)
+    learned, base = (
+        model.forward_process.log_marginals(x, t).exp(),
+        model.forward_process.base.log_marginals(x, t).exp(),
+    )
+    of_each = 0.5 * (learned - base).abs().sum(-1)  # (2, 2, 5)
+    drawn = (x != 2).unsqueeze(1).expand_as(of_each)
+    assert moved_from_base(model, x) == pytest.approx(float(of_each[drawn].mean()), rel=1e-5)
+    assert float(of_each[~drawn].sum()) == 0.0
+
+
+@pytest.mark.parametrize("with_label", [False, True])
+def test_a_bound_no_lower_than_that_of_the_latents_is_told(tmp_path: Path, with_label: bool) -> None:
+    """The label's own cost stands on both sides."""
+
+    class Labelled(Stripes):
+        def load(self) -> dict[str, Split]:
+            return {name: Split(each.x, each.x[:, 0, 0]) for name, each in super().load().items()}
+
+    latents = [MixtureLatent, *([partial(LabelLatent, num_labels=2)] if with_label else [])]
+    process = partial(LearnedMaskProcess, network=small_mlp)
+    model = ImageFLDD(2, (4, 4), process, small_mlp, latents=latents, num_steps=3, freeze_steps=0)
+    randomise(model, 2.0)  # a bound that is far worse than that of the mixture alone
+    run = Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=str(tmp_path), logger=False, enable_checkpointing=False,
+        callbacks=[CollapseMonitor()], enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.warns(
+        UserWarning, match=r"The steps add nothing to the latents: val/nelbo is (\S+), and val/nll_latent"
+    ):
+        run.fit(model, Labelled())
+    assert run.callback_metrics["val/nelbo"] > run.callback_metrics["val/nll_latent"]
+    assert observed(model) == (["label"] if with_label else [])
