@@ -16,6 +16,7 @@ COMPOSED = ("callbacks", "data", "estimators", "forward", "latents", "metrics", 
 # what other classes of the package are made of, and users do not put together themselves
 PARTS = {
     "data": {"split_rows"},
+    "spec": {"MOST_NUMBERS"},
 }
 
 

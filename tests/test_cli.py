@@ -21,8 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from PIL import Image
 
 import fldd_lightning
-from conftest import image_model
-from fldd_lightning import FLDD, Texts
+from fldd_lightning import FLDD, MLP, AbsorbingProcess, ImageFLDD, Texts
 from fldd_lightning.cli import main
 from fldd_lightning.cli.defaults import default_callbacks
 from fldd_lightning.cli.train import FLDDCLI, packaged_config, with_save_dir
@@ -198,7 +197,7 @@ DATA = {
 
 
 def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
-    model = image_model(2)
+    model = ImageFLDD(2, (4, 4), AbsorbingProcess, MLP)
     own = [ModelCheckpoint(tmp_path), Texts(), RichProgressBar()]
     added = default_callbacks("fit", {"callbacks": own}, model)
     assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report"}

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from conftest import image_model
+from fldd_lightning import MLP, AbsorbingProcess, ImageFLDD
 from fldd_lightning.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -109,7 +109,7 @@ def test_a_checkpoint_without_data_says_so(tmp_path: Path, capsys: pytest.Captur
     trainer = Trainer(
         max_steps=1, logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu"
     )
-    trainer.fit(image_model(2), DataLoader([torch.zeros(4, 4, dtype=torch.long)]))
+    trainer.fit(ImageFLDD(2, (4, 4), AbsorbingProcess, MLP), DataLoader([torch.zeros(4, 4, dtype=torch.long)]))
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     message = mistake(["test", "--ckpt_path", str(tmp_path / "model.ckpt")], capsys)
     assert "required: test.data" in message

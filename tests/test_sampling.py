@@ -9,13 +9,13 @@ from scipy.stats import chisquare
 from conftest import PROCESSES, all_states, exact_log_likelihood, make
 from fldd_lightning.categorical import sample_categorical, sample_from_uniform
 from fldd_lightning.errors import FLDDError
-from fldd_lightning.problem import Problem
 from fldd_lightning.sampling import ancestral_sample
+from fldd_lightning.spec import Spec
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_frequencies_match_the_model(name: str) -> None:
-    process, reverse = make(name, Problem(3, (2,), 3))
+    process, reverse = make(name, Spec(3, (2,), 3))
     n = 20_000
     x = ancestral_sample(process, reverse, n, torch.Generator().manual_seed(0))
     assert int(x.max()) < 3
@@ -30,7 +30,7 @@ def test_frequencies_match_the_model(name: str) -> None:
 
 
 def test_trajectory_and_seed() -> None:
-    process, reverse = make("learned_mask", Problem(3, (2, 2), 4))
+    process, reverse = make("learned_mask", Spec(3, (2, 2), 4))
     states = ancestral_sample(process, reverse, 5, torch.Generator().manual_seed(3), trajectory=True)
     again = ancestral_sample(process, reverse, 5, torch.Generator().manual_seed(3))
     assert states.shape == (5, 5, 2, 2)
@@ -41,7 +41,7 @@ def test_trajectory_and_seed() -> None:
 
 
 def test_other_number_of_steps_is_an_error() -> None:
-    process, reverse = make("uniform", Problem(3, (2,), 4))
+    process, reverse = make("uniform", Spec(3, (2,), 4))
     with pytest.raises(FLDDError, match="trained with T=4"):
         ancestral_sample(process, reverse, 2, torch.Generator(), num_steps=8)
 

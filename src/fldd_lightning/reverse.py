@@ -225,9 +225,10 @@ class MaskedReverse(Reverse):
         Returns:
             Log p(x^i|z_t, revealed), and the log odds that a masked coordinate stays: ``(B, *shape)`` both, float32.
         """
-        logits, odds = self._logits_odds(state, t, condition)
-        values: Tensor = _LogProbAt.apply(logits.flatten(0, -2), x.flatten(), self.num_classes, self.pad)
-        return values.view(x.shape), odds
+        logits = self._logits(state, t, condition)
+        values, mask = _LogProbAt.apply(logits.flatten(0, -2), x.flatten(), self.num_classes, self.pad)
+        odds = self._log_stay_odds()[t].expand(x.shape)
+        return values.view(x.shape), odds + mask.view(x.shape) if self.corrects else odds
 
     def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits, odds = self._logits_odds(z_t, t, condition)
@@ -236,11 +237,16 @@ class MaskedReverse(Reverse):
         drawn = [sample_categorical(self._joint(*part), generator) for part in zip(*parts, strict=True)]
         return z_t.masked_scatter(masked, torch.cat(drawn))
 
-    def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Logits of the values first, ``(B, *shape, K or K + 1)``, and log odds of staying ``(B, *shape)``."""
+    def _logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
         logits = self.logits(state, t, condition)
         for i, log_conditional_of in self._log_values:
             logits = logits + F.pad(log_conditional_of(condition[i]), (0, logits.shape[-1] - self.num_classes))
+        return logits
+
+    def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The logits, and the log odds of staying, ``(B, *shape)``."""
+        logits = self._logits(state, t, condition)
         odds = self._log_stay_odds()[t].expand(logits.shape[:-1])
         return logits, odds + logits[..., -1].to(odds.dtype) if self.corrects else odds
 
@@ -256,10 +262,13 @@ class MaskedReverse(Reverse):
 
 
 class _LogProbAt(torch.autograd.Function):
-    """Log-softmax of the first K logits at one index a row; the backward pass computes it anew, chunk by chunk."""
+    """Log-softmax of the first K logits at one index a row, and the last logit.
+
+    The backward pass computes it anew, chunk by chunk, and fills one gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, num_classes: int, pad: int | None) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, index: Tensor, num_classes: int, pad: int | None) -> tuple[Tensor, Tensor]:
         ctx.num_classes, ctx.pad = num_classes, pad
         norms, values = [], []
         for rows, part in _chunks(logits, num_classes, pad):
@@ -267,16 +276,18 @@ class _LogProbAt(torch.autograd.Function):
             values.append(part.gather(-1, index[rows, None]).squeeze(-1) - norms[-1])
         norm = torch.cat(norms)
         ctx.save_for_backward(logits, index, norm)
-        return torch.cat(values)
+        return torch.cat(values), logits[:, -1].to(norm.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, of_values: Tensor, of_last: Tensor) -> tuple[Tensor, None, None, None]:
         logits, index, norm = ctx.saved_tensors
         grad = torch.empty_like(logits)
         for rows, part in _chunks(logits, ctx.num_classes, ctx.pad):
             p = part.sub_(norm[rows, None]).exp_().mul_(-of_values[rows, None])
             p.scatter_add_(-1, index[rows, None], of_values[rows, None])
+            if logits.shape[-1] > ctx.num_classes:
+                p[:, -1] = of_last[rows]
             grad[rows] = p
         return grad, None, None, None
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from conftest import Stripes, image_model
-from fldd_lightning import FLDDError, ImageFLDD, LabelledImageFLDD
+from fldd_lightning import FLDDError, ImageFLDD, LabelLatent
 from fldd_lightning.callbacks import FIDCallback
 from fldd_lightning.categorical import grey_levels
 from fldd_lightning.data import DigitsDataModule, Split
@@ -62,7 +62,7 @@ def test_a_split_that_is_sorted_is_compared_as_a_whole(tmp_path: Path, monkeypat
     data.splits["test"] = Split(x[x.flatten(1).sum(1).argsort()])
     fid = callback()
     trainer(tmp_path, fid).test(model, data, verbose=False)
-    seen = fid._qualities["test"].coverage.real_features().sum(1)  # (20,)
+    seen = torch.cat(fid._qualities["test"].coverage.real).sum(1)  # (20,)
     assert seen.max() > x.flatten(1).sum(1).median()
 
 
@@ -123,6 +123,6 @@ def test_too_few_samples_and_wrong_modules(tmp_path: Path) -> None:
 
 
 def test_labelled_models_are_sampled_with_their_labels(tmp_path: Path) -> None:
-    model = image_model(2, size=8, cls=partial(LabelledImageFLDD, num_labels=10))
+    model = image_model(2, size=8, cls=partial(ImageFLDD, latents=partial(LabelLatent, num_labels=10)))
     logged = trainer(tmp_path, callback()).test(model, DigitsDataModule(), verbose=False)[0]
     assert logged["test/frechet_pixels_T2"] > 0

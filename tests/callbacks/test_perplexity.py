@@ -132,7 +132,7 @@ def _by_character() -> Any:
 
 
 def test_wrong_judges_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FLDDError, match=r"cannot load the judge 'nobody/nothing'.*not cached"):
+    with pytest.raises(FLDDError, match=r"cannot load the judge 'nobody/nothing'.*Give a local folder"):
         CausalLMJudge("nobody/nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FLDDError, match="cannot load the judge"):

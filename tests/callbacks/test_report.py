@@ -213,7 +213,9 @@ def test_the_baseline_is_that_of_the_collapse_monitor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [{"max_time": {"seconds": 1}, "max_steps": -1, "max_epochs": -1}, {"max_epochs": 1}])
 def test_a_report_whatever_ends_the_run(tmp_path: Path, limit: Any) -> None:
-    assert "Go on from here" in fit(tmp_path, learned(), **{"max_steps": -1, **limit})
+    text = said(fit(tmp_path, learned(), **{"max_steps": -1, **limit}))
+    assert "Go on from here" in text
+    assert ("max_time: 1.0 s" if "max_time" in limit else "max_time: null") in text
 
 
 def test_whether_the_forward_process_moved(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ from torch.utils.data import DataLoader
 from fldd_lightning import FLDDError
 from fldd_lightning.data import CharacterTokenizer, TextDataModule
 from fldd_lightning.data.corpus import embedded_corpus, read_corpus
-from fldd_lightning.data.stream import TextStream
 from fldd_lightning.data.rows import Rows
+from fldd_lightning.data.stream import TextStream
 
 LINES = [f"line {i} says {'word ' * (i % 4)}end" for i in range(60)]
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz0123456789"
@@ -177,18 +180,45 @@ def test_another_process_finds_the_tokens(folder: Path) -> None:
     """Whatever a tokenizer remembers of its use, and in whatever order Python's sets are there."""
     from tokenizers import Tokenizer, models
 
-    (folder.parent / "bytes.json").write_text(Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, [])).to_str())
+    path, kept = folder.parent / "letters.json", folder.parent / "kept"
+    path.write_text(Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, [])).to_str())
     script = f"""
 from fldd_lightning.data import HuggingFaceTokenizer, TextDataModule
 encode = HuggingFaceTokenizer.encode
 HuggingFaceTokenizer.encode = lambda self, texts: print(len(texts)) or encode(self, texts)
-data = TextDataModule({str(folder)!r}, tokenizer={str(folder.parent / "bytes.json")!r}, length=16, cache_dir={str(folder.parent / "kept")!r})
+data = TextDataModule({str(folder)!r}, tokenizer={str(path)!r}, length=16, cache_dir={str(kept)!r})
 print(int(data.splits["train"].x.sum()))
 """
-    runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in range(2)]
+    command = [sys.executable, "-c", script]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
     first, second = (run.stdout.split() for run in runs)
     assert first[:-1] == ["60", "9", "11"]
     assert second == first[-1:]
+
+
+def test_runs_that_are_killed_or_start_together_break_nothing(folder: Path) -> None:
+    def killed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CharacterTokenizer, "encode", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+            _ = made(folder).splits
+
+    def whole_one() -> None:
+        data = made(folder)
+        assert whole(data.splits["train"], data) == "\n".join(LINES)[: len("\n".join(LINES)) // 16 * 16]
+
+    assert exit_codes(killed) == [-signal.SIGKILL]
+    assert exit_codes(whole_one, whole_one, whole_one) == [0, 0, 0]
+    whole_one()
+
+
+def exit_codes(*targets: Callable[[], None]) -> list[int | None]:
+    """Of processes that run side by side."""
+    processes = [multiprocessing.get_context("fork").Process(target=target) for target in targets]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
 
 
 # ---- streaming -------------------------------------------------------------------------------
@@ -351,5 +381,7 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
 
 def test_without_a_network_it_is_said_what_to_do() -> None:
     for options in ({}, {"streaming": True}):
-        with pytest.raises(FLDDError, match=r"cannot load 'nobody/nothing' from the hub.*--data\.path.*HF_HUB_OFFLINE=1"):
+        with pytest.raises(
+            FLDDError, match=r"cannot load 'nobody/nothing' from the hub.*--data\.path.*HF_HUB_OFFLINE=1"
+        ):
             read_corpus(None, "nobody/nothing", **options)  # type: ignore[arg-type]

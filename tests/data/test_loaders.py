@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def run(folder: Path, path: str | None = None, workers: int = 0, **options: Any)
 def test_training_order_is_of_the_seed_and_the_epoch(tmp_path: Path) -> None:
     seen = run(tmp_path)
     assert len(seen) == 27
-    epochs = [sum(seen[i : i + 8], []) for i in (0, 8, 16)]
+    epochs = [list(chain(*seen[i : i + 8])) for i in (0, 8, 16)]
     assert all(len(set(epoch)) == 64 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert run(tmp_path, limit_val_batches=0) == seen
@@ -130,7 +131,7 @@ def test_two_processes_share_an_epoch_and_resume_in_it() -> None:
         assert got + [batch["index"].tolist() for batch in resumed] == epochs[1]
         shares.append(epochs[0])
     assert [len(share) for share in shares] == [4, 4]
-    assert len(set(sum(shares[0] + shares[1], []))) == 64
+    assert len(set(chain(*shares[0], *shares[1]))) == 64
 
 
 def test_looking_at_the_data_apart_from_training_moves_nothing() -> None:

@@ -71,7 +71,7 @@ def test_bad_files_and_options(folder: Path) -> None:
     with pytest.raises(FLDDError, match="cannot read"):
         _ = MNISTDataModule(str(folder), num_val=10).splits
     path.write_bytes(gzip.compress(b"\0" * 100))
-    with pytest.raises(FLDDError, match="cannot read '.*: it is no idx file"):
+    with pytest.raises(FLDDError, match=r"cannot read '.*: it is no idx file"):
         _ = MNISTDataModule(str(folder), num_val=10).splits
     for wrong in (b"", b"\0\0\x08\x01" + (7).to_bytes(4, "big") + bytes(7), b"\0\0\x0d\x03" + bytes(16)):
         path.write_bytes(gzip.compress(wrong))  # nothing, labels, and numbers that are no bytes

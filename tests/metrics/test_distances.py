@@ -154,5 +154,8 @@ def test_quality_joins_both_sides() -> None:
         quality.update(fake, 0, real=False)
         values = quality.compute()
         assert float(values["frechet_pixels"]) == pytest.approx(distance(real.flatten(1), fake.flatten(1)), rel=1e-5)
-        assert set(values) == {"frechet_pixels", *(f"{n}_pixels" for n in ("precision", "recall", "density", "coverage"))}
+        assert set(values) == {
+            "frechet_pixels",
+            *(f"{n}_pixels" for n in ("precision", "recall", "density", "coverage")),
+        }
         quality.reset()

@@ -1,4 +1,4 @@
-"""Encoders and decoders of an autoencoder's code: shapes, what they are at the start, and images that they learn."""
+"""Encoders and decoders of an autoencoder's latent: shapes, what they are at the start, and images that they learn."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fldd_lightning import AutoencoderCode, FLDDError
+from fldd_lightning import AutoencoderLatent, FLDDError
 from fldd_lightning.networks import Autoencoder, ConvAutoencoder, MLPAutoencoder
-from fldd_lightning.problem import Problem
+from fldd_lightning.spec import Spec
 
 
 @pytest.mark.parametrize("make", [MLPAutoencoder, ConvAutoencoder])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 10), (2, 3), (3, 9, 5), (1, 28, 28)])
 def test_shapes(make: type[Autoencoder], shape: tuple[int, ...]) -> None:
-    problem = Problem(4, shape, 2)
-    autoencoder = make(problem, 5, 3, 2, width=8)  # type: ignore[call-arg]
-    x, code = torch.rand(6, *shape, 3), torch.randn(6, 5)
+    spec = Spec(4, shape, 2)
+    autoencoder = make(spec, 5, 3, 2, width=8)  # type: ignore[call-arg]
+    x, latent = torch.rand(6, *shape, 3), torch.randn(6, 5)
     assert autoencoder.says_nothing
     assert not autoencoder.encode(x).any()
-    assert not autoencoder.decode(code).any()
+    assert not autoencoder.decode(latent).any()
     autoencoder.wake(torch.Generator().manual_seed(0))
     assert not autoencoder.says_nothing
-    encoded, decoded = autoencoder.encode(x), autoencoder.decode(code)
+    encoded, decoded = autoencoder.encode(x), autoencoder.decode(latent)
     assert encoded.shape == (6, 10)
     assert decoded.shape == (6, *shape, 2)
     for i in range(6):  # an example at a time: nothing is mixed up
         torch.testing.assert_close(autoencoder.encode(x[i : i + 1])[0], encoded[i])
-        torch.testing.assert_close(autoencoder.decode(code[i : i + 1])[0], decoded[i])
+        torch.testing.assert_close(autoencoder.decode(latent[i : i + 1])[0], decoded[i])
     (encoded.sum() + decoded.sum()).backward()
     assert all(p.grad is not None for p in autoencoder.parameters())
 
@@ -45,7 +45,7 @@ def test_shapes(make: type[Autoencoder], shape: tuple[int, ...]) -> None:
 )
 def test_sizes_are_those_of_the_documentation(make: Any, size: float, costs: tuple[float, float]) -> None:
     """Parameters in millions, and GFLOP of encoding and decoding an image, as docs/images.md says."""
-    autoencoder = make(Problem(2, (28, 28), 4), 24, 1, 1)
+    autoencoder = make(Spec(2, (28, 28), 4), 24, 1, 1)
     assert sum(p.numel() for p in autoencoder.parameters()) / 1e6 == pytest.approx(size, abs=0.05)
     for run, argument, cost in ((autoencoder.encode, (28, 28, 1), costs[0]), (autoencoder.decode, (24,), costs[1])):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -55,7 +55,7 @@ def test_sizes_are_those_of_the_documentation(make: Any, size: float, costs: tup
 
 @pytest.mark.parametrize("channels", [0, 2])
 def test_convolutions_learn_images_of_several_channels(channels: int) -> None:
-    """A code that says where a stripe is, and of which channel's colour: each pixel of the bound is its own."""
+    """A latent that says where a stripe is, and of which channel's colour: each pixel of the bound is its own."""
     torch.manual_seed(0)
     rows, n = torch.randint(8, (2_000,)), 2_000
     x = torch.zeros(n, 8, 6, dtype=torch.long)
@@ -63,24 +63,24 @@ def test_convolutions_learn_images_of_several_channels(channels: int) -> None:
     x[torch.arange(n), rows, 4] = 2
     if channels:
         x = torch.stack([x, 2 - x], 1)  # (N, 2, 8, 6)
-    code = AutoencoderCode(
-        Problem(3, tuple(x.shape[1:]), 2), 2, partial(ConvAutoencoder, features=8, width=32), 8, 2, 1.0, fit_steps=400
+    latent = AutoencoderLatent(
+        Spec(3, tuple(x.shape[1:]), 2), 2, partial(ConvAutoencoder, features=8, width=32), 8, 2, 1.0, fit_steps=400
     )
-    fit = code.fit(x)
+    fit = latent.fit(x)
     assert fit["nll"] < 4.0  # log 8 = 2.1 is the best
     assert fit["nll_marginals"] > 10
     with torch.no_grad():
-        drawn = code.log_conditional_of(code.posterior(x[:50]).likely()).argmax(-1)
+        drawn = latent.log_conditional_of(latent.posterior(x[:50]).likely()).argmax(-1)
     assert float((drawn == x[:50]).float().mean()) > 0.98
 
 
 def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match=r"ConvAutoencoder needs images.*MLPAutoencoder"):
-        ConvAutoencoder(Problem(3, (8,), 2), 2, 2, 2)
+        ConvAutoencoder(Spec(3, (8,), 2), 2, 2, 2)
     for options in ({"features": 0}, {"width": 0}):
         with pytest.raises(FLDDError, match="must be at least 1"):
-            ConvAutoencoder(Problem(3, (8, 8), 2), 2, 2, 2, **options)
+            ConvAutoencoder(Spec(3, (8, 8), 2), 2, 2, 2, **options)
     with pytest.raises(FLDDError, match="more than 256 MiB"):
-        ConvAutoencoder(Problem(2, (512, 512), 2), 2, 1, 1)
+        ConvAutoencoder(Spec(2, (512, 512), 2), 2, 1, 1)
     with pytest.raises(FLDDError, match="at least 1 hidden unit"):
-        MLPAutoencoder(Problem(3, (8,), 2), 2, 2, 2, width=0)
+        MLPAutoencoder(Spec(3, (8,), 2), 2, 2, 2, width=0)

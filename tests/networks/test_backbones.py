@@ -13,16 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import randomise
 from fldd_lightning import FLDDError
 from fldd_lightning.networks import MLP, Backbone, ConvNet, DiT, Transformer, UNet
-from fldd_lightning.networks.block import RotaryPositions
-from fldd_lightning.problem import Problem
+from fldd_lightning.networks.transformer import RotaryPositions
+from fldd_lightning.spec import Spec
 
-BACKBONES: dict[str, Callable[[Problem, int, int], Backbone]] = {
+BACKBONES: dict[str, Callable[[Spec, int, int], Backbone]] = {
     "mlp": partial(MLP, width=16, depth=1),
     "conv": partial(ConvNet, width=8, depth=2),
     "unet": partial(UNet, widths=(8, 16, 16), heads=2),
     "dit": partial(DiT, patch=2, width=16, depth=2, heads=2),
 }
-SEQUENCES: dict[str, Callable[[Problem, int, int], Backbone]] = {
+SEQUENCES: dict[str, Callable[[Spec, int, int], Backbone]] = {
     "transformer": partial(Transformer, width=16, depth=2, heads=2, time_width=8),
     "tied": partial(Transformer, width=16, depth=2, heads=2, time_width=8, tied=True),
 }
@@ -46,7 +46,7 @@ def states(shape: tuple[int, ...], batch: int = 3, num: int = 4) -> torch.Tensor
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ...]) -> None:
-    network = BACKBONES[name](Problem(3, shape, 5, num_labels=2), 4, 7)
+    network = BACKBONES[name](Spec(3, shape, 5, num_labels=2), 4, 7)
     state, t, label = states(shape), torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
     out = network(state, t, label)
     assert out.shape == (3, *shape, 7)
@@ -69,7 +69,7 @@ def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ..
 @pytest.mark.parametrize(("name", "shape"), [("unet", GREY), ("dit", GREY), ("transformer", TEXT), ("tied", TEXT)])
 def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
     """Values and gradients of the compiled network, hard states and relaxed ones."""
-    network = BACKBONES[name](Problem(3, shape, 5, num_labels=2), 4, 4)
+    network = BACKBONES[name](Spec(3, shape, 5, num_labels=2), 4, 4)
     randomise(network, 0.2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     t, label = torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
@@ -84,14 +84,14 @@ def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
 
 
 def test_unet_takes_odd_sizes() -> None:
-    network = UNet(Problem(2, (7, 5), 4), 2, 3, widths=(8, 16, 16), heads=2)
+    network = UNet(Spec(2, (7, 5), 4), 2, 3, widths=(8, 16, 16), heads=2)
     assert network(states((7, 5), num=2), torch.tensor([1, 2, 3])).shape == (3, 7, 5, 3)
 
 
 def test_stated_sizes_and_costs_of_image_networks() -> None:
     """Parameters in millions and GFLOP an image, as the docstrings and docs/images.md say."""
-    binary, colour = Problem(2, (28, 28), 4), Problem(32, (3, 32, 32), 4)
-    for network, problem, states_in, millions, cost in (
+    binary, colour = Spec(2, (28, 28), 4), Spec(32, (3, 32, 32), 4)
+    for network, spec, states_in, millions, cost in (
         (UNet(binary, 3, 2, widths=(16, 32, 64)), binary, 3, 0.41, 0.080),
         (UNet(binary, 3, 2), binary, 3, 1.6, 0.32),
         (UNet(colour, 33, 32, widths=(64, 128, 256)), colour, 33, 6.4, 1.8),
@@ -99,7 +99,7 @@ def test_stated_sizes_and_costs_of_image_networks() -> None:
         (DiT(colour, 33, 32), colour, 33, 3.4, 0.31),
     ):
         assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
-        state = torch.zeros(1, *problem.shape, states_in)
+        state = torch.zeros(1, *spec.shape, states_in)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(state, torch.ones(1, dtype=torch.long))
         assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.03)
@@ -114,7 +114,7 @@ def test_stated_sizes_of_transformers() -> None:
         ((768, 12, 12), 50_258, True, 132e6),
     ):
         with torch.device("meta"):
-            network = Transformer(Problem(states_ - 1, (64,), 4), states_, states_, *size, tied=tied)
+            network = Transformer(Spec(states_ - 1, (64,), 4), states_, states_, *size, tied=tied)
         parameters = sum(p.numel() for p in network.parameters())
         assert abs(parameters / stated - 1) < 0.02, (size, tied, parameters)
 
@@ -133,7 +133,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_transformer_in_bfloat16(name: str) -> None:
-    network = BACKBONES[name](Problem(3, TEXT, 5), 4, 4)
+    network = BACKBONES[name](Spec(3, TEXT, 5), 4, 4)
     randomise(network, 0.2)
     state, t = states(TEXT), torch.tensor([1, 2, 5])
     whole = network(state, t)
@@ -147,7 +147,7 @@ def test_transformer_in_bfloat16(name: str) -> None:
 
 def test_transformer_tells_orders_apart() -> None:
     """Positions come from the rotation alone."""
-    network = BACKBONES["transformer"](Problem(3, TEXT, 5), 4, 4)
+    network = BACKBONES["transformer"](Spec(3, TEXT, 5), 4, 4)
     randomise(network, 0.5)
     state, t = F.one_hot(torch.arange(10) % 4, 4)[None].float(), torch.tensor([3])
     swapped = state[:, [1, 0, *range(2, 10)]]
@@ -157,15 +157,15 @@ def test_transformer_tells_orders_apart() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UNet(Problem(2, (8,), 4), 3, 3), "UNet needs images"),
-        (lambda: UNet(Problem(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
-        (lambda: DiT(Problem(2, (8,), 4), 3, 3), "DiT needs images"),
-        (lambda: ConvNet(Problem(2, (8,), 4), 3, 3), "ConvNet needs images"),
-        (lambda: Transformer(Problem(2, (8, 8), 4), 3, 3), "Transformer needs sequences"),
-        (lambda: Transformer(Problem(2, (8,), 4), 3, 3, width=10, heads=2), "even number"),
-        (lambda: Transformer(Problem(2, (8,), 4), 3, 2, tied=True), "as many outputs as inputs"),
-        (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, patch=3), "patch=3 must divide"),
-        (lambda: DiT(Problem(2, (8, 8), 4), 3, 3, width=10, heads=4), "heads=4"),
+        (lambda: UNet(Spec(2, (8,), 4), 3, 3), "UNet needs images"),
+        (lambda: UNet(Spec(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
+        (lambda: DiT(Spec(2, (8,), 4), 3, 3), "DiT needs images"),
+        (lambda: ConvNet(Spec(2, (8,), 4), 3, 3), "ConvNet needs images"),
+        (lambda: Transformer(Spec(2, (8, 8), 4), 3, 3), "Transformer needs sequences"),
+        (lambda: Transformer(Spec(2, (8,), 4), 3, 3, width=10, heads=2), "even number"),
+        (lambda: Transformer(Spec(2, (8,), 4), 3, 2, tied=True), "as many outputs as inputs"),
+        (lambda: DiT(Spec(2, (8, 8), 4), 3, 3, patch=3), "patch=3 must divide"),
+        (lambda: DiT(Spec(2, (8, 8), 4), 3, 3, width=10, heads=4), "heads=4"),
     ],
 )
 def test_wrong_options_are_named(make: Callable[[], Backbone], message: str) -> None:

@@ -79,7 +79,8 @@ class CollapseMonitor(Callback):
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.extra_metrics["val"].get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())
-            of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
+            names: list[str] = [str(latent.name) for latent in pl_module.latents]
+            of_names = {name: float(metrics[f"kl_{name}"]) for name in names}
             whole = float(kl.sum()) + sum(of_names.values())
             given = sum(of_names[name] for name in observed(pl_module))  # the marginals' entropy is given those
             self._warn(shares, whole, whole - given, moved, of_latents)
@@ -177,7 +178,7 @@ def marginal_entropy(trainer: Trainer, module: FLDD) -> float:
 
 def observed(module: FLDD) -> list[str]:
     """The names of the latents that the data say, which are given where the values of x are compared."""
-    return [latent.name for latent in module.latents if isinstance(latent, (LabelLatent, LengthLatent))]
+    return [str(latent.name) for latent in module.latents if isinstance(latent, (LabelLatent, LengthLatent))]
 
 
 def moved_from_base(module: FLDD, batch: Any) -> float | None:

@@ -131,9 +131,10 @@ class Report(Callback):
         facts["training took"] = report_facts.duration(seconds)
         facts["parameters"] = f"{report_facts.num_parameters([module]):,}"
         spec, data = module.spec, getattr(trainer, "datamodule", None)
+        made = [type(module.forward_process).__name__, *(type(latent).__name__ for latent in module.latents)]
         lead = (
-            f"{type(module.forward_process).__name__}, T = {spec.num_steps}; examples of shape "
-            f"{' × '.join(map(str, spec.shape))} with {spec.num_classes} classes; {trainer.global_step:,} steps."
+            f"{', '.join(made)}; T = {spec.num_steps}; examples of shape {' × '.join(map(str, spec.shape))} with "
+            f"{spec.num_classes} classes; {trainer.global_step:,} steps."
         )
         sections = [
             report_parts.curves(module, self.history, baseline),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from torch import nn
 
 from ..module import FLDD
@@ -158,9 +158,12 @@ def _plain(value: Any) -> Any:
 
 
 def _trainer_settings(trainer: Trainer) -> dict[str, Any]:
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    times = [each.time_elapsed() + left for each in timers if (left := each.time_remaining()) is not None]
     return {
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
+        "max_time": duration(min(times)) if times else None,
         "precision": str(trainer.precision),
         "strategy": type(trainer.strategy).__name__,
         "devices": trainer.num_devices,

@@ -13,7 +13,15 @@ __all__ = ["quiet"]
 
 # Lightning's modules that set up a run. What they say is about loggers and devices that are not there, callbacks
 # that a checkpoint also had, and checkpoints that are averaged, as ours are.
-_SETUP = ("call", "callback_connector", "checkpoint_connector", "logger_connector", "setup", "weight_averaging")
+_SETUP = (
+    "call",
+    "callback_connector",
+    "checkpoint_connector",
+    "data_connector",
+    "logger_connector",
+    "setup",
+    "weight_averaging",
+)
 
 
 _NOTES = logging.getLogger("lightning.pytorch.utilities.rank_zero")

@@ -64,7 +64,7 @@ class Rows:
         """
         import datasets
 
-        ids = datasets.Features({"ids": datasets.Sequence(datasets.Value(np.dtype(self.dtype).name))})
+        ids = datasets.Features({"ids": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
         with quiet():
             table = documents.table.map(
                 self._encoder(documents),
@@ -75,8 +75,8 @@ class Rows:
                 batch_size=_BATCH,
                 features=ids,
             )
-        batches = (list(batch["ids"]) for batch in table.with_format("numpy").iter(_BATCH))
-        parts = list(self._packed(batches))
+        batches = table.with_format("arrow").iter(_BATCH)
+        parts = list(self._packed(_split(batch["ids"].combine_chunks()) for batch in batches))
         return torch.from_numpy(np.concatenate([np.zeros((0, self.length), self.dtype), *parts]))
 
     def _encoder(self, documents: Documents | None = None) -> _Encoder:
@@ -88,7 +88,8 @@ class Rows:
         for encoded in batches:
             self.counts["documents"] += len(encoded)
             self.counts["tokens"] += sum(len(ids) for ids in encoded)
-            self.counts["unknown"] += sum(int((ids == self.tokenizer.unknown).sum()) for ids in encoded)
+            if (unknown := self.tokenizer.unknown) is not None:
+                self.counts["unknown"] += sum(int((ids == unknown).sum()) for ids in encoded)
             if self.padded:
                 yield self._filled([ids for ids in encoded if len(ids)])
             else:
@@ -103,6 +104,12 @@ class Rows:
             row[: len(ids)] = ids[: self.length]
             self.counts["cut"] += len(ids) > self.length
         return rows
+
+
+def _split(lists: Any) -> list[np.ndarray]:
+    """The parts ``(n,)`` of an Arrow array of lists."""
+    ends: np.ndarray = lists.value_lengths().to_numpy().cumsum()
+    return np.split(lists.flatten().to_numpy(), ends[:-1])
 
 
 @dataclass

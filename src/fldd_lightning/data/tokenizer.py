@@ -67,7 +67,7 @@ def restore_tokenizer(state: dict[str, Any]) -> Tokenizer:
     """The tokenizer of a :meth:`Tokenizer.state`.
 
     Raises:
-        FLDDError: If it names anything else: states come from checkpoints, which others may have made.
+        FLDDError: If it names a class that is not trusted: states come from checkpoints, which others may have made.
     """
     return build(state, Tokenizer)
 

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _ALMOST = 1 - 1e-7  # the most a probability counts for in log(1 - p)
+_LEAST = -1e4  # in place of -inf: sums of exponentials then have gradients
 
 
 class UniformProcess(ForwardProcess):
@@ -61,10 +62,19 @@ class UniformProcess(ForwardProcess):
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # A state that is x stays. Any other stays with probability u_s / u_t = s / t, or moves to x.
-        stay = _per_example((t - 1) / t, log_p)
+        stay, log_p = _per_example((t - 1) / t, log_p), log_p.clamp_min(_LEAST)
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1), log p(x = z_t)
         kept = torch.logaddexp(log_at, stay.log() + _log_not(log_at))
-        return torch.where(one_hot(z_t, self.num_states).bool(), kept, torch.log1p(-stay) + log_p)
+        moved = torch.log1p(-stay) + log_p + self._log_live(log_p)
+        return torch.where(one_hot(z_t, self.num_states).bool(), kept, moved)
+
+    def _log_live(self, like: Tensor) -> Tensor:
+        """0 at all states but PAD, ``(S,)``."""
+        zeros = torch.zeros(self.num_states, device=like.device)
+        pad = self.spec.pad
+        return (
+            zeros if pad is None else zeros.masked_fill(torch.arange(len(zeros), device=like.device) == pad, -torch.inf)
+        )
 
 
 class D3PMProcess(UniformProcess):
@@ -79,7 +89,7 @@ class D3PMProcess(UniformProcess):
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # The posterior at j is (beta [j = z_t] + nu) (alpha_s [j = x] + n) / (beta (alpha_s [z_t = x] + n) + nu).
-        beta = self._beta(t, log_p)
+        beta, log_p = self._beta(t, log_p), log_p.clamp_min(_LEAST)
         alpha = 1 - _per_example((t - 1) / self.spec.num_steps, log_p)
         n, nu = (1 - alpha) / self._num_live, (1 - beta) / self._num_live
         is_now = one_hot(z_t, self.num_states).bool()
@@ -96,15 +106,6 @@ class D3PMProcess(UniformProcess):
     def _beta(self, t: Tensor, like: Tensor) -> Tensor:
         num_steps = self.spec.num_steps
         return _per_example((num_steps - t) / (num_steps - t + 1), like)
-
-    def _log_live(self, like: Tensor) -> Tensor:
-        """0 at all states but PAD."""
-        zeros = torch.zeros(self.num_states, device=like.device)
-        return (
-            zeros
-            if self.spec.pad is None
-            else zeros.index_fill(0, torch.tensor(self.spec.pad, device=like.device), float("-inf"))
-        )
 
 
 @dataclass(frozen=True)

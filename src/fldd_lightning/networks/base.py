@@ -59,11 +59,7 @@ class StepEmbedding(nn.Module):
 
     def forward(self, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """``(B, width)`` for steps ``(B,)``; raises FLDDError where a latent is missing or not wanted."""
-        if len(condition) != self.num_seen:
-            raise FLDDError(
-                f"the network sees {self.num_seen} latents, but it was given {len(condition)}. Networks must be made "
-                "from the spec of their module, and called with its condition."
-            )
+        _check_number(condition, self.num_seen)
         features: Tensor = self.step(t)
         for place, embed in zip(self.places, self.latents, strict=True):
             numbers = condition[place]
@@ -89,6 +85,7 @@ class StateEmbedding(nn.Module):
     def __init__(self, spec: Spec, num_inputs: int, features: int, std: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(std * torch.randn(num_inputs, features))
+        self.num_seen = len(spec.seen)
         self.places = [i for i, each in enumerate(spec.seen) if each.num_parts > 1]
         self.latents = nn.ModuleList(_embedding(spec.seen[i], features, std) for i in self.places)
         for i in self.places:
@@ -96,7 +93,11 @@ class StateEmbedding(nn.Module):
             self.register_buffer(f"part_of_{i}", part_of, persistent=False)
 
     def forward(self, state: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        """``(B, *shape, features)`` for states ``(B, *shape)`` or weights ``(B, *shape, num_inputs)``."""
+        """``(B, *shape, features)`` for states ``(B, *shape)`` or weights ``(B, *shape, num_inputs)``.
+
+        Raises FLDDError where a latent is missing or not wanted.
+        """
+        _check_number(condition, self.num_seen)
         embedded = state @ self.weight if state.is_floating_point() else F.embedding(state, self.weight)
         for place, embed in zip(self.places, self.latents, strict=True):
             of_parts = embed(condition[place])  # (B, parts, features)
@@ -129,6 +130,14 @@ def zero_last_layer(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _check_number(condition: tuple[Tensor, ...], num_seen: int) -> None:
+    if len(condition) != num_seen:
+        raise FLDDError(
+            f"the network was given {len(condition)} latents, but it sees {num_seen}. Networks must be made from the "
+            "spec of their module, and called with its condition."
+        )
 
 
 def _embedding(seen: Seen, width: int, std: float) -> nn.Module:

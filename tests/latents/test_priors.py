@@ -1,11 +1,11 @@
-"""The prior of an autoencoder's code against the definition of its density, integration and its own samples."""
+"""The prior of an autoencoder's latent against the definition of its density, integration and its own samples."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fldd_lightning.codes.prior import FlowPrior, log_normal
+from fldd_lightning.latents.priors import FlowPrior, log_normal
 
 
 def random_prior(size: int, couplings: int, scale: float = 0.15) -> FlowPrior:
@@ -43,8 +43,8 @@ def test_density_is_that_of_the_mixture_times_the_volume() -> None:
             c = (c - shift) / log_scale.exp()
         return c
 
-    code = prior.sample(8, torch.Generator().manual_seed(0))
-    for c in code:
+    latent = prior.sample(8, torch.Generator().manual_seed(0))
+    for c in latent:
         jacobian = torch.autograd.functional.jacobian(bent, c)
         assert (jacobian.abs() > 1e-9).all()
         weights = prior.logits.softmax(0)
@@ -53,7 +53,7 @@ def test_density_is_that_of_the_mixture_times_the_volume() -> None:
 
 
 def test_flow_starts_as_the_identity_and_one_number_has_none() -> None:
-    code = torch.randn(4, 3)
-    normal = log_normal(code, torch.zeros(3), torch.zeros(3))
-    torch.testing.assert_close(FlowPrior(3, 2, 6).log_prob(code), normal)
+    latent = torch.randn(4, 3)
+    normal = log_normal(latent, torch.zeros(3), torch.zeros(3))
+    torch.testing.assert_close(FlowPrior(3, 2, 6).log_prob(latent), normal)
     assert len(FlowPrior(1, 2, 6).couplings) == 0
