@@ -19,6 +19,7 @@ from fldd_lightning.cli import main
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "molecules"
 SMILES = ["C", "CC", "CCO", "C[NH3+]", "ClC1CC1Br", "c1cc[nH]c1", "CC(=O)O", "N#CC", "OC1CC1", "CCN", "CCF", "C=C"]
+TRUST = ["--trust", "examples.molecules.smiles"]
 QUICK = [
     *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"),
     *("--trainer.enable_progress_bar", "false", "--model.num_samples", "30", "--data.held_out", "0.2"),
@@ -64,7 +65,7 @@ def test_the_walk_through_is_the_example() -> None:
 
 def test_fit_logs_the_bound_and_the_quality(run: Path) -> None:
     header = next(run.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
-    assert {"val/nelbo", "val/valid", "val/unique", "val/novel"} <= set(header)
+    assert {"val/nelbo", "val/kl_length", "val/kl_mixture", "val/valid", "val/unique", "val/novel"} <= set(header)
     for name in ("samples", "trajectory", "marginals"):
         assert Image.open(next(run.rglob(f"{name}.png"))).size[0] > 90
 
@@ -73,11 +74,16 @@ def test_checkpoint_is_tested_and_sampled_by_itself(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["test", "--ckpt_path", checkpoint(run), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
-    assert main(args) == 0
+    assert main(args) == 1
+    assert "--trust examples.molecules.smiles.MoleculeFLDD" in capsys.readouterr().err
+    assert main([*args, *TRUST]) == 0
     assert "test/valid" in capsys.readouterr().out
     args = ["sample", "--ckpt_path", checkpoint(run), "--num_samples", "5", "--output", str(tmp_path / "s")]
-    assert main([*args, "--trajectory", "true"]) == 0
-    model = load_model(checkpoint(run))
+    assert main([*args, "--trajectory", "true", *TRUST]) == 0
+    from examples.molecules.smiles import MoleculeFLDD
+
+    model = load_model(checkpoint(run), trusted=[MoleculeFLDD])
+    assert isinstance(model, MoleculeFLDD)
     assert model.num_samples == 30
     assert [line.rstrip("\n") for line in (tmp_path / "s.txt").open()] == model.to_text(
         torch.from_numpy(np.load(tmp_path / "s.npy"))
@@ -91,7 +97,7 @@ def test_other_tokens_are_refused(run: Path, tmp_path: Path, capsys: pytest.Capt
     other = [line.replace("F", "I") for line in SMILES]  # as many tokens, as long
     for lines, message in ((other, "different vocabularies"), ([*SMILES, "S" * 20], "num_classes")):
         args = ["test", "--ckpt_path", checkpoint(run), "--data.path", write(tmp_path / "b.txt", lines)]
-        assert main([*args, "--trainer.logger", "false", "--trainer.accelerator", "cpu"]) == 1
+        assert main([*args, "--trainer.logger", "false", "--trainer.accelerator", "cpu", *TRUST]) == 1
         assert message in capsys.readouterr().err
 
 
@@ -103,6 +109,8 @@ def test_smiles_become_tokens_and_come_back(tmp_path: Path) -> None:
     assert sorted(texts) == sorted(SMILES)  # "CC" once
     assert {" ", "Cl", "Br", "[nH]", "[NH3+]"} <= set(data.vocabulary or [])
     assert data.num_classes == len(data.vocabulary or [])
+    assert data.padded
+    assert (data.vocabulary or [])[-1] == " "
     for content, message in ((b"", "0 examples"), ("CÖ".encode(), "cannot read"), (None, "cannot read")):
         if content is not None:
             (tmp_path / "bad.txt").write_bytes(content)
@@ -121,7 +129,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def test_quality_of_hand_written_samples() -> None:
     from examples.molecules.smiles import MoleculeQuality, canonical
 
-    vocabulary = [" ", "C", "O", "(", "F"]
+    vocabulary = ["C", "O", "(", "F", " "]
 
     def tokens(*lines: str) -> torch.Tensor:
         return torch.tensor([[vocabulary.index(c) for c in line.ljust(4)] for line in lines])

@@ -57,17 +57,16 @@ def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
 def test_padded_lines_are_learned(corpus: Path, tmp_path: Path, process: Any) -> None:
     data = data_of(corpus)
     model = model_of(data, process, lr=1e-2)
-    with pytest.raises(FLDDError, match="no lengths yet"):
-        model.extra_terms(data.splits["val"].x)
+    torch.testing.assert_close(model.latents[0].log_prior[1:].exp(), torch.full((8,), 1 / 8))  # none counted yet
     start = trainer(tmp_path).validate(model, data, verbose=False)[0]["val/bits_per_token"]
     run = trainer(tmp_path, max_steps=200)
     run.fit(model, data)
     logged = run.validate(model, data, verbose=False)[0]
     x = data.splits["val"].x
-    n = (x != model.problem.pad).sum(1)
+    n = (x != model.spec.pad).sum(1)
     counts = data.length_counts.double() + 1
     expected = -(counts / counts[1:].sum()).log()[n].mean()
-    assert logged["val/length_nll"] == pytest.approx(float(expected), rel=1e-5)
+    assert logged["val/kl_length"] == pytest.approx(float(expected), rel=1e-5)
     kl = sum(logged[f"val/kl_t{t}"] for t in (1, 2))
     assert logged["val/nelbo"] == pytest.approx(kl + float(expected), rel=1e-5)
     per_token = logged["val/nelbo"] * len(x) / float(n.sum())
@@ -89,12 +88,11 @@ def test_padding_has_no_part_in_the_training_loss(corpus: Path) -> None:
     """Whatever the forward network does to PAD: parameters of its embedding alone change no loss."""
     data = data_of(corpus)
     model = model_of(data, network=small_mlp)
-    model.count_lengths(data.length_counts)
     randomise(model, 0.3)
     full = torch.randint(data.num_classes - 1, (6, 8))
     short = full.clone()
     short[:, 4:] = data.num_classes - 1
-    noise = torch.rand(6, 2, 9, dtype=torch.float64)
+    noise = torch.rand(6, 2, 8, dtype=torch.float64)
     kl_full, kl_short = (model.nelbo_terms(x, noise).kl for x in (full, short))
     assert (kl_short.sum(1) < kl_full.sum(1)).all()
     only_pad = torch.full_like(full, data.num_classes - 1)
@@ -119,13 +117,16 @@ def test_texts_show_masks_and_leave_padding_out(corpus: Path) -> None:
     model.tokenizer = CharacterTokenizer(" abcdef")
     pad, mask = 7, 8
     assert model.texts(torch.tensor([[1, mask, 2, mask, 0, 3, pad, pad]])) == ["a·b· c"]
+    noise = torch.rand(1, 2, 8, dtype=torch.float64)
+    assert model.nelbo_terms(torch.tensor([[1, 2, 3, 3, 3, 3, 3, pad]]), noise).nelbo.isfinite()
     with pytest.raises(FLDDError, match="PAD stands before"):
-        model.lengths(torch.tensor([[1, pad, 2, 3, 3, 3, 3, 3]]))
+        model.nelbo_terms(torch.tensor([[1, pad, 2, 3, 3, 3, 3, 3]]), noise)
     model.tokenizer = None
     with pytest.raises(FLDDError, match="no tokenizer"):
         model.texts(torch.zeros(1, 8, dtype=torch.long))
-    with pytest.raises(FLDDError, match="no lengths"):
-        model.sample(2)
+    lengths = model.lengths(model.sample(400))  # all of them alike, as none was counted
+    assert lengths.unique().tolist() == list(range(1, 9))
+    assert (lengths.bincount()[1:] / 400 - 1 / 8).abs().max() < 4 * (1 / 8 * 7 / 8 / 400) ** 0.5
     with pytest.raises(FLDDError, match="needs sequences"):
         TextFLDD(3, (2, 2), partial(LearnedMaskProcess, network=small_mlp), small_mlp, RLOO)
 
@@ -136,7 +137,7 @@ def test_blocks_in_bfloat16_and_texts(corpus: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, Texts(num_samples=5, num_rows=2), precision="bf16-mixed", val_check_interval=4)
     run.fit(model, data)
     assert torch.isfinite(run.callback_metrics["train/nelbo"])
-    assert "val/length_nll" not in run.callback_metrics
+    assert "val/kl_length" not in run.callback_metrics
     (path,) = (tmp_path / "texts").glob("samples_step*.txt")
     lines = path.read_text().splitlines()
     assert len(lines) == 5

@@ -15,9 +15,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchvision.transforms.functional import to_tensor
 
-from fldd_lightning import FLDD, FLDDError
-from fldd_lightning.data import DiscreteDataModule, Split, split_rows
-from fldd_lightning.metrics import FrechetDistance
+from fldd_lightning import FLDD, DiscreteDataModule, FLDDError, FrechetDistance, Split
+from fldd_lightning.data import split_rows
 
 PAD, MASK = " ", "?"
 TOKEN = re.compile(r"\[[^\]]*\]|Br|Cl|%\d\d|.")  # [nH], Br, Cl and %10 are one token each
@@ -30,10 +29,7 @@ def to_smiles(x: Tensor, vocabulary: list[str]) -> list[str]:
 
 
 class SmilesDataModule(DiscreteDataModule):
-    """A text file of SMILES, one a line; a first line ``smiles`` is a header.
-
-    Molecules are filled up with PAD to the length of the longest. PAD is modelled like any other
-    token, so that the bound covers the length, too.
+    """A text file of SMILES, one a line, filled up with PAD; a first line ``smiles`` is a header.
 
     Args:
         path: The file.
@@ -45,10 +41,17 @@ class SmilesDataModule(DiscreteDataModule):
         FLDDError: When read: if the file is missing, no ASCII or too short.
     """
 
+    padded = True
+
     def __init__(self, path: str, held_out: float = 0.05, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size, seed=seed)
         self.save_hyperparameters(logger=False)
         self.path, self.held_out = Path(path), held_out
+
+    @property
+    def num_classes(self) -> int:
+        _ = self.splits  # which brings the vocabulary
+        return len(self.vocabulary)
 
     def load(self) -> dict[str, Split]:
         try:
@@ -56,11 +59,10 @@ class SmilesDataModule(DiscreteDataModule):
         except (OSError, UnicodeDecodeError) as error:
             raise FLDDError(f"cannot read '{self.path}': {error}. Give a file with one SMILES a line.") from error
         rows = [TOKEN.findall(line) for line in dict.fromkeys(lines) if line != "smiles"]  # each one once
-        self.vocabulary = [PAD, *sorted({token for row in rows for token in row})]
+        self.vocabulary = [*sorted({token for row in rows for token in row}), PAD]
         number = {token: i for i, token in enumerate(self.vocabulary)}
-        x = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)  # PAD is 0
-        for i, row in enumerate(rows):
-            x[i, : len(row)] = torch.tensor([number[token] for token in row])
+        longest = max(map(len, rows), default=0)
+        x = torch.tensor([[number[token] for token in row + [PAD] * (longest - len(row))] for row in rows])
         return split_rows(x, self.held_out, self.held_out, self.seed)
 
 
@@ -118,12 +120,10 @@ class MoleculeQuality(Metric):
 
 
 class MoleculeFLDD(FLDD):
-    """FLDD of SMILES; logs the four numbers of MoleculeQuality beside the bound.
+    """FLDD of SMILES, with the options of FLDD; logs the numbers of MoleculeQuality beside the bound.
 
     Args:
-        args: As for FLDD.
         num_samples: Samples drawn for them at every validation and test.
-        kwargs: As for FLDD.
     """
 
     def __init__(self, *args: Any, num_samples: int = 1000, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from fldd_lightning.optimization import AdaptiveClip, learning_rate_factor, run_progress
+from fldd_lightning.training import AdaptiveClip, learning_rate_factor, run_progress
 
 
 def test_factor_freezes_rises_and_falls() -> None:
@@ -58,7 +58,7 @@ def test_a_stream_of_unknown_length_has_no_end(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gradient_of_zero_does_not_stop_training() -> None:
-    clip, p = AdaptiveClip(), torch.nn.Parameter(torch.zeros(4))
+    clip, p = AdaptiveClip("the denoiser"), torch.nn.Parameter(torch.zeros(4))
     for size in (0.0, 1.0):
         p.grad = torch.full((4,), size / 2)
         clip.clip([p])
@@ -68,13 +68,13 @@ def test_a_gradient_of_zero_does_not_stop_training() -> None:
 
 def test_clipping_nothing() -> None:
     """As where the denoiser is held still; on a GPU the norm of no gradients would lie elsewhere."""
-    clip = AdaptiveClip()
+    clip = AdaptiveClip("the denoiser")
     clip.clip([torch.nn.Parameter(torch.zeros(4))])
     assert bool(clip.mean_norm.isnan())
 
 
 def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
-    clip, p = AdaptiveClip(ratio=2.0), torch.nn.Parameter(torch.zeros(4))
+    clip, p = AdaptiveClip("the denoiser", ratio=2.0), torch.nn.Parameter(torch.zeros(4))
 
     def norm_after(size: float) -> float:
         p.grad = torch.full((4,), size / 2)
@@ -85,7 +85,7 @@ def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
     assert norm_after(1.5) == pytest.approx(1.5, rel=1e-4)
     assert norm_after(100.0) == pytest.approx(2 * float(clip.mean_norm), rel=1e-3)
     before = float(clip.mean_norm)
-    with pytest.warns(UserWarning, match="not finite"):
+    with pytest.warns(UserWarning, match="not finite, and the denoiser was not updated"):
         norm_after(float("inf"))
     assert p.grad is None
     with warnings.catch_warnings():
