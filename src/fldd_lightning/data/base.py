@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
@@ -78,6 +79,7 @@ class DiscreteDataModule(LightningDataModule):
             raise FLDDError("batch_size must be at least 1 and num_workers at least 0.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._splits: dict[str, Split] | None = None
+        self._place: dict[str, int] | None = None  # where a resumed run goes on
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -119,7 +121,24 @@ class DiscreteDataModule(LightningDataModule):
         loader = ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
         if self.trainer is not None:  # loaders may be made anew in the middle of a run
             loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        if self._place is not None:
+            loader.load_state_dict(self._place)
+            self._place = None
         return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands in the data, for checkpoints.
+
+        Lightning keeps the loader's own state as well. It does not restore that of a loader that has to be there
+        early, because a learning rate needs the number of steps.
+        """
+        loader = None if self.trainer is None else self.trainer.train_dataloader
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make the next training loader go on where the checkpoint was written, if training is resumed."""
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._place = state_dict
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._evaluation_loader("val")
