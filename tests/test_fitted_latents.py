@@ -81,7 +81,8 @@ def test_training_fits_logs_and_keeps_the_latent(tmp_path: Path, kind: str) -> N
     own = {
         "mixture": r"MixtureLatent\(size=4\)",
         "chain": r"ChainLatent\(size=4, parts=4\)",
-        "autoencoder": r"AutoencoderLatent\(size=3, autoencoder=MLPAutoencoder\(width=32\), components=8, couplings=6\)",
+        "autoencoder": r"AutoencoderLatent\(size=3, autoencoder=MLPAutoencoder\(width=32\), components=8, "
+        r"couplings=6\)",
     }[kind]
     for recipes in (
         (),
