@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from conftest import small_mlp
 from fldd_lightning import FLDD, FLDDError, ImageFLDD, LabelLatent
@@ -227,6 +228,26 @@ def test_wrong_submodules_and_labels_are_refused() -> None:
         build(forward_process=partial(ResidualUniformProcess, 1))
 
 
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"x": torch.tensor([[0, 1], [2, 3]]), "label": torch.zeros(2).long()}, "x has values from 0 to 3"),
+        ({"x": torch.tensor([[0, -1], [2, 1]]), "label": torch.zeros(2).long()}, "x has values from -1 to 2"),
+        ({"x": torch.zeros(2, 3).long(), "label": torch.zeros(2).long()}, "x has shape"),
+        ({"x": torch.zeros(2, 2), "label": torch.zeros(2).long()}, "integers"),
+        ({"x": torch.zeros(2, 2).long(), "label": torch.tensor([0, 4])}, "label has values from 0 to 4"),
+        ({"x": torch.zeros(2, 2).long()}, "the data have no 'label'"),
+    ],
+)
+def test_batches_are_checked_in_training_and_evaluation(tmp_path: Path, batch: dict[str, Any], message: str) -> None:
+    model = build(latents=partial(LabelLatent, num_labels=4))
+    size = (len(batch["x"]), 2, 2)
+    with pytest.raises(FLDDError, match=message):
+        model.nelbo_terms(batch, torch.rand(size, dtype=torch.float64))
+    with pytest.raises(FLDDError, match=message):
+        trainer(tmp_path, max_steps=1).fit(model, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
+
+
 def test_fixed_process_trains_with_any_estimator(tmp_path: Path) -> None:
     for estimator in (Reinforce, RLOO):
         model = build(forward_process=AbsorbingProcess, estimator=estimator)
@@ -246,7 +267,7 @@ def test_the_auxiliary_loss_is_counted_like_a_step_and_falls_to_zero() -> None:
         def watched(*args: Any, estimate: Any = estimate) -> StepLoss:
             out: StepLoss = estimate(*args)
             assert out.auxiliary is not None
-            seen.append(out.auxiliary.mean())
+            seen.append(out.auxiliary.detach().mean())
             return out
 
         with patch.object(model.estimator, "loss", watched):

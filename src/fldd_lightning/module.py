@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric, Metric
 from .bound import Bound, draw_latents, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
 from .categorical import check_states, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module
+from .data.base import DiscreteDataModule
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .factory import build, describe, plain
@@ -416,6 +417,9 @@ class FLDD(LightningModule):
         data = checkpoint.get("datamodule_hyper_parameters")
         if data is not None:
             checkpoint["datamodule_hyper_parameters"] = plain(data)
+        if "loops" in checkpoint and isinstance(getattr(self._trainer, "datamodule", None), DiscreteDataModule):
+            # it keeps its place itself; Lightning refuses to go on with another kind of loader where it kept one, too
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
         checkpoint["fldd"] = about_model(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

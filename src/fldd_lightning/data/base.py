@@ -119,8 +119,13 @@ class DiscreteDataModule(LightningDataModule):
         sampler = ResumableSampler(split, *self._world(), shuffle=True, seed=self.seed)
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         loader = ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
-        if self.trainer is not None:  # loaders may be made anew in the middle of a run
-            loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        if self.trainer is None:
+            return loader
+        # loaders may be made anew in the middle of a run, and also before it goes on
+        loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        before = self.trainer.train_dataloader
+        if isinstance(before, ResumableLoader) and before.is_restored:
+            self._place = before.state_dict()
         if self._place is not None:
             loader.load_state_dict(self._place)
             self._place = None
@@ -129,8 +134,8 @@ class DiscreteDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Where training stands in the data, for checkpoints.
 
-        Lightning keeps the loader's own state as well. It does not restore that of a loader that has to be there
-        early, because a learning rate needs the number of steps.
+        Lightning would keep the loader's own state. It does not restore that of a loader that is there early, because
+        a learning rate depends on the number of steps.
         """
         loader = None if self.trainer is None else self.trainer.train_dataloader
         return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
