@@ -89,11 +89,7 @@ def apart_from_training(loader: Any) -> Iterable[Any]:
         if isinstance(loader, (dict, list, tuple)) or iter(loader) is loader:
             raise FLDDError(
                 f"cannot look at the training data apart from training, as they are a {type(loader).__name__}. "
-<<<<<<< HEAD
                 "Train on one DataLoader, or do without fitted latents and without CollapseMonitor."
-=======
-                "Train on one DataLoader, or do without latents that are fitted and without CollapseMonitor."
->>>>>>> wt-a
             )
         return loader  # type: ignore[no-any-return]
     options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": torch.Generator().manual_seed(0)}
