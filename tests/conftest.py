@@ -129,16 +129,23 @@ def exact_step_kl(
 
 
 def exact_log_likelihood(
-    process: ForwardProcess, reverse: Reverse, num_steps: int, condition: tuple[torch.Tensor, ...] = ()
+    process: ForwardProcess,
+    reverse: Reverse,
+    num_steps: int,
+    condition: tuple[torch.Tensor, ...] = (),
+    padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """log p(z_0) of every joint state by propagating the whole distribution from the prior.
 
-    ``condition`` is one value ``(1, m)`` of every latent that networks see.
+    ``condition`` is one value ``(1, m)`` of every latent that networks see, ``padding`` says which coordinates are PAD.
     """
     num_states, dims = process.num_states, process.spec.num_dims
     states = all_states(num_states, dims)
     given = tuple(c.expand(len(states), -1) for c in condition)
-    p = process.log_prior().double().exp()[states].prod(1)
+    p = process.log_prior().double().exp()[states]  # (N, D)
+    if padding is not None:
+        p = torch.where(padding, (states == process.spec.pad).double(), p)
+    p = p.prod(1)
     for t in range(num_steps, 0, -1):
         log_v = reverse.log_prob(states, torch.full((len(states),), t), given).double()  # (N, D, S)
         kernel = torch.stack(

@@ -11,6 +11,7 @@ term are therefore exactly zero; tests compute them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any, NamedTuple
 
 import torch
@@ -55,8 +56,9 @@ class Drawn(NamedTuple):
     Attributes:
         condition: What networks see, one tensor for every entry of ``spec.seen``.
         kl: KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each.
-        nll: The bound of the latents alone, T = 1, ``(B,)``: of the best one that says something of the values, plus
-            the KL of those that do not. None where none does.
+        nll: The bound of the latents alone, T = 1, ``(B,)``: of the one that says something of the values, plus the KL
+            of those that do not. Where n of them do, it is the bound of their models mixed in equal parts, at most
+            log n above the best. None where none does.
     """
 
     condition: tuple[Tensor, ...]
@@ -161,7 +163,9 @@ def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior
             alone.append(posterior.nll(c))
         else:
             others = others.to(divergence) + divergence
-    return Drawn(tuple(condition), kl, torch.stack(alone).amin(0) + others if alone else None)
+    # not the best one of each example, which would be the bound of no model
+    nll = log(len(alone)) - torch.stack([-each for each in alone]).logsumexp(0) + others if alone else None
+    return Drawn(tuple(condition), kl, nll)
 
 
 def num_uniforms(latents: Sequence[Latent]) -> int:
