@@ -108,7 +108,7 @@ class DiscreteDataModule(LightningDataModule):
 
     @property
     def padded(self) -> bool:
-        """Whether the last class is PAD, see :class:`fldd_lightning.Problem`."""
+        """Whether the last class is PAD, see :class:`fldd_lightning.Spec`."""
         return False
 
     def setup(self, stage: str) -> None:
