@@ -107,7 +107,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
 
     A coordinate that is not masked carries over in both processes, at no cost.
     """
-    x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), step.repeated(len(z_t))
+    x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), repeated(step, len(z_t))
     log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
     is_live = torch.ones_like(x, dtype=torch.bool) if step.pad is None else x != step.pad
     log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
@@ -126,7 +126,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
 
 def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
     """KL = -sum_j q(j|z_t, x) log p(j|z_t) - H(q(.|z_t, x)), over all S states."""
-    t, condition = step.repeated(len(z_t))
+    t, condition = repeated(step, len(z_t))
     log_v = reverse.log_prob(z_t.flatten(0, 1), t, condition)
     log_v = log_v.view(*z_t.shape[: 1 + step.x.dim()], -1)  # (n, B, *shape, S)
     if step.pad is not None:
@@ -141,6 +141,11 @@ def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
     live = q > 0  # 0 log 0 = 0, in gradients too
     cross_entropy = -(q.where(live, 0.0) * log_v.where(live, 0.0)).sum(-1)
     return StepTerms((cross_entropy - entropy).flatten(2).sum(2))
+
+
+def repeated(step: Step, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Steps and conditions of n draws an example, ``(n B,)`` and ``(n B, ...)``, draw after draw."""
+    return step.t.repeat(n), tuple(c.repeat(n, *[1] * (c.dim() - 1)) for c in step.condition)
 
 
 def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior], uniform: Tensor) -> Drawn:
