@@ -3,7 +3,7 @@
     python docs/figures/make.py                # all of them, some three minutes on a CPU
     python docs/figures/make.py coupling       # one of: coupling, marginals, bound, digits
 
-``digits`` trains ``configs/digits.yaml`` and writes the pictures of its trajectories, its schedule and its latent.
+``digits`` trains ``configs/digits.yaml`` and draws its trajectories, its schedule and its latent.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from fldd_lightning import (
     UniformProcess,
     load_model,
 )
+from fldd_lightning.callbacks.drawing import with_mask
 from fldd_lightning.cli import main as command_line
 from fldd_lightning.coupling import MaximumCoupling
 from fldd_lightning.forward.masked import NEVER
@@ -99,12 +100,14 @@ def draw_coupling() -> None:
     left.bar(places + 0.2, u_s, 0.4, label="$u_s$, one step cleaner", color=BLUE)
     left.set_xticks(places, states)
     left.set_title("two marginals")
-    left.legend(frameon=False)
+    left.set_ylim(0, 0.7)
+    left.legend(frameon=False, loc="upper left")
     for axes, values, title in (
         (middle, joint, "how often both happen: $q(z_t, z_s\\,|\\,x)$"),
         (right, posterior, "what the step does: $q(z_s\\,|\\,z_t, x)$"),
     ):
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=1 if axes is right else 0.5)
+        brightest = 1.0 if axes is right else 0.5
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=brightest)
         axes.set_xticks(places, states)
         axes.set_yticks(places, states)
         axes.set_xlabel("$z_s$")
@@ -113,7 +116,7 @@ def draw_coupling() -> None:
         for i in range(5):
             for j in range(5):
                 if values[i, j] > 0.005:
-                    dark = values[i, j] > 0.6 * values.max()
+                    dark = values[i, j] > 0.6 * brightest
                     axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if dark else "k")
     save(figure, "coupling")
 
@@ -125,7 +128,7 @@ def draw_marginals(learned: FLDD) -> None:
         "AbsorbingProcess": AbsorbingProcess(spec),
         "StaggeredProcess": StaggeredProcess(spec),
         "UniformProcess": UniformProcess(spec),
-        "LearnedMaskProcess, trained": learned.forward_process,
+        "LearnedMaskProcess": learned.forward_process,
     }
     x = pairs(1, seed=1)
     figure = Figure(figsize=(9, 2.6), layout="constrained")
@@ -168,6 +171,21 @@ def draw_bound(learned: FLDD) -> None:
     save(figure, "bound")
 
 
+def draw_trajectory(model: FLDD) -> None:
+    """States z_4..z_0 of some samples, from top to bottom; MASK is blue."""
+    num = 12
+    states = model.sample(num, seed=3, trajectory=True)  # (T + 1, N, 8, 8)
+    figure = Figure(figsize=(9, 3.85), layout="constrained")
+    rows = figure.subplots(T + 1, num)
+    for t, row in zip(range(T, -1, -1), rows, strict=True):
+        for picture, axes in zip(with_mask(model, states[T - t]), row, strict=True):
+            axes.imshow(picture.permute(1, 2, 0), vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        row[0].set_ylabel(f"$z_{t}$", rotation=0, labelpad=12, va="center")
+    save(figure, "digits_trajectory")
+
+
 def draw_latent(model: FLDD) -> None:
     """What a latent says of every pixel by itself, and what the steps make of it."""
     latent, num = model.latents[0], 10
@@ -193,9 +211,10 @@ def draw_digits() -> None:
     with tempfile.TemporaryDirectory() as folder:
         args = ["fit", "--config", str(HERE.parents[1] / "configs" / "digits.yaml"), "--trainer.accelerator", "cpu"]
         assert command_line([*args, "--trainer.default_root_dir", folder]) == 0
-        for name in ("trajectory", "schedule"):
-            shutil.copy(next(Path(folder).rglob(f"{name}.png")), HERE / f"digits_{name}.png")
-        draw_latent(load_model(next(Path(folder).rglob("final.ckpt"))))
+        shutil.copy(next(Path(folder).rglob("schedule.png")), HERE / "digits_schedule.png")
+        model = load_model(next(Path(folder).rglob("final.ckpt")))
+        draw_trajectory(model)
+        draw_latent(model)
 
 
 def main(names: list[str]) -> None:
