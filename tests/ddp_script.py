@@ -1,4 +1,4 @@
-"""Trains and tests on two processes; started by test_module.py. Writes what each rank saw."""
+"""Trains and tests on two processes; started by test_ddp.py. Writes what each rank saw."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from conftest import Stripes, image_model
-from fldd_lightning import FLDD, AutoencoderCode
+from fldd_lightning import FLDD, AutoencoderLatent
 from fldd_lightning.callbacks import CollapseMonitor, FIDCallback, Pictures
 from fldd_lightning.estimators import RLOO, StepLoss
 from fldd_lightning.metrics import PixelFeatures
 from fldd_lightning.networks import MLPAutoencoder
-from test_module import Pairs, coded, text_data, text_quality, trainer
+from test_ddp import text_data, text_quality
 from test_text import model_of
+from tiny import Pairs, trainer, with_latent
 
 
 class RecordingRLOO(RLOO):
@@ -26,10 +27,10 @@ class RecordingRLOO(RLOO):
 
     noise: torch.Tensor | None = None
 
-    def loss(self, step: Any, reverse: Any, generator: torch.Generator, global_step: int) -> StepLoss:
+    def loss(self, step: Any, terms: Any, generator: torch.Generator, global_step: int) -> StepLoss:
         if self.noise is None:
             self.noise = generator.get_state()
-        return super().loss(step, reverse, generator, global_step)
+        return super().loss(step, terms, generator, global_step)
 
 
 class Report(Callback):
@@ -42,10 +43,9 @@ class Report(Callback):
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         assert isinstance(pl_module, FLDD)
-        assert pl_module.code is not None
         report = {
             "parameters": [p.detach().clone() for p in pl_module.parameters()],
-            "code": pl_module.code.state_dict(),
+            "latents": pl_module.latents.state_dict(),
             "noise": pl_module.estimator.noise,
             "sent": self.sent,
             "test": {key: float(value) for key, value in trainer.callback_metrics.items() if "test/" in key},
@@ -56,24 +56,25 @@ class Report(Callback):
 if __name__ == "__main__":
     seed_everything(1)
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=3, callbacks=[Report(), Pictures()])
-    model = coded(freeze_steps=1, estimator=RecordingRLOO)
+    model = with_latent(freeze_steps=1, estimator=RecordingRLOO)
     data = Pairs(batch_size=8)
     run.fit(model, data)
     run.test(model, data, verbose=False)
-    model = coded(
+    model = with_latent(
         freeze_steps=1,
-        code=partial(AutoencoderCode, size=2, autoencoder=partial(MLPAutoencoder, width=8), components=2, fit_steps=50),
+        latents=partial(
+            AutoencoderLatent, size=2, autoencoder=partial(MLPAutoencoder, width=8), components=2, fit_steps=50
+        ),
     )
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_epochs=1)
     run.fit(model, data)
-    assert model.code is not None
-    torch.save(model.code.state_dict(), Path(sys.argv[1]) / f"autoencoder{run.global_rank}.pt")
-    model = coded(freeze_steps=1)
+    torch.save(model.latents.state_dict(), Path(sys.argv[1]) / f"autoencoder{run.global_rank}.pt")
+    model = with_latent(freeze_steps=1)
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_time={"seconds": 2}, callbacks=[CollapseMonitor()])
     run.fit(model, data)
     torch.save([p.detach() for p in model.parameters()], Path(sys.argv[1]) / f"clock{run.global_rank}.pt")
-    for num_samples in (90, 15):  # then with real images from the disk, and no batch for the second process
-        quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20, cache_dir=f"{sys.argv[1]}/cache")
+    for num_samples in (90, 15):  # then with no batch for the second process
+        quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20)
         run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, callbacks=[quality])
         logged = run.test(image_model(2), Stripes(), verbose=False)[0]
         torch.save(logged, Path(sys.argv[1]) / f"quality{num_samples}_{run.global_rank}.pt")
@@ -83,4 +84,6 @@ if __name__ == "__main__":
     torch.save(logged, Path(sys.argv[1]) / f"text{run.global_rank}.pt")
     stream = text_data(Path(sys.argv[1]), streaming=True, alphabet=" abcdef", held_out=20)
     run = trainer(Path(sys.argv[1]), strategy="ddp", devices=2, max_steps=3)
-    run.fit(model_of(stream), stream)
+    model = model_of(stream)
+    run.fit(model, stream)
+    torch.save(model.latents.state_dict(), Path(sys.argv[1]) / f"lengths{run.global_rank}.pt")

@@ -208,14 +208,14 @@ def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits_fixed", "digits_labels"])
-def test_the_config_of_a_run_runs_again(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_of_a_run_runs_again(name: str, tmp_path: Path) -> None:
     args = ["fit", "--config", str(CONFIGS / f"{name}.yaml"), "--trainer.max_steps", "1", *QUICK[2:]]
     assert main([*args, "--trainer.default_root_dir", str(tmp_path)]) == 0
     config = next(tmp_path.rglob("config.yaml"))
-    with pytest.raises(SystemExit):
-        main(["fit", "--config", str(config), "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out.rpartition("\nseed_everything")[2].partition("\n")[2]) is not None
     assert "Unable" not in config.read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert stop.value.code in (0, None)
 
 
 def test_nothing_is_warned_of(run: SimpleNamespace) -> None:

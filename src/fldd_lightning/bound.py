@@ -22,7 +22,17 @@ from .latents.base import Latent, LatentPosterior
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
-__all__ = ["Bound", "Drawn", "StepTerms", "draw_latents", "nelbo", "num_uniforms", "step_terms", "stratified_steps"]
+__all__ = [
+    "Bound",
+    "Drawn",
+    "StepTerms",
+    "draw_latents",
+    "nelbo",
+    "noise_of",
+    "num_uniforms",
+    "step_terms",
+    "stratified_steps",
+]
 
 
 class StepTerms(NamedTuple):
@@ -189,6 +199,13 @@ def nelbo(
         z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
         columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
     return Bound(torch.stack(columns, 1), {**(extra or {}), **drawn.kl}, drawn.nll)
+
+
+def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent]) -> Tensor:
+    """Uniform numbers ``(B, T, D + n)`` for :func:`nelbo`, on the CPU, that depend on each example's index alone."""
+    size = (spec.num_steps, spec.num_dims + num_uniforms(latents))
+    rows = [torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in index.tolist()]
+    return torch.stack(rows)
 
 
 def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> Tensor:

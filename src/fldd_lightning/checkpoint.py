@@ -19,12 +19,20 @@ from lightning.pytorch import LightningDataModule
 import fldd_lightning
 
 from .errors import FLDDError
-from .factory import Trusted, describe, public_path, recipe_of, resolve, trusting
+from .factory import Trusted, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
     from .module import FLDD
 
-__all__ = ["VERSION", "checkpoint_config", "load_model", "load_module", "read_checkpoint"]
+__all__ = [
+    "VERSION",
+    "about_model",
+    "check_same",
+    "checkpoint_config",
+    "load_model",
+    "load_module",
+    "read_checkpoint",
+]
 
 VERSION = 2  # of what stands under "fldd"
 _LINKED = ("num_classes", "shape", "padded")  # the data say them
@@ -124,6 +132,50 @@ def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = (
             model["init_args"].pop(name, None)
         data = _data_of(checkpoint)
     return {"model": model} if data is None else {"model": model, "data": describe(data)}
+
+
+def about_model(module: FLDD) -> dict[str, Any]:
+    """What a checkpoint says of its model, under the key ``fldd``."""
+    return {
+        "version": VERSION,
+        "class": public_path(type(module)),
+        "settings": {key: plain(value) for key, value in module.hparams.items() if not key.startswith("_")},
+        "identity": _identity(module),
+        "vocabulary": module.vocabulary,
+    }
+
+
+def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another configuration than a module's, naming what differs.
+
+    Raises:
+        FLDDError: If anything differs that weights depend on, or it is not a checkpoint of this version.
+    """
+    if "fldd_problem" in checkpoint:
+        raise FLDDError(
+            "this checkpoint is of fldd-lightning 0.1, whose models this version cannot build. Train again."
+        )
+    if "fldd" not in checkpoint:
+        raise FLDDError("this checkpoint was not written by fldd-lightning.")
+    there, here = checkpoint["fldd"]["identity"], _identity(module)
+    differences = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+    if differences:
+        raise FLDDError(
+            "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
+            "and the data it was trained with, and no options that change them; without any it uses its own."
+        )
+
+
+def _identity(module: FLDD) -> dict[str, Any]:
+    return {
+        "num_classes": module.spec.num_classes,
+        "shape": list(module.spec.shape),
+        "num_steps": module.spec.num_steps,
+        "padded": module.spec.padded,
+        "forward_process": module.forward_process.configuration(),
+        "reverse": module.reverse.configuration(),
+        "latents": [each.configuration() for each in module.latents],
+    }
 
 
 def _recipe(checkpoint: dict[str, Any], cls: type[FLDD]) -> partial[Any]:

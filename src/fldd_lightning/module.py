@@ -10,24 +10,26 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
-from .bound import Bound, draw_latents, nelbo, num_uniforms, step_terms, stratified_steps
+from .bound import Bound, draw_latents, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
 from .categorical import check_states, float64_device, grey_levels
+from .checkpoint import about_model, check_same, load_module
+from .data.base import DiscreteDataModule
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .factory import build, describe, plain
 from .forward import ForwardProcess, MaskProcess
-from .latents import Latent, LengthLatent
+from .latents.base import Latent
+from .latents.several import fit_latents, make_latents
 from .metrics import NELBOMetric
 from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
-from .sampling import ancestral_sample
-from .spec import Seen, Spec
-from .training import AdaptiveClip, Averaging, fit_latents, learning_rate_factor, run_length, run_progress
+from .sampling import draw_samples
+from .spec import Spec
+from .training import AdaptiveClip, Averaging, averages_of, clip_apart, run_progress, two_time_scales
 
 __all__ = ["FLDD"]
 
@@ -111,9 +113,11 @@ class FLDD(LightningModule):
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
         bare = Spec(num_classes, tuple(shape), num_steps, padded)
-        modules = nn.ModuleList(_made_latents(latents, bare))
+        modules = nn.ModuleList(make_latents(latents, bare))
         self.latents = modules  # type: ignore[assignment]
-        self.spec = Spec(num_classes, tuple(shape), num_steps, padded, _seen(self.latents))
+        self.spec = Spec(
+            num_classes, tuple(shape), num_steps, padded, tuple(c.seen for c in self.latents if c.seen is not None)
+        )
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
         masks = isinstance(self.forward_process, MaskProcess)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
@@ -172,7 +176,7 @@ class FLDD(LightningModule):
 
     def on_train_start(self) -> None:
         """Fit the latents that are fitted beforehand."""
-        fit_latents(self.trainer, self, self.latents, self._checked)
+        fit_latents(self.trainer, self, self.latents, averages_of(self.trainer), self._checked)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Check batches: all on the CPU, and now and then on a device, which has to be waited for."""
@@ -184,24 +188,11 @@ class FLDD(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
-        self._run_progress = progress = run_progress(self.trainer)
-        own = {id(p) for p in self.forward_process.parameters()}
-        rest = [p for p in self.parameters() if id(p) not in own]
-        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.lr, "name": "reverse"}]
-        factors = [learning_rate_factor(progress)]
-        if own:
-            total = run_length(self.trainer)
-            if total <= self.freeze_steps:
-                rank_zero_warn(
-                    f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
-                    f"freeze_steps={self.freeze_steps} leave it as it is. Train longer or freeze less."
-                )
-            lr = self.lr * self.forward_lr_ratio
-            groups.append({"params": list(self.forward_process.parameters()), "lr": lr, "name": "forward"})
-            factors.append(learning_rate_factor(progress, self.freeze_steps))
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._run_progress = None
+        forward_lr = self.lr * self.forward_lr_ratio
+        return two_time_scales(
+            self.trainer, self, self.forward_process, self.lr, forward_lr, self.freeze_steps, self.weight_decay
+        )
 
     def configure_gradient_clipping(
         self,
@@ -209,22 +200,10 @@ class FLDD(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the two networks apart, and hold the forward process still while it is frozen.
-
-        Gradients are clipped to twice their running mean norm. ``trainer.gradient_clip_val``, if given, replaces that
-        by a fixed norm or value, 0 by none.
-        """
-        for group in optimizer.param_groups:
-            is_forward = group["name"] == "forward"
-            if is_forward and self.global_step < self.freeze_steps:
-                for p in group["params"]:
-                    p.grad = None
-            elif gradient_clip_val is None:
-                (self.clip_forward if is_forward else self.clip_reverse).clip(group["params"])
-            elif gradient_clip_val > 0:  # 0 is Lightning's word for none
-                by_value = gradient_clip_algorithm == "value"
-                clip_to = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
-                clip_to(group["params"], gradient_clip_val)
+        """Clip the two networks apart, each to twice the running mean of its gradient's norm."""
+        clips = {"forward": self.clip_forward, "reverse": self.clip_reverse}
+        is_frozen = self.global_step < self.freeze_steps
+        clip_apart(optimizer, clips, is_frozen, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
@@ -361,32 +340,15 @@ class FLDD(LightningModule):
         """
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
-        from rich.progress import Progress
-
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
-        parts = []
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task("sampling", total=len(sizes) * self.spec.num_steps)
-            for size in sizes:
-                drawn = [each.sample(size, generator).to(self.device) for each in self.latents]
-                pads = (each.padding(c) for each, c in zip(self.latents, drawn, strict=True))
-                part = ancestral_sample(
-                    self.forward_process,
-                    self.reverse,
-                    size,
-                    generator,
-                    tuple(c for each, c in zip(self.latents, drawn, strict=True) if each.seen is not None),
-                    next((each for each in pads if each is not None), None),
-                    num_steps,
-                    trajectory,
-                    on_step=lambda: bar.advance(task),
-                )
-                parts.append(part.cpu())
+        samples = draw_samples(
+            self.forward_process, self.reverse, self.latents, sizes, generator, num_steps, trajectory, progress
+        )
         self.train(was_training)
-        return torch.cat(parts, 1 if trajectory else 0)
+        return samples
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
         """What networks see of a batch at the most likely latents; for pictures and monitors."""
@@ -449,39 +411,21 @@ class FLDD(LightningModule):
             FLDDError: If the file is not a checkpoint of this package, is of another class, or names a class that is
                 neither this package's nor trusted.
         """
-        from .checkpoint import load_module
-
         return load_module(cls, checkpoint_path, map_location, trusted, overrides)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = checkpoint.get("datamodule_hyper_parameters")
         if data is not None:
             checkpoint["datamodule_hyper_parameters"] = plain(data)
-        checkpoint["fldd"] = {
-            "version": 2,
-            "class": f"{type(self).__module__}.{type(self).__qualname__}",
-            "settings": {key: plain(value) for key, value in self.hparams.items() if not key.startswith("_")},
-            "identity": plain(self._identity()),
-            "vocabulary": self.vocabulary,
-        }
+        if "loops" in checkpoint and isinstance(getattr(self._trainer, "datamodule", None), DiscreteDataModule):
+            # it keeps its place itself; Lightning refuses to go on with another kind of loader where it kept one, too
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
+        checkpoint["fldd"] = about_model(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
-        if "fldd_problem" in checkpoint:
-            raise FLDDError("this checkpoint is of the first release, which had other networks. Train the model again.")
-        saved = checkpoint.get("fldd")
-        if saved is None:
-            raise FLDDError("this checkpoint was not written by fldd-lightning.")
-        there, here = saved["identity"], self._identity()
-        differences = [
-            f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]
-        ]
-        if differences:
-            raise FLDDError(
-                "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
-                "and the data it was trained with, and no options that change them; without any it uses its own."
-            )
-        self._take_vocabulary(saved.get("vocabulary"))
+        check_same(self, checkpoint)
+        self._take_vocabulary(checkpoint["fldd"].get("vocabulary"))
         self.trained_steps = int(checkpoint.get("global_step", 0))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -498,17 +442,6 @@ class FLDD(LightningModule):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is of a run, and metrics, which are made anew."""
         return {**super().__getstate__(), "_run_progress": None, "bounds": {}, "extra_metrics": {}}
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "num_classes": self.spec.num_classes,
-            "shape": list(self.spec.shape),
-            "num_steps": self.spec.num_steps,
-            "padded": self.spec.padded,
-            "forward_process": self.forward_process.configuration(),
-            "reverse": self.reverse.configuration(),
-            "latents": [each.configuration() for each in self.latents],
-        }
 
     def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:
         """Remember what the integers stand for, or refuse a second meaning, naming what differs."""
@@ -554,26 +487,4 @@ class FLDD(LightningModule):
         return seen * world + rank
 
     def _noise(self, index: Tensor) -> Tensor:
-        """Uniform numbers ``(B, T, D + n)`` that depend on each example's index alone."""
-        size = (self.spec.num_steps, self.spec.num_dims + num_uniforms(self.latents))
-        rows = [
-            torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in index.tolist()
-        ]
-        return torch.stack(rows).to(float64_device(self.device))
-
-
-def _made_latents(recipes: Any, spec: Spec) -> list[Latent]:
-    """The latents that were asked for, and the length of padded sequences."""
-    several = recipes if isinstance(recipes, (list, tuple)) else [recipes]
-    made = [build(recipe, Latent, spec) for recipe in several]
-    says_padding = any(type(each).padding is not Latent.padding for each in made)
-    if spec.padded and len(spec.shape) == 1 and not says_padding:
-        made.append(LengthLatent(spec))
-    names = [each.name for each in made]
-    if len(set(names)) < len(names):
-        raise FLDDError(f"the latents are called {', '.join(names)}, but each needs a name of its own.")
-    return made
-
-
-def _seen(latents: Iterable[Latent]) -> tuple[Seen, ...]:
-    return tuple(each.seen for each in latents if each.seen is not None)
+        return noise_of(index, self.spec, self.latents).to(float64_device(self.device))

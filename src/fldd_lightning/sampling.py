@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch import Tensor
 from .categorical import sample_categorical
 from .errors import FLDDError
 from .forward.base import ForwardProcess
+from .latents.base import Latent
 from .reverse import Reverse
 
-__all__ = ["ancestral_sample"]
+__all__ = ["ancestral_sample", "draw_samples"]
 
 
 @torch.no_grad()
@@ -70,3 +71,46 @@ def ancestral_sample(
             states.append(z)
         on_step()
     return torch.stack(states) if trajectory else z
+
+
+def draw_samples(
+    process: ForwardProcess,
+    reverse: Reverse,
+    latents: Sequence[Latent],
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    num_steps: int | None = None,
+    trajectory: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Draw latents from their priors, then samples, batch after batch.
+
+    Args:
+        process: The forward process, for its prior.
+        reverse: The reverse process.
+        latents: All latents; those that networks see make the condition, and one may say where PAD is.
+        sizes: Samples of each batch.
+        generator: Source of the noise.
+        num_steps: As for :func:`ancestral_sample`.
+        trajectory: As for :func:`ancestral_sample`.
+        progress: Show a progress bar.
+
+    Returns:
+        Integers ``(N, *shape)``, or ``(T + 1, N, *shape)`` with ``trajectory``, on the CPU.
+    """
+    from rich.progress import Progress
+
+    device = next(reverse.parameters()).device
+    parts = []
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("sampling", total=len(sizes) * process.spec.num_steps)
+        for size in sizes:
+            drawn = [latent.sample(size, generator).to(device) for latent in latents]
+            pairs = list(zip(latents, drawn, strict=True))
+            condition = tuple(c for latent, c in pairs if latent.seen is not None)
+            padding = next((pad for latent, c in pairs if (pad := latent.padding(c)) is not None), None)
+            part = ancestral_sample(
+                process, reverse, size, generator, condition, padding, num_steps, trajectory, lambda: bar.advance(task)
+            )
+            parts.append(part.cpu())
+    return torch.cat(parts, 1 if trajectory else 0)

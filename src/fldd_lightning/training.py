@@ -1,22 +1,28 @@
-"""What training needs beside the bound: rates, clipping and averages of the two networks, and the fit of latents."""
+"""What training needs beside the bound: rates, clipping and averages of the two networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import cos, pi
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer, WeightAveraging
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from .data.loaders import apart_from_training
-from .latents.base import Latent
-
-__all__ = ["AdaptiveClip", "Averaging", "fit_latents", "learning_rate_factor", "run_length", "run_progress"]
+__all__ = [
+    "AdaptiveClip",
+    "Averaging",
+    "averages_of",
+    "clip_apart",
+    "learning_rate_factor",
+    "run_length",
+    "run_progress",
+    "two_time_scales",
+]
 
 
 def learning_rate_factor(
@@ -134,65 +140,72 @@ class Averaging(WeightAveraging):
         return None if self._average_model is None else self._average_model.module
 
 
-def fit_latents(
-    trainer: Trainer, module: LightningModule, latents: Sequence[Latent], integers: Callable[[Any], Tensor]
-) -> None:
-    """Fit what is fitted before training, to training examples, and give the averaged weights a copy.
+def averages_of(trainer: Trainer) -> list[Any]:
+    """The modules with averaged weights that a run keeps."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
 
-    A resumed run keeps its latents. The clock of ``max_time`` starts anew afterwards. All processes get those of
-    the first.
+
+def two_time_scales(
+    trainer: Trainer, module: nn.Module, process: nn.Module, lr: float, forward_lr: float, freeze: int, decay: float
+) -> dict[str, Any]:
+    """One AdamW and its schedule: a parameter group for denoiser and latents and one for the forward process.
 
     Args:
-        trainer: The trainer, whose training loader is there.
-        module: The module.
-        latents: Its latents.
-        integers: Gets the checked integers ``(B, *shape)`` of a batch.
+        trainer: The trainer, which knows how long the run is.
+        module: All parameters.
+        process: The forward process, whose parameters make the second group.
+        lr: Peak learning rate of the first group.
+        forward_lr: That of the second.
+        freeze: Steps at first in which the second group does not move.
+        decay: AdamW's weight decay.
+
+    Returns:
+        What ``configure_optimizers`` returns.
     """
-    if not latents:
-        return
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    averages = [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
-    has_fitted = False
-    for i, latent in enumerate(latents):
-        copies = [average.latents[i] for average in averages]
-        if latent.num_examples == 0:
-            continue
-        if bool(trainer.strategy.broadcast(bool(latent.is_fitted))):
-            rank_zero_info(f"Keeping the fitted {type(latent).__name__}: {latent.summary()}.")
-        else:
-            _fit(trainer, module, latent, integers)
-            has_fitted = True
-            for copy in copies:  # averages were made before
-                copy.load_state_dict(latent.state_dict())
-        for each in (latent, *copies):
-            on_cpu = {name: value.cpu() for name, value in each.state_dict().items()}
-            each.load_state_dict(trainer.strategy.broadcast(on_cpu))  # the first process's
-    for timer in callbacks:
-        if has_fitted and isinstance(timer, Timer):
-            timer.on_train_start(trainer, module)
+    progress = run_progress(trainer)
+    own = list(process.parameters())
+    mine = {id(p) for p in own}
+    rest = [p for p in module.parameters() if id(p) not in mine]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": lr, "name": "reverse"}]
+    factors = [learning_rate_factor(progress)]
+    if own:
+        total = run_length(trainer)
+        if total <= freeze:
+            rank_zero_warn(
+                f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
+                f"freeze_steps={freeze} leave it as it is. Train longer or freeze less."
+            )
+        groups.append({"params": own, "lr": forward_lr, "name": "forward"})
+        factors.append(learning_rate_factor(progress, freeze))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Callable[[Any], Tensor]) -> None:
-    parts: list[Tensor] = []
-    for batch in apart_from_training(trainer.train_dataloader):
-        parts.append(integers(batch).to(module.device))
-        if sum(map(len, parts)) >= latent.num_examples:
-            break
-    examples = torch.cat(parts)[: latent.num_examples]
-    name = type(latent).__name__
-    rank_zero_info(f"Fitting the {name} to {len(examples)} training examples ...")
-    fit = latent.fit(examples, seed=torch.initial_seed() % 2**31)
-    if latent.says_nothing:
-        rank_zero_info(
-            f"The {name} says nothing: nothing was found that helps held-out examples. There may be nothing, or too "
-            "few training examples; or, of an AutoencoderLatent, fit_steps may be too small or kl_weight too large."
-        )
-    elif "nll" in fit:
-        rank_zero_info(
-            f"{latent.summary()}. On held-out training examples: {fit['nll']:.2f} "
-            f"nats by the latent alone, {fit['nll_marginals']:.2f} by a product of marginals."
-        )
-    else:
-        rank_zero_info(f"{latent.summary()}.")
-    for logger in trainer.loggers:
-        logger.log_metrics({f"{latent.name}/{key}": value for key, value in fit.items()}, step=trainer.global_step)
+def clip_apart(
+    optimizer: torch.optim.Optimizer,
+    clips: dict[str, AdaptiveClip],
+    frozen: bool,
+    value: float | None,
+    algorithm: str | None,
+) -> None:
+    """Clip each parameter group by itself, and hold the forward process still while it is frozen.
+
+    Args:
+        optimizer: That of :func:`two_time_scales`.
+        clips: The clip of each group, by its name.
+        frozen: Whether the forward process stays as it is at this step.
+        value: The trainer's ``gradient_clip_val``. If given, it replaces the clips by a fixed norm or value, 0 by none.
+        algorithm: The trainer's ``gradient_clip_algorithm``.
+    """
+    for group in optimizer.param_groups:
+        if frozen and group["name"] == "forward":
+            for p in group["params"]:
+                p.grad = None
+        elif value is None:
+            clips[group["name"]].clip(group["params"])
+        elif value > 0:  # 0 is Lightning's word for none
+            by_value = algorithm == "value"
+            clip_to = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+            clip_to(group["params"], value)

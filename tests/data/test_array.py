@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fldd_lightning import FLDDError, Problem
+from fldd_lightning import FLDDError, Spec
 from fldd_lightning.data import ArrayDataModule, DigitsDataModule, split_rows
 from fldd_lightning.data.base import _ShareSampler
 
@@ -76,9 +76,9 @@ def test_bad_options() -> None:
         split_rows(torch.zeros(2, 2), 0.1, 0.1, seed=0)
     with pytest.raises(FLDDError, match="batch_size"):
         DigitsDataModule(batch_size=0)
-    for kwargs in ({"num_classes": 1}, {"shape": ()}, {"num_steps": 0}, {"num_labels": -1}):
+    for kwargs in ({"num_classes": 1}, {"shape": ()}, {"num_steps": 0}):
         with pytest.raises(FLDDError):
-            Problem(**{"num_classes": 2, "shape": (2,), "num_steps": 2, **kwargs})  # type: ignore[arg-type]
+            Spec(**{"num_classes": 2, "shape": (2,), "num_steps": 2, **kwargs})  # type: ignore[arg-type]
 
 
 def test_digits_are_the_real_ones_in_a_fixed_stratified_split() -> None:

@@ -139,7 +139,7 @@ def test_only_whole_characters_are_counted() -> None:
 
 def test_no_checkpoint_can_name_anything_else_as_a_tokenizer() -> None:
     for path in ("os.system", "subprocess.Popen"):
-        with pytest.raises(FLDDError, match="is no Tokenizer"):
+        with pytest.raises(FLDDError, match="no part of a model"):
             restore_tokenizer({"class_path": path, "init_args": {"args": ["true"]}})
 
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from sources import RandomWalk
 
 from fldd_lightning.errors import FLDDError
 from fldd_lightning.latents import ChainLatent
@@ -14,7 +15,6 @@ from fldd_lightning.networks import MLP, Transformer
 from fldd_lightning.networks.base import StateEmbedding
 from fldd_lightning.spec import Seen, Spec
 from some_latents import clustered, some_latent
-from sources import RandomWalk
 
 
 def walks(num: int, length: int = 8, num_classes: int = 4) -> tuple[torch.Tensor, float]:

@@ -1,4 +1,4 @@
-"""Every backbone: one signature, zero at first, hard and relaxed states, steps and labels matter, compiles."""
+"""Every backbone: one signature, zero at first, integers and weights, steps and latents matter, compiles."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import randomise
 from fldd_lightning import FLDDError
-from fldd_lightning.networks import MLP, Backbone, ConvNet, DiT, Transformer, UNet
+from fldd_lightning.networks import MLP, Backbone, DiT, Transformer, UNet
 from fldd_lightning.networks.transformer import RotaryPositions
-from fldd_lightning.spec import Spec
+from fldd_lightning.spec import Seen, Spec
 
 BACKBONES: dict[str, Callable[[Spec, int, int], Backbone]] = {
     "mlp": partial(MLP, width=16, depth=1),
-    "conv": partial(ConvNet, width=8, depth=2),
     "unet": partial(UNet, widths=(8, 16, 16), heads=2),
     "dit": partial(DiT, patch=2, width=16, depth=2, heads=2),
 }
@@ -41,42 +40,56 @@ def nothing_compiled() -> None:
 
 
 def states(shape: tuple[int, ...], batch: int = 3, num: int = 4) -> torch.Tensor:
-    return F.one_hot(torch.randint(num, (batch, *shape)), num).float()
+    return torch.randint(num, (batch, *shape))
+
+
+def seen_and_condition(shape: tuple[int, ...]) -> tuple[tuple[Seen, ...], tuple[torch.Tensor, ...]]:
+    """A label, three real numbers and, of sequences, a number of each of two parts; with values of three examples."""
+    seen = [Seen("label", num_values=2), Seen("numbers", num_reals=3)]
+    condition = [torch.tensor([[0], [1], [1]]), torch.randn(3, 3)]
+    if len(shape) == 1:
+        seen.insert(1, Seen("parts", num_values=2, num_parts=2))
+        condition.insert(1, torch.tensor([[0, 1], [1, 1], [1, 0]]))
+    return tuple(seen), tuple(condition)
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ...]) -> None:
-    network = BACKBONES[name](Spec(3, shape, 5, num_labels=2), 4, 7)
-    state, t, label = states(shape), torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
-    out = network(state, t, label)
-    assert out.shape == (3, *shape, 7)
-    assert out.abs().max() == 0
+    seen, condition = seen_and_condition(shape)
+    network = BACKBONES[name](Spec(3, shape, 5, seen=seen), 4, 7)
+    state, t = states(shape), torch.tensor([1, 2, 5])
+    for each in (state, F.one_hot(state, 4).float()):
+        out = network(each, t, condition)
+        assert out.shape == (3, *shape, 7)
+        assert out.abs().max() == 0
     randomise(network, 0.2)
-    out = network(state, t, label)
-    assert not torch.allclose(out, network(state, t.flip(0), label), atol=1e-4)
-    assert not torch.allclose(out, network(state, t, 1 - label), atol=1e-4)
+    out = network(state, t, condition)
+    torch.testing.assert_close(out, network(F.one_hot(state, 4).float(), t, condition), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(out, network(state, t.flip(0), condition), atol=1e-4)
+    for i, numbers in enumerate(condition):
+        other = (*condition[:i], 1 - numbers, *condition[i + 1 :])
+        assert not torch.allclose(out, network(state, t, other), atol=1e-4), seen[i].name
+        with pytest.raises(FLDDError, match=f"given {len(seen) - 1} latents, but it sees {len(seen)}"):
+            network(state, t, (*condition[:i], *condition[i + 1 :]))
     # every output depends on every pixel: the forward process must see the whole example (eq. 9)
-    relaxed = (0.5 * state + 0.125).requires_grad_()
-    network(relaxed, t, label)[(slice(None), *[0] * len(shape), 0)].sum().backward()
-    seen = relaxed.grad.abs().sum(-1)
-    if name == "conv":  # its global path carries means
-        assert seen.flatten(1).gt(0).float().mean() > 0.5
-    else:
-        assert bool((seen > 0).all())
-    assert torch.allclose(out[:1], network(state[:1], t[:1], label[:1]), atol=1e-4)
+    relaxed = (0.5 * F.one_hot(state, 4) + 0.125).requires_grad_()
+    network(relaxed, t, condition)[(slice(None), *[0] * len(shape), 0)].sum().backward()
+    assert relaxed.grad is not None
+    assert bool((relaxed.grad.abs().sum(-1) > 0).all())
+    assert torch.allclose(out[:1], network(state[:1], t[:1], tuple(c[:1] for c in condition)), atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("unet", GREY), ("dit", GREY), ("transformer", TEXT), ("tied", TEXT)])
 def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
-    """Values and gradients of the compiled network, hard states and relaxed ones."""
-    network = BACKBONES[name](Spec(3, shape, 5, num_labels=2), 4, 4)
+    """Values and gradients of the compiled network, at integers and at weights."""
+    seen, condition = seen_and_condition(shape)
+    network = BACKBONES[name](Spec(3, shape, 5, seen=seen), 4, 4)
     randomise(network, 0.2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    t, label = torch.tensor([1, 2, 5]), torch.tensor([0, 1, 1])
-    hard = states(shape)
-    relaxed = (0.5 * hard + 0.125).requires_grad_()
+    t, hard = torch.tensor([1, 2, 5]), states(shape)
+    relaxed = (0.5 * F.one_hot(hard, 4) + 0.125).requires_grad_()
     for state, wanted in ((hard, [*network.parameters()]), (relaxed, [*network.parameters(), relaxed])):
-        out, expected = compiled(state, t, label), network(state, t, label)
+        out, expected = compiled(state, t, condition), network(state, t, condition)
         assert torch.allclose(out, expected, atol=1e-4)
         found, true = (torch.autograd.grad(each.square().mean(), wanted) for each in (out, expected))
         for a, b in zip(found, true, strict=True):
@@ -99,7 +112,7 @@ def test_stated_sizes_and_costs_of_image_networks() -> None:
         (DiT(colour, 33, 32), colour, 33, 3.4, 0.31),
     ):
         assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
-        state = torch.zeros(1, *spec.shape, states_in)
+        state = torch.zeros(1, *spec.shape, states_in)  # weights
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(state, torch.ones(1, dtype=torch.long))
         assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.03)
@@ -149,7 +162,7 @@ def test_transformer_tells_orders_apart() -> None:
     """Positions come from the rotation alone."""
     network = BACKBONES["transformer"](Spec(3, TEXT, 5), 4, 4)
     randomise(network, 0.5)
-    state, t = F.one_hot(torch.arange(10) % 4, 4)[None].float(), torch.tensor([3])
+    state, t = torch.arange(10)[None] % 4, torch.tensor([3])
     swapped = state[:, [1, 0, *range(2, 10)]]
     assert not torch.allclose(network(state, t)[:, 5], network(swapped, t)[:, 5], atol=1e-4)
 
@@ -160,7 +173,6 @@ def test_transformer_tells_orders_apart() -> None:
         (lambda: UNet(Spec(2, (8,), 4), 3, 3), "UNet needs images"),
         (lambda: UNet(Spec(2, (8, 8), 4), 3, 3, widths=(12,)), "multiples of 8"),
         (lambda: DiT(Spec(2, (8,), 4), 3, 3), "DiT needs images"),
-        (lambda: ConvNet(Spec(2, (8,), 4), 3, 3), "ConvNet needs images"),
         (lambda: Transformer(Spec(2, (8, 8), 4), 3, 3), "Transformer needs sequences"),
         (lambda: Transformer(Spec(2, (8,), 4), 3, 3, width=10, heads=2), "even number"),
         (lambda: Transformer(Spec(2, (8,), 4), 3, 2, tied=True), "as many outputs as inputs"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
@@ -78,6 +79,7 @@ class DiscreteDataModule(LightningDataModule):
             raise FLDDError("batch_size must be at least 1 and num_workers at least 0.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._splits: dict[str, Split] | None = None
+        self._place: dict[str, int] | None = None  # where a resumed run goes on
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -106,7 +108,7 @@ class DiscreteDataModule(LightningDataModule):
 
     @property
     def padded(self) -> bool:
-        """Whether the last class is PAD, see :class:`fldd_lightning.Problem`."""
+        """Whether the last class is PAD, see :class:`fldd_lightning.Spec`."""
         return False
 
     def setup(self, stage: str) -> None:
@@ -117,9 +119,31 @@ class DiscreteDataModule(LightningDataModule):
         sampler = ResumableSampler(split, *self._world(), shuffle=True, seed=self.seed)
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         loader = ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
-        if self.trainer is not None:  # loaders may be made anew in the middle of a run
-            loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        if self.trainer is None:
+            return loader
+        # loaders may be made anew in the middle of a run, and also before it goes on
+        loader.trainer, loader.epoch = self.trainer, self.trainer.current_epoch
+        before = self.trainer.train_dataloader
+        if isinstance(before, ResumableLoader) and before.is_restored:
+            self._place = before.state_dict()
+        if self._place is not None:
+            loader.load_state_dict(self._place)
+            self._place = None
         return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands in the data, for checkpoints.
+
+        Lightning would keep the loader's own state. It does not restore that of a loader that is there early, because
+        a learning rate depends on the number of steps.
+        """
+        loader = None if self.trainer is None else self.trainer.train_dataloader
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make the next training loader go on where the checkpoint was written, if training is resumed."""
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._place = state_dict
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._evaluation_loader("val")

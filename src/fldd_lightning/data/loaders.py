@@ -42,18 +42,19 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         epoch: The present epoch, or the last one if none has begun since.
         batches: Batches of it that were handed out.
         trainer: Says where an epoch ends that ``limit_train_batches`` cuts short.
+        is_restored: Whether it is to go on from a state, and has not begun to.
     """
 
     sampler: ResumableSampler
     epoch = 0
     batches = 0
     trainer: Trainer | None = None
-    _is_restored = False
+    is_restored = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if self.batches and not self._is_restored:
+        if self.batches and not self.is_restored:
             self.epoch, self.batches = self.epoch + 1, 0
-        self._is_restored = False
+        self.is_restored = False
         self.sampler.epoch = self.epoch
         self.sampler.start = self.batches * int(self.batch_size or 1)
         return self._counted(super().__iter__())
@@ -72,7 +73,7 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration go on where the state was taken."""
         self.epoch, self.batches = state["epoch"], state["batches"]
-        self._is_restored = True
+        self.is_restored = True
 
 
 def apart_from_training(loader: Any) -> Iterable[Any]:
@@ -88,7 +89,7 @@ def apart_from_training(loader: Any) -> Iterable[Any]:
         if isinstance(loader, (dict, list, tuple)) or iter(loader) is loader:
             raise FLDDError(
                 f"cannot look at the training data apart from training, as they are a {type(loader).__name__}. "
-                "Train on one DataLoader, or do without a code and without CollapseMonitor."
+                "Train on one DataLoader, or do without fitted latents and without CollapseMonitor."
             )
         return loader  # type: ignore[no-any-return]
     options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": torch.Generator().manual_seed(0)}

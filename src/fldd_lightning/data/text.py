@@ -25,8 +25,8 @@ class TextDataModule(DiscreteDataModule):
     """Text as integers ``(length,)``; without ``path`` and ``name`` the corpus that Python carries.
 
     Either documents are joined and cut into blocks of ``length`` tokens, or (``padded``) every
-    document is one example, filled up with PAD. PAD is then the last class, K - 1; see :class:`Problem`
-    for what it means, and :class:`fldd_lightning.TextFLDD` for the lengths. Lines of a ``.txt`` file
+    document is one example, filled up with PAD. PAD is then the last class, K - 1; see :class:`fldd_lightning.Spec`
+    for what it means, and :class:`fldd_lightning.LengthLatent` for the lengths. Lines of a ``.txt`` file
     are documents; joined by ``separator``, they are the file again.
 
     Splits named ``train``, ``validation`` and ``test`` (for a folder, in the names of files or folders, such as
@@ -54,7 +54,7 @@ class TextDataModule(DiscreteDataModule):
         streaming: Read, tokenise and shuffle the training text while training; nothing is kept on disk.
             Needs a tokenizer or an alphabet.
         held_out: When streaming, documents for each of validation and test where there is no such split,
-            and for what is counted beforehand (the lengths).
+            and for what must be known beforehand, such as the shape.
         cache_dir: Where the ``datasets`` library keeps texts and tokens; its own folder if None.
         batch_size: Examples per batch and process.
         num_workers: Worker processes of the loaders.
@@ -126,14 +126,6 @@ class TextDataModule(DiscreteDataModule):
         """Whether the last class is PAD."""
         return self._padded
 
-    @property
-    def length_counts(self) -> Tensor:
-        """How many training examples have n tokens, ``(length + 1,)``; those counted beforehand when streaming."""
-        counts = torch.zeros(self.length + 1, dtype=torch.long)
-        for part in torch.split(self.splits["train"].x, 65_536):
-            counts += (part != self.tokenizer.vocab_size).sum(1).bincount(minlength=self.length + 1)
-        return counts
-
     def texts(self, split: str) -> Iterator[str]:
         """The texts of a split's examples, as their tokens decode."""
         for row in self.splits[split].x:
@@ -159,7 +151,7 @@ class TextDataModule(DiscreteDataModule):
         )
 
     def load(self) -> dict[str, Split]:
-        return self._counted_beforehand() if self.streaming else self._whole()
+        return self._read_beforehand() if self.streaming else self._whole()
 
     # ---- everything in memory -------------------------------------------------------------
 
@@ -203,7 +195,7 @@ class TextDataModule(DiscreteDataModule):
 
     # ---- streaming ------------------------------------------------------------------------
 
-    def _counted_beforehand(self) -> dict[str, Split]:
+    def _read_beforehand(self) -> dict[str, Split]:
         """Validation and test, and the first training documents, in memory."""
         self._tokenizer = self._given_tokenizer()
         assert self._tokenizer is not None

@@ -76,7 +76,8 @@ class LengthLatent(Latent):
         log_prior: log p(n), ``(length + 1,)``; the same for all n of 1 and more before they are counted.
 
     Raises:
-        FLDDError: If the shape is not that of a sequence, or there is no PAD; later, if PAD stands before a token.
+        FLDDError: If the shape is not that of a sequence, or there is no PAD; later, if PAD stands before a token or
+            alone.
     """
 
     name = "length"
@@ -102,10 +103,12 @@ class LengthLatent(Latent):
         return PointPosterior(n[:, None], self.log_prior[n])
 
     def check(self, x: Tensor, batch: Any) -> None:
-        """Raise FLDDError if PAD stands before a token."""
+        """Raise FLDDError if PAD stands before a token, or an example is nothing but PAD."""
         live = torch.ne(x, self._pad)
         if bool((live[:, 1:] & ~live[:, :-1]).any()):
             raise FLDDError("PAD stands before a token: pad examples at their end only.")
+        if not bool(live[:, 0].all()):
+            raise FLDDError("an example has no token but PAD: leave it out.")
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         p = self.log_prior.exp().to(generator.device)

@@ -117,14 +117,14 @@ class GeneratedText(Metric):
         """Share of the n-grams of all examples that differ from each other."""
         values = {}
         live = torch.ones_like(x, dtype=torch.bool) if self.pad is None else x != self.pad
-        code, size = x, int(x.max()) + 1
+        grams, size = x, int(x.max()) + 1
         for n in range(1, self.max_n + 1):
             if n > 1:  # n-grams as pairs of a numbered (n-1)-gram and a token
-                code = code[:, :-1] * size + x[:, n - 1 :]
+                grams = grams[:, :-1] * size + x[:, n - 1 :]
             whole = live.unfold(1, n, 1).all(-1) if x.shape[1] >= n else live[:, :0]
             if not bool(whole.any()):
                 break
-            code = torch.unique(code, return_inverse=True)[1]
-            number = torch.unique(code[whole]).numel()
+            grams = torch.unique(grams, return_inverse=True)[1]
+            number = torch.unique(grams[whole]).numel()
             values[f"distinct_{n}"] = torch.tensor(number / int(whole.sum()), device=x.device)
         return values

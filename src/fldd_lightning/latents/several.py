@@ -1,0 +1,110 @@
+"""All latents of a model together: made from their recipes, and fitted before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ..data.loaders import apart_from_training
+from ..errors import FLDDError
+from ..factory import build
+from ..spec import Spec
+from .base import Latent
+from .observed import LengthLatent
+
+__all__ = ["fit_latents", "make_latents"]
+
+
+def make_latents(recipes: Any, spec: Spec) -> list[Latent]:
+    """The latents that were asked for, and the length of padded sequences.
+
+    Args:
+        recipes: One recipe or several; see :func:`fldd_lightning.factory.build`.
+        spec: K, shape and T.
+
+    Raises:
+        FLDDError: If two of them have one name.
+    """
+    several = recipes if isinstance(recipes, (list, tuple)) else [recipes]
+    made = [build(recipe, Latent, spec) for recipe in several]
+    says_padding = any(type(each).padding is not Latent.padding for each in made)
+    if spec.padded and len(spec.shape) == 1 and not says_padding:
+        made.append(LengthLatent(spec))
+    names = [each.name for each in made]
+    if len(set(names)) < len(names):
+        raise FLDDError(f"the latents are called {', '.join(names)}, but each needs a name of its own.")
+    return made
+
+
+def fit_latents(
+    trainer: Trainer,
+    module: LightningModule,
+    latents: Sequence[Latent],
+    averages: Sequence[Any],
+    integers: Callable[[Any], Tensor],
+) -> None:
+    """Fit what is fitted before training, to training examples, and give the averaged weights a copy.
+
+    A resumed run keeps its latents. The clock of ``max_time`` starts anew afterwards. All processes get those of
+    the first.
+
+    Args:
+        trainer: The trainer, whose training loader is there.
+        module: The module.
+        latents: Its latents.
+        averages: The modules with averaged weights, which are given copies.
+        integers: Gets the checked integers ``(B, *shape)`` of a batch.
+    """
+    if not latents:
+        return
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    has_fitted = False
+    for i, latent in enumerate(latents):
+        copies = [average.latents[i] for average in averages]
+        if latent.num_examples == 0:
+            continue
+        if bool(trainer.strategy.broadcast(bool(latent.is_fitted))):
+            rank_zero_info(f"Keeping the fitted {type(latent).__name__}: {latent.summary()}.")
+        else:
+            _fit(trainer, module, latent, integers)
+            has_fitted = True
+            for copy in copies:  # averages were made before
+                copy.load_state_dict(latent.state_dict())
+        for each in (latent, *copies):
+            on_cpu = {name: value.cpu() for name, value in each.state_dict().items()}
+            each.load_state_dict(trainer.strategy.broadcast(on_cpu))  # the first process's
+    for timer in callbacks:
+        if has_fitted and isinstance(timer, Timer):
+            timer.on_train_start(trainer, module)
+
+
+def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Callable[[Any], Tensor]) -> None:
+    parts: list[Tensor] = []
+    for batch in apart_from_training(trainer.train_dataloader):
+        parts.append(integers(batch).to(module.device))
+        if sum(map(len, parts)) >= latent.num_examples:
+            break
+    examples = torch.cat(parts)[: latent.num_examples]
+    name = type(latent).__name__
+    rank_zero_info(f"Fitting the {name} to {len(examples)} training examples ...")
+    fit = latent.fit(examples, seed=torch.initial_seed() % 2**31)
+    if latent.says_nothing:
+        rank_zero_info(
+            f"The {name} says nothing: nothing was found that helps held-out examples. There may be nothing, or too "
+            "few training examples; or, of an AutoencoderLatent, fit_steps may be too small or kl_weight too large."
+        )
+    elif "nll" in fit:
+        rank_zero_info(
+            f"{latent.summary()}. On held-out training examples: {fit['nll']:.2f} "
+            f"nats by the latent alone, {fit['nll_marginals']:.2f} by a product of marginals."
+        )
+    else:
+        rank_zero_info(f"{latent.summary()}.")
+    for logger in trainer.loggers:
+        logger.log_metrics({f"{latent.name}/{key}": value for key, value in fit.items()}, step=trainer.global_step)
