@@ -60,7 +60,7 @@ def entered(model: FLDD, batch: dict[str, torch.Tensor]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("config", "num_classes", "shape", "most"),
-    [("digits", 2, (8, 8), 8), ("text", 27, (64,), 8), ("mnist28", 2, (28, 28), 10)],  # with an autoencoder's networks
+    [("digits", 2, (8, 8), 8), ("text", 27, (64,), 8), ("mnist28", 2, (28, 28), 8)],
 )
 def test_a_training_step_is_read_in_few_files(config: str, num_classes: int, shape: tuple[int, ...], most: int) -> None:
     batch = {"x": torch.randint(num_classes, (8, *shape))}

@@ -150,8 +150,8 @@ def test_gradients_are_those_of_the_bound() -> None:
         steps.append(sum(exact_step_kl(process, reverse, x, t, given) for t in (1, 2)))
     bound = (log_q.exp() * (nats + torch.stack(steps, 1))).sum(1).mean() * 4 * SPACING
     parts: dict[str, list[torch.nn.Parameter]] = {
-        "encoder": [*latent.autoencoder.encoder.parameters(), *latent.autoencoder.encoded.parameters()],
-        "decoder": [*latent.autoencoder.decoder.parameters(), *latent.autoencoder.decoded.parameters(), latent.bias],
+        "encoder": [*latent.autoencoder.encode.parameters()],
+        "decoder": [*latent.autoencoder.decode.parameters(), latent.bias],
         "prior": [latent.prior.logits, latent.prior.mean, latent.prior.log_variance],
         "process": list(model.forward_process.parameters()),
         "denoiser": list(model.reverse.parameters()),
