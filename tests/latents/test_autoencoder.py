@@ -179,6 +179,7 @@ def test_fit_finds_clusters() -> None:
         size=4,
         autoencoder=partial(MLPAutoencoder, width=32),
         components=8,
+        couplings=2,
         kl_weight=1.0,
         fit_steps=400,
     )
@@ -209,6 +210,7 @@ def test_a_latent_says_what_is_worth_its_price() -> None:
             4,
             autoencoder=partial(MLPAutoencoder, width=32),
             components=8,
+            couplings=2,
             kl_weight=weight,
             fit_steps=200,
         )
