@@ -197,7 +197,8 @@ def test_the_config_runs_anywhere(tmp_path: Path) -> None:
     assert main([*args, "--trainer.enable_progress_bar", "false"]) == 0
     (path,) = tmp_path.rglob("final.ckpt")
     args = ["test", "--ckpt_path", str(path), *common, "--trainer.limit_test_batches", "2"]
-    assert main([*args, "--trainer.callbacks+=fldd_lightning.callbacks.PerplexityCallback"]) == 0
+    args += ["--trainer.callbacks+=fldd_lightning.callbacks.PerplexityCallback"]
+    assert main([*args, "--trainer.callbacks.num_samples", "200"]) == 0
     facts = json.loads((tmp_path / "sample_quality.jsonl").read_text().splitlines()[-1])
     assert facts["corpus"] == embedded_corpus().what
     assert (facts["dtype"], facts["precision"], facts["num_steps"]) == ("float32", "32-true", 4)
