@@ -65,7 +65,7 @@ class Meter:
 
     def __init__(self, model: FLDD, data: Tensor, make: Callable[[Spec], GradientEstimator], samples: int) -> None:
         self.model, self.data = model, data
-        self.estimator, self.batch = make(model.problem), PASSES // samples
+        self.estimator, self.batch = make(model.spec), PASSES // samples
         self.parameters = [p for p in model.forward_process.parameters() if p.requires_grad]
 
     def gradient(self, seed: int) -> Tensor:

@@ -14,9 +14,8 @@ from sources import HiddenClusters, MarkovChain
 from torch import Tensor
 from torch.nn import functional as F
 
-from fldd_lightning import ChainLatent, ForwardProcess, Spec
-from fldd_lightning.categorical import log_one_hot, one_hot
-from fldd_lightning.forward.base import floored
+from fldd_lightning import AbsorbingProcess, ChainLatent, ForwardProcess, Spec
+from fldd_lightning.categorical import one_hot
 from fldd_lightning.latents.base import hold_out
 
 
@@ -30,6 +29,7 @@ class SummaryProcess(ForwardProcess):
 
     def __init__(self, spec: Spec, seed: int = 0) -> None:
         super().__init__(spec, spec.num_classes + 1)
+        self.base = AbsorbingProcess(spec)  # what an untrained denoiser starts from
 
     @abstractmethod
     def summary(self, x: Tensor) -> Tensor:
@@ -40,10 +40,10 @@ class SummaryProcess(ForwardProcess):
         return 0
 
     def log_prior(self) -> Tensor:
-        return log_one_hot(torch.tensor(self.num_states - 1), self.num_states)
+        return self.base.log_prior()
 
     def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
-        return floored(state, self.num_states).log()  # what there is stays
+        return self.base.posterior_logits(state, t)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         summary = self.summary(x)

@@ -89,7 +89,7 @@ def run(
     data = SmilesDataModule(path, batch_size=chosen.passes // draws, seed=seed)
     model = MoleculeFLDD(
         data.num_classes, data.shape, with_network(factory, chosen.make), chosen.make, estimator, num_steps=num_steps,
-        latents=latent, lr=chosen.lr, num_samples=samples,
+        latents=latent, padded=data.padded, lr=chosen.lr, num_samples=samples,
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
