@@ -69,6 +69,8 @@ class Spec:
     pad: int | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("num_classes", "num_steps"):
+            object.__setattr__(self, name, int(getattr(self, name)))  # data may say them in numpy's integers
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "num_dims", prod(self.shape))
         object.__setattr__(self, "pad", self.num_classes - 1 if self.padded else None)
