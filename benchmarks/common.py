@@ -1,4 +1,4 @@
-"""What the benchmarks share: training and testing one model, appending rows to a CSV, tables of means and ranges."""
+"""What the benchmarks share: training and testing one model, appending rows to a CSV."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from fldd_lightning import FLDD
-from fldd_lightning.data import DiscreteDataModule
+from fldd_lightning import FLDD, DiscreteDataModule
 
 __all__ = [
     "append_row",
@@ -28,15 +26,12 @@ __all__ = [
     "comparison_parser",
     "kl_shares",
     "machine",
-    "mean_and_range",
     "one_thread",
     "read_rows",
     "run_missing",
     "split_model",
-    "table_head",
     "train_and_test",
     "with_network",
-    "write_report",
 ]
 
 
@@ -67,7 +62,6 @@ def comparison_parser(
     parser.add_argument("--steps", type=int, default=steps, help="optimiser steps")
     parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--output", type=Path, default=Path(f"benchmarks/results/{name}.csv"))
-    parser.add_argument("--report", type=Path, help="make the table (and figures) of this CSV and run nothing")
     return parser
 
 
@@ -102,10 +96,9 @@ def machine() -> str:
 
 
 def kl_shares(logged: Mapping[str, float], num_steps: int) -> str:
-    """Shares of t = 1..T in the KL of a test and, at the place of T + 1, of the code, if there is one."""
+    """Shares of t = 1..T in the KL of a test and, at the place of T + 1, of the latent, if there is one."""
     kl = [max(0.0, logged[f"test/kl_t{t}"]) for t in range(1, num_steps + 1)]
-    if "test/kl_code" in logged:
-        kl.append(logged["test/kl_code"])
+    kl += [value for name, value in logged.items() if name.startswith("test/kl_") and not name.startswith("test/kl_t")]
     return " ".join(f"{value / sum(kl):.2f}" for value in kl)
 
 
@@ -171,21 +164,3 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
-
-
-def write_report(path: Path, table: str) -> None:
-    """Print the table of a CSV and write it beside it."""
-    path.with_suffix(".md").write_text(table + "\n")
-    print(table)
-
-
-def table_head(columns: Sequence[str]) -> list[str]:
-    """The first two lines of a table in Markdown."""
-    return ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
-
-
-def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
-    """``mean (lowest to highest)``; one value by itself."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

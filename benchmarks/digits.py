@@ -1,7 +1,6 @@
 """Process x T on the digits: every config of ``configs/digits*.yaml``, over seeds, through the command line.
 
     python benchmarks/digits.py --output benchmarks/results/digits.csv
-    python benchmarks/digits.py --report benchmarks/results/digits.csv
 
 Each run trains with the config's own budget, tests the checkpoint of the lowest ``val/nelbo`` and
 appends one row to the CSV. One thread a run.
@@ -16,20 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 
 import torch
-from common import machine, read_rows, run_missing, write_report
+from common import machine, run_missing
 
 CONFIGS = ("digits", "digits_general", "digits_fixed", "digits_fixed_uniform")
-LABELS = {
-    "digits": "learned mask schedule",
-    "digits_general": "learned, tokens may move, too",
-    "digits_fixed": "fixed absorbing",
-    "digits_fixed_uniform": "fixed uniform",
-}
 COMMAND = [sys.executable, "-m", "fldd_lightning.cli.main"]
 
 
@@ -56,23 +47,6 @@ def run(config: str, num_steps: int, seed: int) -> dict[str, object]:
     return {**row, "torch": torch.__version__, "machine": machine()}
 
 
-def table(path: Path) -> str:
-    """Markdown: test/nelbo per process and T, mean over seeds and the range."""
-    values: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for row in read_rows(path):
-        values[row["config"], int(row["num_steps"])].append(float(row["nelbo"]))
-    all_steps = sorted({steps for _, steps in values})
-    lines = ["| process | config | " + " | ".join(f"T = {steps}" for steps in all_steps) + " |"]
-    lines.append("| --- | --- |" + " --- |" * len(all_steps))
-    for config in (config for config in CONFIGS if any(values[config, steps] for steps in all_steps)):
-        cells = []
-        for steps in all_steps:
-            v = values[config, steps]
-            cells.append(f"{mean(v):.2f} ({min(v):.2f} to {max(v):.2f}, n = {len(v)})" if v else "")
-        lines.append(f"| {LABELS[config]} | `{config}.yaml` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,11 +54,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/digits.csv"))
-    parser.add_argument("--report", type=Path, help="make the table of this CSV and run nothing")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        write_report(arguments.report, table(arguments.report))
-        return
     keys = (
         {"config": config, "num_steps": num_steps, "seed": seed}
         for seed in arguments.seeds

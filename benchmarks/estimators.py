@@ -1,9 +1,8 @@
 """Bias and variance of gradient estimators for the forward process, at equal numbers of denoiser passes.
 
     python benchmarks/estimators.py --problems mixture8 xor walk16 clusters mnist8 --path FOLDER_WITH_IDX_FILES
-    python benchmarks/estimators.py --report benchmarks/results/estimators.csv
 
-A model is trained by the default recipe, a code included, for ``--steps`` steps and held still. Every estimator
+A model is trained by the default recipe, a latent included, for ``--steps`` steps and held still. Every estimator
 then makes ``--updates`` updates of 512 denoiser passes each from fresh examples: n samples an
 example leave 512 / n examples. Per estimator: bias, as a share of the norm of the reference (an average of
 unbiased updates ``--updates`` x 8 times as many passes, itself uncertain; the noise of both means
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import torch
 from collapse import CASES, GENERAL, MASK, PASSES, Case
-from common import append_row, read_rows, write_report
+from common import append_row
 from lightning.pytorch import Trainer, seed_everything
 from other_estimators import (
     DisARM,
@@ -36,20 +35,16 @@ from other_estimators import (
 )
 from torch import Tensor
 
-from fldd_lightning import FLDD, MixtureCode
-from fldd_lightning.data import MNISTDataModule
-from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce
-from fldd_lightning.networks import MLP
-from fldd_lightning.objective import stratified_steps
-from fldd_lightning.problem import Problem
+from fldd_lightning import FLDD, MLP, RLOO, Concrete, GradientEstimator, MixtureLatent, MNISTDataModule, Reinforce, Spec
+from fldd_lightning.bound import draw_latents, num_uniforms, step_terms, stratified_steps
 
 
-def at(temperature: float) -> Callable[[Problem], GradientEstimator]:
+def at(temperature: float) -> Callable[[Spec], GradientEstimator]:
     """Concrete at a fixed temperature."""
     return partial(Concrete, start=temperature, end=temperature)
 
 
-ESTIMATORS: dict[str, tuple[Callable[[Problem], GradientEstimator], int]] = {
+ESTIMATORS: dict[str, tuple[Callable[[Spec], GradientEstimator], int]] = {
     "REINFORCE, no baseline": (NoBaseline, 1),
     "REINFORCE, mean per step": (Reinforce, 1),
     "REINFORCE, mean per step, cross-entropy only": (ExactEntropy, 1),
@@ -68,7 +63,7 @@ FIELDS = ("problem", "process", "num_steps", "trained", "estimator", "samples", 
 class Meter:
     """Gradients of one estimator on a model that is held still."""
 
-    def __init__(self, model: FLDD, data: Tensor, make: Callable[[Problem], GradientEstimator], samples: int) -> None:
+    def __init__(self, model: FLDD, data: Tensor, make: Callable[[Spec], GradientEstimator], samples: int) -> None:
         self.model, self.data = model, data
         self.estimator, self.batch = make(model.problem), PASSES // samples
         self.parameters = [p for p in model.forward_process.parameters() if p.requires_grad]
@@ -77,11 +72,12 @@ class Meter:
         """One update from fresh examples, as a flat vector."""
         generator = torch.Generator().manual_seed(seed)
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
-        t = stratified_steps(len(x), self.model.problem.num_steps, generator)
-        uniform = torch.rand(len(x), self.model.problem.num_draws, dtype=torch.float64, generator=generator)
-        assert self.model.code is not None
-        step = self.model.forward_process.transition(x, t, self.model.code.posterior(x).draw(uniform))
-        out = self.estimator.loss(step, self.model.reverse, generator, 0)
+        t = stratified_steps(len(x), self.model.spec.num_steps, generator)
+        latents, process, reverse = self.model.latents, self.model.forward_process, self.model.reverse
+        uniform = torch.rand(len(x), num_uniforms(latents), dtype=torch.float64, generator=generator)
+        drawn = draw_latents(latents, [each.posterior(x) for each in latents], uniform)
+        step = process.step(x, t, drawn.condition)
+        out = self.estimator.loss(step, partial(step_terms, step, reverse), generator, 0)
         # the denoiser's share is part of the cost of an update
         wanted = [*self.parameters, *self.model.reverse.parameters()]
         grads = torch.autograd.grad(out.surrogate.mean(), wanted, allow_unused=True)
@@ -110,7 +106,7 @@ def compare(problem: str, case: Case, process_name: str, steps: int, updates: in
     seed_everything(0, verbose=False)
     data = case.make(batch_size=PASSES, seed=0)
     process = {"general": GENERAL, "mask": MASK}[process_name]
-    model = FLDD(data.num_classes, data.shape, process, MLP, Reinforce, num_steps=case.num_steps, code=MixtureCode)
+    model = FLDD(data.num_classes, data.shape, process, MLP, num_steps=case.num_steps, latents=MixtureLatent)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, limit_val_batches=0, enable_checkpointing=False, **quiet  # type: ignore[arg-type]
@@ -130,23 +126,6 @@ def compare(problem: str, case: Case, process_name: str, steps: int, updates: in
         print(f"{problem} {process_name} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)
 
 
-def table(path: Path) -> str:
-    """Markdown: one row per estimator, bias / variance per problem."""
-    rows = read_rows(path)
-    columns = sorted({(row["problem"], row["process"], row["num_steps"]) for row in rows})
-    names = list(dict.fromkeys(row["estimator"] for row in rows))
-    lines = ["| estimator | " + " | ".join(f"{p}, {q}, T = {t}" for p, q, t in columns) + " | ms an update |"]
-    lines.append("| --- " * (len(columns) + 2) + "|")
-    for name in names:
-        found = {(r["problem"], r["process"], r["num_steps"]): r for r in rows if r["estimator"] == name}
-        cells = [
-            f"{float(found[c]['bias']):.2f} / {float(found[c]['variance']):.3g}" if c in found else "" for c in columns
-        ]
-        cost = " ".join(f"{1000 * float(found[c]['seconds']):.0f}" for c in columns if c in found)
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {cost} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,11 +136,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps before the measurement")
     parser.add_argument("--updates", type=int, default=300, help="updates per estimator")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/estimators.csv"))
-    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        write_report(arguments.report, table(arguments.report))
-        return
     if "mnist8" in arguments.problems and arguments.path is None:
         parser.error("mnist8 needs --path, a folder with MNIST's idx files")
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -4,11 +4,11 @@
     python benchmarks/mnist.py --path FOLDER_WITH_IDX_FILES --sizes 8 16 --seeds 0 1 2
     python benchmarks/mnist.py --report benchmarks/results/mnist.csv
 
-Every run keeps its first 64 samples in the folder ``mnist_samples`` beside the CSV. The report is a table and, for
-each network and size, a figure of samples side by side, of whatever is there.
+Every run keeps its first 64 samples in the folder ``mnist_samples`` beside the CSV. The report is, for each
+network and size, a figure of samples side by side, of whatever is there.
 
 Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
-classifier that ``fldd-lightning features`` trains on the same images, seed 0 (this is not FID), and in the
+classifier that ``classifier.py`` trains on the same images, seed 0 (this is not FID), and in the
 pixels. The process ``data`` puts validation images, as many as there are, in the place of samples: the distance of real
 against real.
 MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a GPU, and takes it if there is one.
@@ -16,49 +16,49 @@ MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
+from classifier import ClassifierFeatures, train_classifier
 from common import (
     comparison_keys,
     comparison_parser,
     kl_shares,
     machine,
-    mean_and_range,
     one_thread,
     read_rows,
     run_missing,
-    table_head,
     train_and_test,
     with_network,
-    write_report,
 )
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
-from fldd_lightning import AutoencoderCode, ImageFLDD, MixtureCode
-from fldd_lightning.categorical import grey_levels
-from fldd_lightning.cli.features import train_classifier
-from fldd_lightning.data import MNISTDataModule
-from fldd_lightning.estimators import Reinforce
-from fldd_lightning.forward import (
+from fldd_lightning import (
+    MLP,
     AbsorbingProcess,
+    AutoencoderLatent,
+    ConvAutoencoder,
     D3PMProcess,
+    FeatureExtractor,
+    ImageFLDD,
     LearnedMaskProcess,
+    MixtureLatent,
+    MNISTDataModule,
+    PixelFeatures,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
+    SampleQuality,
     StaggeredProcess,
+    UNet,
     UniformProcess,
 )
-from fldd_lightning.metrics import ClassifierFeatures, FeatureExtractor, PixelFeatures, SampleQuality
-from fldd_lightning.networks import MLP, ConvAutoencoder, UNet
+from fldd_lightning.categorical import grey_levels
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,27 @@ NETWORKS = {
     "unet": Network(lambda size: partial(UNet, widths=(16, 32, 64)), 4 * 32),
     "unet-large": Network(lambda size: partial(UNet, widths=(32, 64, 128), dropout=0.1), 4 * 128),
 }
-OF_MIXTURE = partial(AutoencoderCode, couplings=0)  # MLPs, and no flow
-CONVOLUTIONAL = partial(AutoencoderCode, autoencoder=ConvAutoencoder)
-LARGER = partial(AutoencoderCode, autoencoder=partial(ConvAutoencoder, features=32), fit_steps=12_000)  # for a GPU
-# process, and its code
+OF_MIXTURE = partial(AutoencoderLatent, couplings=0)  # MLPs, and no flow
+CONVOLUTIONAL = partial(AutoencoderLatent, autoencoder=ConvAutoencoder)
+LARGER = partial(AutoencoderLatent, autoencoder=partial(ConvAutoencoder, features=32), fit_steps=12_000)  # for a GPU
+# process, and its latents
 PROCESSES: dict[str, tuple[Any, Any]] = {
-    "learned": (LearnedMaskProcess, MixtureCode),
+    "learned": (LearnedMaskProcess, MixtureLatent),
     "learned, autoencoder": (LearnedMaskProcess, OF_MIXTURE),
     "learned, convolutional autoencoder": (LearnedMaskProcess, CONVOLUTIONAL),
     "learned, larger convolutional autoencoder": (LearnedMaskProcess, LARGER),
-    "learned, no code": (LearnedMaskProcess, None),
-    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureCode),
-    "learned from absorbing, no code": (partial(LearnedMaskProcess, base=AbsorbingProcess), None),
-    "learned general": (ResidualAbsorbingProcess, MixtureCode),
-    "staggered, code": (StaggeredProcess, MixtureCode),
+    "learned, no latent": (LearnedMaskProcess, ()),
+    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureLatent),
+    "learned from absorbing, no latent": (partial(LearnedMaskProcess, base=AbsorbingProcess), ()),
+    "learned general": (ResidualAbsorbingProcess, MixtureLatent),
+    "staggered, latent": (StaggeredProcess, MixtureLatent),
     "staggered, autoencoder": (StaggeredProcess, OF_MIXTURE),
-    "staggered": (StaggeredProcess, None),
-    "absorbing": (AbsorbingProcess, None),
-    "learned uniform": (ResidualUniformProcess, MixtureCode),
-    "learned uniform, no code": (ResidualUniformProcess, None),
-    "uniform": (UniformProcess, None),
-    "D3PM": (D3PMProcess, None),
+    "staggered": (StaggeredProcess, ()),
+    "absorbing": (AbsorbingProcess, ()),
+    "learned uniform": (ResidualUniformProcess, MixtureLatent),
+    "learned uniform, no latent": (ResidualUniformProcess, ()),
+    "uniform": (UniformProcess, ()),
+    "D3PM": (D3PMProcess, ()),
 }
 COMPARED = ("learned", "learned, autoencoder", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
@@ -123,9 +123,9 @@ def run(
     if process == "data":
         drawn = data.splits["val"].x[:samples]
     else:
-        factory, code = PROCESSES[process]
+        factory, latent = PROCESSES[process]
         factory = with_network(factory, backbone)
-        model = ImageFLDD(2, (size, size), factory, backbone, Reinforce, num_steps=num_steps, code=code)
+        model = ImageFLDD(2, (size, size), factory, backbone, num_steps=num_steps, latents=latent)
         logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         drawn = model.sample(samples, 0, batch_size=500)
@@ -166,28 +166,6 @@ def samples_file(csv_path: Path, key: dict[str, Any]) -> Path:
     return csv_path.parent / f"{csv_path.stem}_samples" / f"{name}.npz"
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """Markdown: one row per network, size, T and process."""
-    groups: dict[tuple[Any, ...], list[dict[str, str]]] = defaultdict(list)
-    for row in rows:
-        order = [*PROCESSES, "data"].index(row["process"])
-        groups[row["network"], int(row["size"]), int(row["steps"]), int(row["num_steps"]), order].append(row)
-    columns = ["network", "size", "steps", "T", "process", "seeds", "test/nelbo, nats (range)"]
-    columns += ["Fréchet, classifier (range)", "Fréchet, pixels (range)", "coverage", "seconds"]
-    lines = table_head(columns)
-    for (network, size, steps, num_steps, _), group in sorted(groups.items()):
-        cells = [network, size, steps, num_steps, group[0]["process"], len(group)]
-        for name in ("nelbo", "frechet", "frechet_pixels"):
-            values = [float(row[name]) for row in group if row[name]]
-            cells.append(mean_and_range(values) if values else "")
-        cells += [
-            f"{mean(float(row[name]) for row in group):{form}}"
-            for name, form in (("coverage", ".3f"), ("seconds", ".0f"))
-        ]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
 def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
     """Samples side by side, a panel for each process and T; of the fewest steps and the lowest seed there is."""
     from matplotlib.figure import Figure
@@ -213,9 +191,8 @@ def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
 
 
 def report(csv_path: Path) -> None:
-    """Write the table and the figures of what is in the CSV."""
+    """Write the figures of what is in the CSV."""
     rows = read_rows(csv_path)
-    write_report(csv_path, table(rows))
     for network, size in sorted({(row["network"], row["size"]) for row in rows}):
         same = [row for row in rows if (row["network"], row["size"]) == (network, size) and row["process"] != "data"]
         if same:
@@ -229,6 +206,7 @@ def main() -> None:
     parser.add_argument("--path", help="folder with the idx files")
     parser.add_argument("--network", choices=NETWORKS, default="mlp")
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16])
+    parser.add_argument("--report", type=Path, help="make the figures of this CSV and run nothing")
     arguments = parser.parse_args()
     if arguments.report is not None:
         report(arguments.report)

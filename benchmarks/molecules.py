@@ -1,7 +1,6 @@
 """Process x T x seeds on QM9's SMILES: bits and quality of samples at the same number of denoiser passes.
 
     python benchmarks/molecules.py --path train_smile.txt --models "learned:10" "absorbing:10"
-    python benchmarks/molecules.py --report benchmarks/results/molecules.csv
 
 With the MLP the model is that of ``examples/molecules``; FCD is against 10,000 training molecules. One thread a run;
 ``--network transformer`` is for a GPU.
@@ -10,7 +9,6 @@ With the MLP the model is that of ``examples/molecules``; FCD is against 10,000 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,29 +19,29 @@ from common import (
     comparison_keys,
     comparison_parser,
     machine,
-    mean_and_range,
     one_thread,
-    read_rows,
     run_missing,
-    table_head,
     train_and_test,
     with_network,
-    write_report,
 )
 from lightning.pytorch import seed_everything
 from other_estimators import FirstOrder, StraightThrough
 
-from fldd_lightning import AutoencoderCode, ChainCode, MixtureCode
-from fldd_lightning.estimators import RLOO, Reinforce
-from fldd_lightning.forward import (
+from fldd_lightning import (
+    MLP,
+    RLOO,
     AbsorbingProcess,
+    AutoencoderLatent,
+    ChainLatent,
     D3PMProcess,
     LearnedMaskProcess,
+    MixtureLatent,
+    Reinforce,
     ResidualAbsorbingProcess,
     StaggeredProcess,
+    Transformer,
     UniformProcess,
 )
-from fldd_lightning.networks import MLP, Transformer
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -63,21 +61,21 @@ NETWORKS = {
     "mlp": Network(partial(MLP, width=512), 4 * 64, 2e-3),
     "transformer": Network(partial(Transformer, width=256, depth=6, heads=4), 4 * 256, 1e-3),
 }
-# process, estimator, draws of z_t for each molecule, and the code
+# process, estimator, draws of z_t for each molecule, and the latent
 PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
-    "learned": (LearnedMaskProcess, Reinforce, 1, MixtureCode),
-    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, partial(AutoencoderCode, couplings=0, kl_weight=1.0)),
-    "learned, chain": (LearnedMaskProcess, Reinforce, 1, ChainCode),
-    "learned, straight-through": (LearnedMaskProcess, StraightThrough, 1, MixtureCode),
-    "learned, first order": (LearnedMaskProcess, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureCode),
-    "learned, no code": (LearnedMaskProcess, Reinforce, 1, None),
-    "learned, 2 draws": (LearnedMaskProcess, RLOO, 2, MixtureCode),
-    "learned general": (ResidualAbsorbingProcess, Reinforce, 1, MixtureCode),
-    "staggered, code": (StaggeredProcess, Reinforce, 1, MixtureCode),
-    "staggered": (StaggeredProcess, Reinforce, 1, None),
-    "absorbing": (AbsorbingProcess, Reinforce, 1, None),
-    "uniform": (UniformProcess, Reinforce, 1, None),
-    "D3PM": (D3PMProcess, Reinforce, 1, None),
+    "learned": (LearnedMaskProcess, Reinforce, 1, MixtureLatent),
+    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, partial(AutoencoderLatent, couplings=0, kl_weight=1.0)),
+    "learned, chain": (LearnedMaskProcess, Reinforce, 1, ChainLatent),
+    "learned, straight-through": (LearnedMaskProcess, StraightThrough, 1, MixtureLatent),
+    "learned, first order": (LearnedMaskProcess, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureLatent),
+    "learned, no latent": (LearnedMaskProcess, Reinforce, 1, ()),
+    "learned, 2 draws": (LearnedMaskProcess, RLOO, 2, MixtureLatent),
+    "learned general": (ResidualAbsorbingProcess, Reinforce, 1, MixtureLatent),
+    "staggered, latent": (StaggeredProcess, Reinforce, 1, MixtureLatent),
+    "staggered": (StaggeredProcess, Reinforce, 1, ()),
+    "absorbing": (AbsorbingProcess, Reinforce, 1, ()),
+    "uniform": (UniformProcess, Reinforce, 1, ()),
+    "D3PM": (D3PMProcess, Reinforce, 1, ()),
 }
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
@@ -87,36 +85,17 @@ def run(
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    chosen, (factory, estimator, draws, code) = NETWORKS[network], PROCESSES[process]
+    chosen, (factory, estimator, draws, latent) = NETWORKS[network], PROCESSES[process]
     data = SmilesDataModule(path, batch_size=chosen.passes // draws, seed=seed)
     model = MoleculeFLDD(
-        data.num_classes, data.shape, with_network(factory, chosen.make), chosen.make, estimator, num_steps,
-        code=code, lr=chosen.lr, num_samples=samples,
+        data.num_classes, data.shape, with_network(factory, chosen.make), chosen.make, estimator, num_steps=num_steps,
+        latents=latent, lr=chosen.lr, num_samples=samples,
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
     row = {"network": network, "process": process, "num_steps": num_steps, "seed": seed, "steps": steps}
     row |= {"samples": samples, **measured}
     return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
-
-
-def table(path: Path) -> str:
-    """Markdown: one row per network, number of training steps, T and process."""
-    groups: dict[tuple[str, int, int, str], list[dict[str, str]]] = defaultdict(list)
-    for row in read_rows(path):
-        groups[row["network"], int(row["steps"]), int(row["num_steps"]), row["process"]].append(row)
-    columns = ["network", "steps", "T", "process", "seeds", "NELBO, nats", "bits per token"]
-    columns += ["valid, %", "unique, %", "novel, %", "FCD", "samples"]
-    lines = table_head(columns)
-    for (network, steps, num_steps, process), rows in sorted(groups.items()):
-        cells = []
-        for name in MEASURES:
-            scale, digits = (100, 1) if name in ("valid", "unique", "novel") else (1, 3 if name == "bpd" else 2)
-            values = [scale * float(row[name]) for row in rows if row[name]]
-            cells.append(mean_and_range(values, digits) if values else "")
-        first = f"| {network} | {steps} | {num_steps} | {process} | {len(rows)} |"
-        lines.append(f"{first} {' | '.join(cells)} | {rows[0]['samples']} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -126,9 +105,6 @@ def main() -> None:
     parser.add_argument("--path", help="file with one SMILES a line")
     parser.add_argument("--network", choices=NETWORKS, default="mlp")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        write_report(arguments.report, table(arguments.report))
-        return
     one_thread()
     keys = comparison_keys(arguments, network=[arguments.network])
     run_missing(arguments.output, keys, partial(run, arguments.path))

@@ -1,7 +1,6 @@
 """Process x T x length x seeds on text: the bound, and samples in the eyes of a 5-gram judge, at equal denoiser passes.
 
     python benchmarks/text.py --path FOLDER --lengths 64 --models learned:4 absorbing:4 uniform:4 D3PM:4
-    python benchmarks/text.py --report benchmarks/results/text.csv
 
 The folder holds train.txt[.gz], valid.txt[.gz] and test.txt[.gz]; characters are tokens. The judge is fitted on the
 training text. Denoiser and forward network are Transformers, of 128 features in 3 layers and 64 in 2, or with
@@ -10,10 +9,8 @@ training text. Denoiser and forward network are Transformers, of 128 features in
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,30 +18,26 @@ from common import (
     comparison_keys,
     comparison_parser,
     machine,
-    mean_and_range,
     one_thread,
-    read_rows,
     run_missing,
-    table_head,
     train_and_test,
     with_network,
-    write_report,
 )
 from lightning.pytorch import seed_everything
 
-from fldd_lightning import ChainCode, TextFLDD
-from fldd_lightning.callbacks import PerplexityCallback
-from fldd_lightning.data import TextDataModule
-from fldd_lightning.estimators import Reinforce
-from fldd_lightning.forward import (
+from fldd_lightning import (
     AbsorbingProcess,
+    ChainLatent,
     D3PMProcess,
     LearnedMaskProcess,
+    PerplexityCallback,
     ResidualAbsorbingProcess,
     StaggeredProcess,
+    TextDataModule,
+    TextFLDD,
+    Transformer,
     UniformProcess,
 )
-from fldd_lightning.networks import Transformer
 
 
 @dataclass(frozen=True)
@@ -68,15 +61,15 @@ NETWORKS = {
         5e-4,
     ),
 }
-PROCESSES: dict[str, tuple[Any, Any]] = {  # and the code
-    "learned": (LearnedMaskProcess, None),
-    "learned, chain": (LearnedMaskProcess, ChainCode),
-    "learned, chain of parts of 4": (LearnedMaskProcess, partial(ChainCode, part=4)),
-    "learned general": (ResidualAbsorbingProcess, None),
-    "staggered": (StaggeredProcess, None),
-    "absorbing": (AbsorbingProcess, None),
-    "uniform": (UniformProcess, None),
-    "D3PM": (D3PMProcess, None),
+PROCESSES: dict[str, tuple[Any, Any]] = {  # and the latent
+    "learned": (LearnedMaskProcess, ()),
+    "learned, chain": (LearnedMaskProcess, ChainLatent),
+    "learned, chain of parts of 4": (LearnedMaskProcess, partial(ChainLatent, part=4)),
+    "learned general": (ResidualAbsorbingProcess, ()),
+    "staggered": (StaggeredProcess, ()),
+    "absorbing": (AbsorbingProcess, ()),
+    "uniform": (UniformProcess, ()),
+    "D3PM": (D3PMProcess, ()),
 }
 MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
 
@@ -86,11 +79,11 @@ def run(
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    chosen, (factory, code) = NETWORKS[network], PROCESSES[process]
+    chosen, (factory, latent) = NETWORKS[network], PROCESSES[process]
     data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, cache_dir=None, seed=seed)
     model = TextFLDD(
-        data.num_classes, data.shape, with_network(factory, chosen.forward), chosen.denoiser, Reinforce, num_steps,
-        code=code, lr=chosen.lr,
+        data.num_classes, data.shape, with_network(factory, chosen.forward), chosen.denoiser, num_steps=num_steps,
+        latents=latent, lr=chosen.lr,
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
     row: dict[str, object] = {"network": network, "length": length, "process": process, "num_steps": num_steps}
@@ -102,26 +95,6 @@ def run(
     return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
 
 
-def table(path: Path) -> str:
-    """Markdown: one row per length, network, training steps, T and process, and one for the data of each length."""
-    groups: dict[tuple[int, str, int, int, str], list[dict[str, str]]] = defaultdict(list)
-    for row in read_rows(path):
-        length, network, steps = int(row["length"]), row["network"], int(row["steps"])
-        groups[length, network, steps, int(row["num_steps"]), row["process"]].append(row)
-    columns = ["length", "network", "steps", "T", "process", "seeds", "bits per character (range)"]
-    columns += ["bits of the 5-gram judge (range)", "entropy, nats (range)", "distinct 4-grams (range)"]
-    lines = table_head(columns)
-    for length in sorted({key[0] for key in groups}):
-        ours = {key: rows for key, rows in sorted(groups.items()) if key[0] == length}
-        first = next(iter(ours.values()))[0]
-        real = " | ".join(f"{float(first[f'{name}_data']):.3f}" for name in MEASURES if name != "bits_per_char")
-        lines.append(f"| {length} |  |  |  | test text |  |  | {real} |")
-        for (_, *names), rows in ours.items():
-            cells = [mean_and_range([float(row[name]) for row in rows], digits) for name, digits in MEASURES.items()]
-            lines.append(f"| {length} | {' | '.join(map(str, names))} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """The command line."""
     models = [f"{process}:{num_steps}" for num_steps in (4, 10, 32) for process in PROCESSES]
@@ -130,9 +103,6 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 256])
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        write_report(arguments.report, table(arguments.report))
-        return
     one_thread()
     keys = comparison_keys(arguments, network=[arguments.network], length=arguments.lengths)
     run_missing(arguments.output, keys, partial(run, arguments.path))

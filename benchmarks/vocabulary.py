@@ -2,7 +2,6 @@
 
     python benchmarks/vocabulary.py
     python benchmarks/vocabulary.py --device cuda --repeats 20
-    python benchmarks/vocabulary.py --report benchmarks/results/vocabulary.csv
 
 The networks alone: the forward network on x and the denoiser on as many states as the estimator
 draws, forward and backward, given the gradient of their outputs. A step: the whole loss and its
@@ -28,15 +27,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import append_row, machine, one_thread, read_rows, table_head, write_report
+from common import append_row, machine, one_thread
 
-from fldd_lightning import Problem
-from fldd_lightning.estimators import RLOO, Reinforce
-from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, LearnedMaskProcess
-from fldd_lightning.networks import Transformer
-from fldd_lightning.objective import stratified_steps
-from fldd_lightning.reverse import ReverseProcess
-from fldd_lightning.states import SparseStates
+from fldd_lightning import (
+    RLOO,
+    AbsorbingProcess,
+    ForwardProcess,
+    LearnedMaskProcess,
+    MaskedReverse,
+    Reinforce,
+    Spec,
+    Transformer,
+)
+from fldd_lightning.bound import step_terms, stratified_steps
 
 NETWORK = partial(Transformer, width=256, depth=6, heads=4)
 SIZES = {27: (256, 4), 2048: (256, 4), 50_257: (1024, 1)}  # K: length, batch
@@ -51,23 +54,23 @@ def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[
     """What is measured, by kind: ``networks``, ``step`` and ``all states``."""
     length, batch = SIZES[num_classes]
     make_process, make_estimator, draws = CASES[case]
-    problem = Problem(num_classes, (length,), 8)
+    spec = Spec(num_classes, (length,), 8)
     torch.manual_seed(0)
-    process: ForwardProcess = make_process(problem).to(device)
-    reverse, estimator = ReverseProcess(problem, process, NETWORK).to(device), make_estimator(problem).to(device)
+    process: ForwardProcess = make_process(spec).to(device)
+    reverse, estimator = MaskedReverse(spec, process, NETWORK).to(device), make_estimator(spec).to(device)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randint(num_classes, (batch, length), device=device)
     t = stratified_steps(batch, 8, generator)
 
     def networks() -> None:
-        outputs = [reverse.network(SparseStates.hard(x.repeat(draws, 1), num_classes + 1), t.repeat(draws))]
+        outputs = [reverse.network(x.repeat(draws, 1), t.repeat(draws))]
         if process.learned:
-            outputs.append(process.network(SparseStates.hard(x, num_classes), t))  # type: ignore[operator]
+            outputs.append(process.network(x, t))  # type: ignore[operator]
         torch.autograd.backward(outputs, [torch.full_like(out, 1e-3) for out in outputs])
 
     def step(dense: bool) -> None:
-        transition = (process.dense_transition if dense else process.transition)(x, t)
-        out = estimator.loss(transition, reverse, generator, 0)
+        made = (process.dense_step if dense else process.step)(x, t)
+        out = estimator.loss(made, partial(step_terms, made, reverse), generator, 0)
         loss = out.surrogate if out.auxiliary is None else out.surrogate + out.auxiliary
         torch.autograd.backward(loss.mean())
 
@@ -110,19 +113,6 @@ def resident(name: str) -> float:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
-def table(path: Path) -> str:
-    """Markdown: ratios to the networks alone."""
-    columns = ["machine", "K", "length", "batch", "process, estimator", "form", "networks", "memory", "time"]
-    lines = table_head(columns)
-    for r in read_rows(path):
-        alone = f"{float(r['networks_mib']):.0f} MiB, {float(r['networks_seconds']):.3f} s"
-        memory = float(r["mib"]) / float(r["networks_mib"])
-        seconds = float(r["seconds"]) / float(r["networks_seconds"])
-        case = f"| {r['machine']} | {int(r['classes']):,} | {r['length']} | {r['batch']} | {r['case']} | {r['kind']} |"
-        lines.append(f"{case} {alone} | {memory:.2f}× | {seconds:.2f}× |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,11 +122,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/vocabulary.csv"))
-    parser.add_argument("--report", type=Path, help="print and write the table of this CSV and run nothing")
     arguments = parser.parse_args()
-    if arguments.report is not None:
-        write_report(arguments.report, table(arguments.report))
-        return
     device, repeats = arguments.device, arguments.repeats
     where = torch.cuda.get_device_name() if device == "cuda" else machine()
     context = multiprocessing.get_context("spawn")

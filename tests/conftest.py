@@ -107,44 +107,46 @@ def exact_step_kl(
 
     Written from the definition alone: joint states, probabilities, no closed forms. ``condition`` is of each example.
     """
-    num_states, dims = process.num_states, x.shape[1]
-    states = all_states(num_states, dims)
-    total = torch.zeros(len(x), dtype=torch.float64)
-    for i, x_i in enumerate(x):
-        n = len(states)
-        batch, given = x_i.expand(n, -1), tuple(c[i : i + 1].expand(n, -1) for c in condition)
-        step = process.dense_step(batch, torch.full((n,), t), given)
-        weight = step.log_u_t.double().exp().gather(-1, states.unsqueeze(-1)).squeeze(-1).prod(1)
-        q = step.posterior.posterior(states).double()
-        log_v = reverse.log_prob(states, torch.full((n,), t), given).double()
-        for z_s in states:
-            index = z_s.expand(n, -1).unsqueeze(-1)
-            q_joint = q.gather(-1, index).squeeze(-1).prod(1)
-            v_joint = log_v.gather(-1, index).squeeze(-1).sum(1)
-            live = (q_joint > 0) & (weight > 0)
-            q_safe = torch.where(live, q_joint, 1.0)
-            v_safe = torch.where(live, v_joint, 0.0)
-            total[i] = total[i] + torch.where(live, weight * q_safe * (q_safe.log() - v_safe), 0.0).sum()
-    return total
+    states = all_states(process.num_states, x.shape[1])  # (N, D)
+    n = len(states)
+    batch, z_t, steps = x.repeat_interleave(n, 0), states.repeat(len(x), 1), torch.full((len(x) * n,), t)
+    given = tuple(c.repeat_interleave(n, 0) for c in condition)
+    step = process.dense_step(batch, steps, given)
+    weight = step.log_u_t.double().exp().gather(-1, z_t.unsqueeze(-1)).squeeze(-1).prod(1, keepdim=True)  # (B N, 1)
+    q_joint = of_all(step.posterior.posterior(z_t).double(), states).prod(0)  # (B N, N)
+    v_joint = of_all(reverse.log_prob(z_t, steps, given).double(), states).sum(0)
+    live = (q_joint > 0) & (weight > 0)
+    q_safe = torch.where(live, q_joint, 1.0)
+    v_safe = torch.where(live, v_joint, 0.0)
+    return torch.where(live, weight * q_safe * (q_safe.log() - v_safe), 0.0).view(len(x), -1).sum(1)
+
+
+def of_all(numbers: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """What numbers ``(B, D, S)`` say of the coordinates of joint states ``(N, D)``: ``(D, B, N)``."""
+    return torch.stack([numbers[:, d, states[:, d]] for d in range(states.shape[1])])
 
 
 def exact_log_likelihood(
-    process: ForwardProcess, reverse: Reverse, num_steps: int, condition: tuple[torch.Tensor, ...] = ()
+    process: ForwardProcess,
+    reverse: Reverse,
+    num_steps: int,
+    condition: tuple[torch.Tensor, ...] = (),
+    padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """log p(z_0) of every joint state by propagating the whole distribution from the prior.
 
-    ``condition`` is one value ``(1, m)`` of every latent that networks see.
+    ``condition`` is one value ``(1, m)`` of every latent that networks see, ``padding`` says which coordinates are PAD.
     """
     num_states, dims = process.num_states, process.spec.num_dims
     states = all_states(num_states, dims)
     given = tuple(c.expand(len(states), -1) for c in condition)
-    p = process.log_prior().double().exp()[states].prod(1)
+    p = process.log_prior().double().exp()[states]  # (N, D)
+    if padding is not None:
+        p = torch.where(padding, (states == process.spec.pad).double(), p)
+    p = p.prod(1)
     for t in range(num_steps, 0, -1):
         log_v = reverse.log_prob(states, torch.full((len(states),), t), given).double()  # (N, D, S)
-        kernel = torch.stack(
-            [log_v.gather(-1, z.expand(len(states), -1).unsqueeze(-1)).squeeze(-1).sum(1) for z in states], 1
-        ).exp()
-        p = p @ kernel
+        p = p @ of_all(log_v, states).sum(0).exp()
     return p.log()
 
 

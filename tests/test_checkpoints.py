@@ -160,7 +160,13 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on(
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    "others", [{}, {"limit_train_batches": 5}, {"limit_train_batches": 5, "reload_dataloaders_every_n_epochs": 1}]
+    "others",  # with max_epochs Lightning needs the loader early, to count the steps
+    [
+        {},
+        {"max_epochs": 9},
+        {"limit_train_batches": 5},
+        {"limit_train_batches": 5, "max_epochs": 9, "reload_dataloaders_every_n_epochs": 1},
+    ],
 )
 def test_a_resumed_run_goes_on_within_an_epoch(tmp_path: Path, workers: int, others: dict[str, Any]) -> None:
     """In the middle of one and at its end, when it is not counted yet."""

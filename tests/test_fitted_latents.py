@@ -48,7 +48,12 @@ LATENTS: dict[str, Any] = {
     "mixture": partial(MixtureLatent, size=4),
     "chain": partial(ChainLatent, part=3, size=4),
     "autoencoder": partial(
-        AutoencoderLatent, size=3, autoencoder=partial(MLPAutoencoder, width=32), components=8, fit_steps=400
+        AutoencoderLatent,
+        size=3,
+        autoencoder=partial(MLPAutoencoder, width=32),
+        components=8,
+        couplings=2,
+        fit_steps=400,
     ),
 }
 # for tests in which it does not matter how good the fit is
@@ -82,7 +87,7 @@ def test_training_fits_logs_and_keeps_the_latent(tmp_path: Path, kind: str) -> N
         "mixture": r"MixtureLatent\(size=4\)",
         "chain": r"ChainLatent\(size=4, parts=4\)",
         "autoencoder": r"AutoencoderLatent\(size=3, autoencoder=MLPAutoencoder\(width=32\), components=8, "
-        r"couplings=6\)",
+        r"couplings=2\)",
     }[kind]
     for recipes in (
         (),

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-from conftest import LEARNED, PROCESSES, all_states, exact_step_kl, make, prior_term, randomise, reconstruction_term
+from conftest import (
+    LEARNED,
+    PAIRS,
+    PROCESSES,
+    all_states,
+    exact_step_kl,
+    make,
+    prior_term,
+    randomise,
+    reconstruction_term,
+)
 from fldd_lightning import FLDDError
 from fldd_lightning.bound import step_terms
 from fldd_lightning.categorical import without_state
@@ -17,6 +28,7 @@ from fldd_lightning.sampling import ancestral_sample
 from fldd_lightning.spec import Spec
 
 every_process = pytest.mark.parametrize("name", PROCESSES)
+every_pair = pytest.mark.parametrize(("name", "kind"), PAIRS)
 PAD = 2
 SPEC = Spec(3, (2,), 3, padded=True)
 
@@ -32,9 +44,9 @@ def test_without_state() -> None:
     torch.testing.assert_close(p, torch.tensor([[0.2 / 0.7, 0, 0.5 / 0.7], [0.5, 0, 0.5]]))
 
 
-@every_process
-def test_padding_stays_and_nothing_else_becomes_it(name: str) -> None:
-    process, reverse = make(name, SPEC)
+@every_pair
+def test_padding_stays_and_nothing_else_becomes_it(name: str, kind: Any) -> None:
+    process, reverse = make(name, SPEC, kind)
     x = all_states(3, 2)
     u = process.log_marginals(x, torch.arange(4).expand(len(x), -1)).exp()  # (N, T + 1, 2, S)
     is_pad = (x == PAD).unsqueeze(1).expand(u.shape[:-1])
@@ -58,10 +70,10 @@ def test_without_padding_it_is_the_problem_with_a_class_less(name: str) -> None:
     torch.testing.assert_close(u[..., live], plain.log_marginals(x, t).exp(), atol=1e-3, rtol=0)
 
 
-@every_process
-def test_bound_given_the_padding(name: str) -> None:
+@every_pair
+def test_bound_given_the_padding(name: str, kind: Any) -> None:
     """p(x | padding) sums to one over the texts of each padding, and the bound lies above -log p."""
-    process, reverse = make(name, SPEC)
+    process, reverse = make(name, SPEC, kind)
     states = all_states(process.num_states, 2)
     for where in ([False, False], [False, True], [True, True]):
         padding = torch.tensor(where)
@@ -84,9 +96,9 @@ def test_bound_given_the_padding(name: str) -> None:
         assert reconstruction_term(process, x).abs().max() == 0
 
 
-@every_process
-def test_step_kl_is_unbiased_and_gradients_are_finite(name: str) -> None:
-    process, reverse = make(name, SPEC)
+@every_pair
+def test_step_kl_is_unbiased_and_gradients_are_finite(name: str, kind: Any) -> None:
+    process, reverse = make(name, SPEC, kind)
     x = torch.tensor([[1, PAD]])
     n = 4_000
     for t in (1, 2, 3):

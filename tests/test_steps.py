@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import all_states, make
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import repeated, step_terms
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import AbsorbingProcess, DenseStep, LearnedMaskProcess, MaskedStep, Step
 from fldd_lightning.networks import Transformer
@@ -193,6 +193,6 @@ def test_the_auxiliary_loss_is_its_definition_and_leaves_the_forward_process_alo
 def test_steps_repeat_their_examples_draw_after_draw() -> None:
     process, _ = make("absorbing", Spec(3, (2,), 3))
     step: Step = process.step(torch.zeros(2, 2, dtype=torch.long), torch.tensor([1, 3]), (torch.tensor([[5], [6]]),))
-    t, condition = step.repeated(3)
+    t, condition = repeated(step, 3)
     assert t.tolist() == [1, 3, 1, 3, 1, 3]
     assert condition[0].flatten().tolist() == [5, 6, 5, 6, 5, 6]

@@ -11,6 +11,7 @@ term are therefore exactly zero; tests compute them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any, NamedTuple
 
 import torch
@@ -55,8 +56,9 @@ class Drawn(NamedTuple):
     Attributes:
         condition: What networks see, one tensor for every entry of ``spec.seen``.
         kl: KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each.
-        nll: The bound of the latents alone, T = 1, ``(B,)``: of the best one that says something of the values, plus
-            the KL of those that do not. None where none does.
+        nll: The bound of the latents alone, T = 1, ``(B,)``: of the one that says something of the values, plus the KL
+            of those that do not. Where n of them do, it is the bound of their models mixed in equal parts, at most
+            log n above the best. None where none does.
     """
 
     condition: tuple[Tensor, ...]
@@ -105,7 +107,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
 
     A coordinate that is not masked carries over in both processes, at no cost.
     """
-    x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), step.repeated(len(z_t))
+    x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), repeated(step, len(z_t))
     log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
     is_live = torch.ones_like(x, dtype=torch.bool) if step.pad is None else x != step.pad
     log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
@@ -124,7 +126,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
 
 def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
     """KL = -sum_j q(j|z_t, x) log p(j|z_t) - H(q(.|z_t, x)), over all S states."""
-    t, condition = step.repeated(len(z_t))
+    t, condition = repeated(step, len(z_t))
     log_v = reverse.log_prob(z_t.flatten(0, 1), t, condition)
     log_v = log_v.view(*z_t.shape[: 1 + step.x.dim()], -1)  # (n, B, *shape, S)
     if step.pad is not None:
@@ -139,6 +141,11 @@ def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
     live = q > 0  # 0 log 0 = 0, in gradients too
     cross_entropy = -(q.where(live, 0.0) * log_v.where(live, 0.0)).sum(-1)
     return StepTerms((cross_entropy - entropy).flatten(2).sum(2))
+
+
+def repeated(step: Step, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Steps and conditions of n draws an example, ``(n B,)`` and ``(n B, ...)``, draw after draw."""
+    return step.t.repeat(n), tuple(c.repeat(n, *[1] * (c.dim() - 1)) for c in step.condition)
 
 
 def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior], uniform: Tensor) -> Drawn:
@@ -161,7 +168,9 @@ def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior
             alone.append(posterior.nll(c))
         else:
             others = others.to(divergence) + divergence
-    return Drawn(tuple(condition), kl, torch.stack(alone).amin(0) + others if alone else None)
+    # not the best one of each example, which would be the bound of no model
+    nll = log(len(alone)) - torch.stack([-each for each in alone]).logsumexp(0) + others if alone else None
+    return Drawn(tuple(condition), kl, nll)
 
 
 def num_uniforms(latents: Sequence[Latent]) -> int:

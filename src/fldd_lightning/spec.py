@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from .errors import FLDDError
@@ -53,6 +53,8 @@ class Spec:
             are is given to both processes. They stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
         seen: What networks see beside the state: one entry for every latent that they see.
+        num_dims: D, the number of coordinates of one example.
+        pad: The class PAD, or None if there is none.
 
     Raises:
         FLDDError: If a number is out of its range.
@@ -63,9 +65,15 @@ class Spec:
     num_steps: int
     padded: bool = False
     seen: tuple[Seen, ...] = ()
+    num_dims: int = field(init=False, repr=False)
+    pad: int | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("num_classes", "num_steps"):
+            object.__setattr__(self, name, int(getattr(self, name)))  # data may say them in numpy's integers
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "num_dims", prod(self.shape))
+        object.__setattr__(self, "pad", self.num_classes - 1 if self.padded else None)
         if self.num_classes < 2:
             raise FLDDError(f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes.")
         if self.padded and self.num_classes < 3:
@@ -79,16 +87,6 @@ class Spec:
         most = max((each.num_parts for each in self.seen), default=1)
         if most > self.num_dims:
             raise FLDDError(f"a latent has {most} parts, but {self.num_dims} coordinates have {self.num_dims} at most.")
-
-    @property
-    def pad(self) -> int | None:
-        """The class PAD, or None if there is none."""
-        return self.num_classes - 1 if self.padded else None
-
-    @property
-    def num_dims(self) -> int:
-        """D, the number of coordinates of one example."""
-        return prod(self.shape)
 
     def part_of(self, num_parts: int) -> list[int]:
         """The part 0..m-1 that every one of the D coordinates belongs to; neighbours, as equal as can be."""

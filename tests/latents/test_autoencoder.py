@@ -150,8 +150,8 @@ def test_gradients_are_those_of_the_bound() -> None:
         steps.append(sum(exact_step_kl(process, reverse, x, t, given) for t in (1, 2)))
     bound = (log_q.exp() * (nats + torch.stack(steps, 1))).sum(1).mean() * 4 * SPACING
     parts: dict[str, list[torch.nn.Parameter]] = {
-        "encoder": [*latent.autoencoder.encoder.parameters(), *latent.autoencoder.encoded.parameters()],
-        "decoder": [*latent.autoencoder.decoder.parameters(), *latent.autoencoder.decoded.parameters(), latent.bias],
+        "encoder": [*latent.autoencoder.encode.parameters()],
+        "decoder": [*latent.autoencoder.decode.parameters(), latent.bias],
         "prior": [latent.prior.logits, latent.prior.mean, latent.prior.log_variance],
         "process": list(model.forward_process.parameters()),
         "denoiser": list(model.reverse.parameters()),
@@ -179,6 +179,7 @@ def test_fit_finds_clusters() -> None:
         size=4,
         autoencoder=partial(MLPAutoencoder, width=32),
         components=8,
+        couplings=2,
         kl_weight=1.0,
         fit_steps=400,
     )
@@ -209,6 +210,7 @@ def test_a_latent_says_what_is_worth_its_price() -> None:
             4,
             autoencoder=partial(MLPAutoencoder, width=32),
             components=8,
+            couplings=2,
             kl_weight=weight,
             fit_steps=200,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fldd_lightning.latents.priors import FlowPrior, log_normal
+from fldd_lightning.latents.autoencoder import FlowPrior, log_normal
 
 
 def random_prior(size: int, couplings: int, scale: float = 0.15) -> FlowPrior:

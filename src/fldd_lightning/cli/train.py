@@ -63,8 +63,10 @@ class FLDDCLI(LightningCLI):
             self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt", weights_only=False)
         # late: no mistake in it can lose the run
         self.trainer.validate(self.model, datamodule=self.datamodule, weights_only=True)
-        if self.trainer.is_global_zero and not is_try:
-            print(farewell(self.trainer))
+        if not is_try:
+            last_words = farewell(self.trainer)  # all processes, as they agree on the run's folder
+            if self.trainer.is_global_zero:
+                print(last_words)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Checkpoints, wherever their path was given, are read with ``weights_only`` unless the user says otherwise."""

@@ -42,7 +42,7 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         epoch: The present epoch, or the last one if none has begun since.
         batches: Batches of it that were handed out.
         trainer: Says where an epoch ends that ``limit_train_batches`` cuts short.
-        is_restored: Whether it is to go on from a state, and has not begun to.
+        is_restored: Whether it is to go on from a state and has not handed out a batch since.
     """
 
     sampler: ResumableSampler
@@ -54,14 +54,13 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.batches and not self.is_restored:
             self.epoch, self.batches = self.epoch + 1, 0
-        self.is_restored = False
         self.sampler.epoch = self.epoch
         self.sampler.start = self.batches * int(self.batch_size or 1)
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
-            self.batches += 1
+            self.batches, self.is_restored = self.batches + 1, False
             yield batch
 
     def state_dict(self) -> dict[str, int]:

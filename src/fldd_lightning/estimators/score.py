@@ -4,7 +4,7 @@ Both weigh the score of a draw by its KL. The entropy of the posterior has a clo
 expectation could be taken exactly, with the score function for the cross-entropy alone. That is
 unbiased too, but much noisier: how many coordinates are still noise moves cross-entropy and entropy
 together, so that sampling one without the other multiplies the variance (by 4 to 6 on MNIST, see
-``docs/estimators.md``).
+``docs/what-did-not-work.md``).
 """
 
 from __future__ import annotations

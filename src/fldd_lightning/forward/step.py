@@ -66,10 +66,6 @@ class Step(ABC):
     def log_prob(self, z_t: Tensor) -> Tensor:
         """Log q(z_t|x) of drawn states, ``(B,)`` (eq. 9)."""
 
-    def repeated(self, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Steps and conditions of n draws an example, ``(n B,)`` and ``(n B, ...)``, draw after draw."""
-        return self.t.repeat(n), tuple(c.repeat(n, *[1] * (c.dim() - 1)) for c in self.condition)
-
 
 @dataclass(frozen=True)
 class DenseStep(Step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from math import log, pi
 from typing import Any
 
 import torch
@@ -14,13 +15,16 @@ from ..categorical import float64_device
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.autoencoder import Autoencoder, MLPAutoencoder
+from ..networks.base import zero_last_layer
 from ..spec import Seen, Spec
 from .base import MOST_EXAMPLES, Latent, LatentPosterior, hold_out
-from .priors import LOG_VARIANCE, FlowPrior, log_normal
 from .tables import count_all, examples_at_once, normalised
 
-__all__ = ["AutoencoderLatent"]
+__all__ = ["AutoencoderLatent", "FlowPrior", "log_normal"]
 
+LOG_VARIANCE = (-8.0, 3.0)  # bounds, of posteriors too
+_APART = 0.5  # standard deviation of the means of the prior at the start
+_WIDTH = 128  # hidden units of the two layers of a coupling of the prior
 _BATCH = 256
 _LR, _LR_MIXTURE = 2e-3, 1e-2
 _MOST_GRADIENT = 10.0
@@ -72,7 +76,7 @@ class AutoencoderLatent(Latent):
     It takes a process that only masks, whose denoiser starts from log p(x_i|c).
 
     The prior is learned too, a mixture of normal distributions that a normalising flow bends
-    (:class:`~fldd_lightning.latents.priors.FlowPrior`). Under a single normal one many a draw is a latent that
+    (:class:`~fldd_lightning.latents.autoencoder.FlowPrior`). Under a single normal one many a draw is a latent that
     no example has, and its sample is like none (compare Tomczak and Welling, 2018, eq. 8).
 
     Args:
@@ -213,3 +217,85 @@ class AutoencoderLatent(Latent):
 def _full(numbers: Tensor) -> Tensor:
     """At least in single precision, whatever the networks compute in."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+class FlowPrior(nn.Module):
+    """p(c) of numbers c = (c_1, ..., c_m): u = f(c) is a mixture's, p(c) = p(u) |du/dc|.
+
+    f is a chain of affine couplings (Dinh et al., 2017, eq. 7 and 9): each scales and shifts some of the numbers by
+    what the others are. Two of them, one the other way round, split the numbers by the lowest bit of their places, the
+    next two by the next bit, and so on; after the highest it starts anew. At first f is the identity, and the mixture
+    one normal distribution.
+
+    Args:
+        size: m.
+        components: Of the mixture.
+        couplings: How many; a single number has none.
+    """
+
+    def __init__(self, size: int, components: int, couplings: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(torch.zeros(components, size))
+        self.log_variance = nn.Parameter(torch.zeros(components, size))
+        self.couplings = nn.ModuleList(_Coupling(size, place) for place in range(couplings if size > 1 else 0))
+
+    @property
+    def mixture(self) -> list[nn.Parameter]:
+        """The mixture's parameters; the others are networks'."""
+        return [self.logits, self.mean, self.log_variance]
+
+    def spread(self, generator: torch.Generator) -> None:
+        """Draw the means, so that components differ."""
+        self.mean.data.copy_(_APART * torch.randn(self.mean.shape, generator=generator, device=generator.device))
+
+    def log_prob(self, c: Tensor) -> Tensor:
+        """Log p(c) in nats, ``(B,)``, for latents ``(B, m)``."""
+        log_volume = c.new_zeros(len(c))
+        for coupling in self.couplings:
+            shift, log_scale = coupling(c)
+            c = (c - shift) * (-log_scale).exp()
+            log_volume = log_volume - log_scale.sum(-1)
+        each = log_normal(c.unsqueeze(1), self.mean, self.log_variance.clamp(*LOG_VARIANCE))  # (B, components)
+        return (each + self.logits.log_softmax(0)).logsumexp(1) + log_volume
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Latents ``(N, m)``, on the generator's device."""
+        device = generator.device
+        which = torch.multinomial(self.logits.softmax(0).to(device), num_samples, True, generator=generator)
+        mean = self.mean.to(device)[which]  # (N, m)
+        deviation = (self.log_variance.clamp(*LOG_VARIANCE) / 2).exp().to(device)[which]
+        c = mean + deviation * torch.randn(mean.shape, device=device, generator=generator)
+        c = c.to(self.mean.device)
+        for coupling in reversed(self.couplings):
+            shift, log_scale = coupling(c)
+            c = c * log_scale.exp() + shift
+        return c.to(device)
+
+
+class _Coupling(nn.Module):
+    """Shift and log scale of some numbers by the others; both 0 for those that stay."""
+
+    moves: Tensor
+
+    def __init__(self, size: int, place: int) -> None:
+        super().__init__()
+        bit = place // 2 % (size - 1).bit_length()
+        moves = (torch.arange(size) >> bit) % 2 == place % 2
+        self.register_buffer("moves", moves.float(), persistent=False)
+        last = nn.Linear(_WIDTH, 2 * size)
+        zero_last_layer(last)
+        self.network = nn.Sequential(nn.Linear(size, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, _WIDTH), nn.SiLU(), last)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(c.device.type, enabled=False):  # the flow that is scored is the one that is drawn from
+            seen = (c * (1 - self.moves)).to(self.moves.dtype)
+            shift, log_scale = self.network(seen).to(c.dtype).chunk(2, -1)
+        return shift * self.moves, 2 * (log_scale / 2).tanh() * self.moves
+
+
+def log_normal(c: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Log N(c; mean, exp(log_variance)), summed over the last dimension."""
+    terms: Tensor = (c - mean) ** 2 / log_variance.exp() + log_variance + log(2 * pi)
+    return -0.5 * terms.sum(-1)

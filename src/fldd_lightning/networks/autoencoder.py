@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from math import prod
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from einops.layers.torch import Rearrange
+from torch import nn
 
 from ..errors import FLDDError
 from ..spec import MOST_NUMBERS, Spec
@@ -16,17 +15,21 @@ from .base import image_channels, zero_last_layer
 __all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder"]
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module):
     """Base class of the networks of an :class:`~fldd_lightning.AutoencoderLatent`.
 
     A subclass takes ``(spec, size, num_inputs, num_outputs)`` first, then its own options, and starts both last
     layers at zero (see :func:`~fldd_lightning.networks.base.zero_last_layer`), so that the latent says nothing.
 
     Attributes:
+        encode: Means, then log variances, ``(B, 2 m)``, for one-hot states ``(B, *shape, num_inputs)``.
+        decode: Logits ``(B, *shape, num_outputs)`` for latents ``(B, m)``.
         encoded: The encoder's last layer.
         decoded: The decoder's, without a bias: the latent has one for every logit.
     """
 
+    encode: nn.Module
+    decode: nn.Module
     encoded: nn.Linear
     decoded: nn.Linear | nn.Conv2d
 
@@ -44,14 +47,6 @@ class Autoencoder(nn.Module, ABC):
         for layer in (self.encoded, self.decoded):
             noise = torch.randn(layer.weight.shape, generator=generator, device=generator.device)
             layer.weight.data.copy_(layer.weight[0].numel() ** -0.5 * noise)
-
-    @abstractmethod
-    def encode(self, one_hot: Tensor) -> Tensor:
-        """Means, then log variances, ``(B, 2 m)``, for one-hot states ``(B, *shape, num_inputs)``."""
-
-    @abstractmethod
-    def decode(self, latent: Tensor) -> Tensor:
-        """Logits ``(B, *shape, num_outputs)`` for latents ``(B, m)``."""
 
 
 class MLPAutoencoder(Autoencoder):
@@ -77,24 +72,19 @@ class MLPAutoencoder(Autoencoder):
                 f"an encoder of width {width} for {spec.num_dims} coordinates of {spec.num_classes} classes "
                 "would need a layer of more than 256 MiB. Lower the autoencoder's width, or set model.latents to []."
             )
-        self.output, self.width = (*spec.shape, num_outputs), width
-        self.encoder = nn.Sequential(*_hidden(spec.num_dims * num_inputs, width), *_hidden(width, width))
+        self.width = width
         self.encoded = nn.Linear(width, 2 * size)
-        self.decoder = nn.Sequential(*_hidden(size, width), *_hidden(width, width))
         self.decoded = nn.Linear(width, spec.num_dims * num_outputs, bias=False)
+        inner, outer = _hidden(spec.num_dims * num_inputs, width), _hidden(size, width)
+        self.encode = nn.Sequential(nn.Flatten(), *inner, *_hidden(width, width), self.encoded)
+        self.decode = nn.Sequential(
+            *outer, *_hidden(width, width), self.decoded, nn.Unflatten(1, (*spec.shape, num_outputs))
+        )
         zero_last_layer(self.encoded)
         zero_last_layer(self.decoded)
 
     def configuration(self) -> str:
         return f"{super().configuration()}(width={self.width})"
-
-    def encode(self, one_hot: Tensor) -> Tensor:
-        encoded: Tensor = self.encoded(self.encoder(one_hot.flatten(1)))
-        return encoded
-
-    def decode(self, latent: Tensor) -> Tensor:
-        logits: Tensor = self.decoded(self.decoder(latent))  # (B, D * outputs)
-        return logits.view(len(latent), *self.output)
 
 
 class ConvAutoencoder(Autoencoder):
@@ -117,15 +107,15 @@ class ConvAutoencoder(Autoencoder):
         self, spec: Spec, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
     ) -> None:
         super().__init__()
-        self.channels = image_channels(spec, "ConvAutoencoder")
+        channels = image_channels(spec, "ConvAutoencoder")
         if min(features, width) < 1:
             raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
-        self.output, self.features, self.width = (*spec.shape, num_outputs), features, width
+        self.features, self.width = features, width
         widths = [features, 2 * features, 4 * features]
         rows, columns = spec.shape[-2:]
         down: list[nn.Module] = []
         up: list[nn.Module] = []
-        for before, after in zip([self.channels * num_inputs, *widths], widths):
+        for before, after in zip([channels * num_inputs, *widths], widths):
             down += [nn.Conv2d(before, after, 3, 2, 1), nn.SiLU()]
             # back to an even size by a kernel of 4, to an odd one by 3
             kernel = (4 - rows % 2, 4 - columns % 2)
@@ -138,32 +128,25 @@ class ConvAutoencoder(Autoencoder):
                 f"a ConvAutoencoder of features={features} and width={width} would need, at {rows}x{columns}"
                 " pixels, a layer of more than 256 MiB. Lower features or width, or set model.latents to []."
             )
-        self.encoder = nn.Sequential(*down, nn.Flatten(), *_hidden(num_coarsest, width))
-        self.encoded = nn.Linear(width, 2 * size)
-        self.decoder = nn.Sequential(
-            *_hidden(size, width), *_hidden(width, num_coarsest), nn.Unflatten(1, coarsest), *up
-        )
-        self.decoded = nn.Conv2d(features, self.channels * num_outputs, 3, padding=1, bias=False)
-        for layer in (*self.encoder, *self.decoder):  # else a deep path starts as good as constant
+        encoder = [*down, nn.Flatten(), *_hidden(num_coarsest, width)]
+        decoder = [*_hidden(size, width), *_hidden(width, num_coarsest), nn.Unflatten(1, coarsest), *up]
+        for layer in (*encoder, *decoder):  # else a deep path starts as good as constant
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 inputs = layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else 4 * layer.in_channels
                 nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)  # He et al. (2015), eq. 10
+        self.encoded = nn.Linear(width, 2 * size)
+        self.decoded = nn.Conv2d(features, channels * num_outputs, 3, padding=1, bias=False)
+        # pixels (B, C S, H, W) of one-hot images (B, H, W, S) or (B, C, H, W, S), and logits back
+        grey = len(spec.shape) == 2
+        to_pixels = Rearrange("b h w s -> b s h w" if grey else "b c h w s -> b (c s) h w")
+        to_logits = Rearrange("b o h w -> b h w o") if grey else Rearrange("b (c o) h w -> b c h w o", c=channels)
+        self.encode = nn.Sequential(to_pixels, *encoder, self.encoded)
+        self.decode = nn.Sequential(*decoder, self.decoded, to_logits)
         zero_last_layer(self.encoded)
         zero_last_layer(self.decoded)
 
     def configuration(self) -> str:
         return f"{super().configuration()}(features={self.features}, width={self.width})"
-
-    def encode(self, one_hot: Tensor) -> Tensor:
-        images = one_hot if one_hot.dim() == 5 else one_hot.unsqueeze(1)  # (B, C, H, W, S)
-        pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()
-        encoded: Tensor = self.encoded(self.encoder(pixels))
-        return encoded
-
-    def decode(self, latent: Tensor) -> Tensor:
-        mixed = self.decoded(self.decoder(latent))  # (B, C * outputs, H, W)
-        logits: Tensor = rearrange(mixed, "b (c o) h w -> b c h w o", c=self.channels)
-        return logits.reshape(len(latent), *self.output)
 
 
 def _hidden(num_inputs: int, width: int) -> list[nn.Module]:

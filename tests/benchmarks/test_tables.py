@@ -1,0 +1,47 @@
+"""Tables of the pages agree with their CSVs, and a change of either is caught."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tables import main, pages, rewritten
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_all_tables_agree_with_their_csvs() -> None:
+    assert main(["--check"]) == 0
+    assert "<!-- table" in (ROOT / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("what", ["page", "csv"])
+def test_a_changed_number_is_caught(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in pages(ROOT):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results", dirs_exist_ok=True)
+    assert main(["--check"], tmp_path) == 0
+    changed = tmp_path / ("docs/results.md" if what == "page" else "benchmarks/results/mnist.csv")
+    text = changed.read_text()
+    old = "27.56" if what == "page" else "27.5639"
+    assert old in text
+    changed.write_text(text.replace(old, "26.11"))
+    assert main(["--check"], tmp_path) == 1
+    assert "results.md" in capsys.readouterr().err
+    main([], tmp_path)
+    assert main(["--check"], tmp_path) == 0
+
+
+def test_long_tables_and_rows_without_a_line_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,value\nx,0.5\ny,0.25\nx,1.5\n")
+    asked = "csv: a\ncolumns: [what, value .1f, per cent, 'value .0f%']\nrows: {one: {name: x}}"
+    page = f"<!-- table\n{asked}\n-->\n<!-- end table -->"
+    assert "| one | 1.0 (0.5 to 1.5) | 100 (50 to 150) | 2 |" in rewritten(page, tmp_path)
+    with pytest.raises(ValueError, match="no line"):
+        rewritten(page.replace("name: x", "name: z"), tmp_path)
+    many = ", ".join(f"{i}: {{name: x}}" for i in range(7))
+    with pytest.raises(ValueError, match="7 rows"):
+        rewritten(page.replace("one: {name: x}", many), tmp_path)

@@ -1,0 +1,52 @@
+"""Private names of torch and Lightning that the package cannot do without: each is still there, and means the same.
+
+``pyproject.toml`` bounds Lightning from above; a new version is let in after these tests have passed with it.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.cli import LightningCLI
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from conftest import Stripes, image_model
+from fldd_lightning.training import Averaging, averages_of
+from tiny import trainer
+
+
+def test_the_average_of_the_weights_can_be_reached(tmp_path: object) -> None:
+    assert WeightAveraging()._average_model is None
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(image_model(2), Stripes())
+    (average,) = averages_of(run)
+    assert isinstance(average, type(run.lightning_module))
+    assert Averaging(0.9).averaged is None
+
+
+def test_a_module_without_a_trainer_says_so() -> None:
+    assert LightningModule()._trainer is None
+
+
+def test_ddp_can_be_told_to_leave_buffers_alone() -> None:
+    module = nn.BatchNorm1d(2)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ["running_mean"])
+    assert module._ddp_params_and_buffers_to_ignore == ["running_mean"]
+    source = inspect.getsource(DistributedDataParallel.__init__)
+    assert "_ddp_params_and_buffers_to_ignore" in source  # it is looked at
+
+
+def test_the_command_line_has_its_hooks() -> None:
+    assert list(inspect.signature(LightningCLI._prepare_subcommand_kwargs).parameters) == ["self", "subcommand"]
+    assert list(inspect.signature(LightningCLI._parse_ckpt_path).parameters) == ["self"]
+    assert "_parse_ckpt_path" in inspect.getsource(LightningCLI.__init__)
+
+
+def test_a_parser_knows_its_options() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--width", type=int)
+    assert "--width" in parser._option_string_actions
