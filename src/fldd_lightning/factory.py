@@ -211,6 +211,8 @@ def _found(path: str, base: type, where: str) -> Any:
     if named and callable(found) and not isinstance(found, type) and base is not Nobody:
         return found  # a function: build looks at what it makes
     wanted = "no class" if base is Nobody else f"a {base.__name__}"
+    if callable(found) and not isinstance(found, type) and not named and base is not Nobody:
+        raise FLDDError(f"{said}, which is a function. Functions are trusted one by one: --trust {path}.")
     raise FLDDError(f"{said}, where {wanted} belongs.")
 
 
