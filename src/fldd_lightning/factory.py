@@ -80,7 +80,7 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
     made = maker(*args)
     if not isinstance(made, base):
-        raise FLDDError(f"a {base.__name__} is needed here, but this makes a {type(made).__name__}: {_name(maker)}.")
+        raise FLDDError(f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}.")
     return made
 
 
@@ -227,6 +227,10 @@ def public_path(made: Any) -> str:
     if name in fldd_lightning.__all__ and getattr(fldd_lightning, name) is made:
         return f"{_PACKAGE}.{name}"
     return f"{getattr(made, '__module__', None) or 'torch'}.{name}"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _name(made: Any) -> str:
