@@ -80,7 +80,9 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
     made = maker(*args)
     if not isinstance(made, base):
-        raise FLDDError(f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}.")
+        raise FLDDError(
+            f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}."
+        )
     return made
 
 
