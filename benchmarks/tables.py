@@ -17,6 +17,7 @@ A page holds, in front of each table, a comment that says what stands in it (YAM
 
 ``columns`` alternates titles with columns of the CSV. A number with a format is the mean over the seeds of a row, with
 the lowest and the highest behind it; ``%`` as a format's last letter makes per cent. Tables have at most six rows.
+A row whose lines hold the same seed twice is refused: it would average over more than seeds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["main", "rewritten"]
+__all__ = ["differences", "main", "pages", "rewritten"]
 
 ROOT = Path(__file__).parents[1]
 MOST_ROWS = 6
@@ -46,13 +47,40 @@ def rewritten(page: str, results: Path) -> str:
         results: The folder of the CSVs.
 
     Raises:
-        ValueError: If a table has more than six rows, or a row has no line in the CSV.
+        ValueError: If a table has more than six rows, names a column that the CSV lacks, or has no end; if a row has no
+            line in the CSV, or several of one seed.
     """
 
     def table(found: re.Match[str]) -> str:
         return f"{found[1]}\n{_table(yaml.safe_load(found[2]), results)}\n\n{found[4]}"
 
+    if not page.count("<!-- table") == page.count("<!-- end table -->") == len(TABLE.findall(page)):
+        raise ValueError("every '<!-- table' of a page needs an '<!-- end table -->' of its own.")
     return TABLE.sub(table, page)
+
+
+def differences(page: str, now: str) -> list[str]:
+    """What is wrong in a page's tables, a cell a line.
+
+    Args:
+        page: Its text.
+        now: What :func:`rewritten` makes of it.
+    """
+    wrong = []
+    for old, new in zip(TABLE.findall(page), TABLE.findall(now), strict=True):
+        old_rows, new_rows = _rows(old[2]), _rows(new[2])
+        if [len(row) for row in old_rows] != [len(row) for row in new_rows]:
+            wrong.append(f"the table of {yaml.safe_load(new[1])['csv']}.csv has other rows or columns than asked for")
+            continue
+        for had, wanted in zip(old_rows, new_rows, strict=True):
+            for title, cell, right in zip(new_rows[0], had, wanted, strict=True):
+                if cell != right:
+                    wrong.append(f"row '{wanted[0]}', column '{title}': '{cell}' should be '{right}'")
+    return wrong or ["blank lines around a table"]
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n") if line]
 
 
 def pages(root: Path) -> list[Path]:
@@ -69,9 +97,15 @@ def _table(asked: dict[str, Any], results: Path) -> str:
     rows = [["", *titles, "seeds"], ["---"] * (len(titles) + 2)]
     for label, where in asked["rows"].items():
         wanted = {**asked.get("where", {}), **where}
+        unknown = {*wanted, *(value.partition(" ")[0] for value in values)} - set(lines[0])
+        if unknown:
+            raise ValueError(f"{asked['csv']}.csv has no column {', '.join(sorted(unknown))}.")
         same = [line for line in lines if all(line[key] == str(value) for key, value in wanted.items())]
         if not same:
             raise ValueError(f"{asked['csv']}.csv has no line of {wanted}, for the row '{label}'.")
+        seeds = [line["seed"] for line in same if "seed" in line]
+        if len(seeds) > len(set(seeds)):
+            raise ValueError(f"{asked['csv']}.csv has several lines of one seed for the row '{label}': say which.")
         rows.append([label, *(_cell(same, value) for value in values), str(len(same))])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -97,11 +131,7 @@ def main(args: list[str] | None = None, root: Path = ROOT) -> int:
         page = path.read_text(encoding="utf-8")
         now = rewritten(page, root / "benchmarks" / "results")
         if now != page and is_check:
-            wrong += [
-                f"{path.name}: {old}\n  should be {new}"
-                for old, new in zip(page.splitlines(), now.splitlines(), strict=False)
-                if old != new
-            ][:1] or [path.name]
+            wrong += [f"{path.relative_to(root)}: {what}" for what in differences(page, now)]
         elif now != page:
             path.write_text(now, encoding="utf-8")
     print("\n".join(wrong) or "all tables agree with their CSVs", file=sys.stderr if wrong else sys.stdout)

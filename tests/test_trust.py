@@ -24,13 +24,16 @@ SMALL = ["--model.denoiser.width", "8", "--model.forward_process.network.width",
 
 FRIEND = """
 from pathlib import Path
-from fldd_lightning import MLP, DigitsDataModule, ImageFLDD
+from fldd_lightning import MLP, Backbone, DigitsDataModule, ImageFLDD, Spec
 
 Path(__file__).with_name("imported").touch()
 
 class Net(MLP): ...
 class Digits(DigitsDataModule): ...
 class Model(ImageFLDD): ...
+
+def make(spec: Spec, num_inputs: int, num_outputs: int) -> Backbone:
+    return MLP(spec, num_inputs, num_outputs, width=8)
 
 def run(*args, **kwargs):
     Path(__file__).with_name("ran").touch()
@@ -375,6 +378,17 @@ def test_classes_are_used_once_they_are_trusted(
         assert type(load_model(friends, trusted=trusted).reverse.network).__name__ == "Net"
         assert type(FLDD.load_from_checkpoint(friends, trusted=trusted)).__name__ == "Model"
     assert type(friend.Model.load_from_checkpoint(friends, trusted=[friend.Net])).__name__ == "Model"
+
+
+def test_functions_are_trusted_by_their_own_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their module is not enough: any function might stand in it."""
+    args = ["fit", "--config", str(CONFIGS / "digits_fixed.yaml"), *SHORT, *QUIET, "--model.denoiser", "friend.make"]
+    assert main(args) == 0
+    path = str(next(folder.rglob("final.ckpt")))
+    assert main(["sample", "--ckpt_path", path, "--trust", "friend"]) == 1
+    assert "friend.make" in capsys.readouterr().err
+    assert main(["sample", "--num_samples", "2", "--ckpt_path", path, "--trust", "friend.make"]) == 0
+    assert main(["test", "--ckpt_path", path, *QUIET, "--trust", "friend.make"]) == 0
 
 
 def test_trusted_classes_stay_where_they_belong(friends: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,11 +27,12 @@ from fldd_lightning import (
     LengthLatent,
     MixtureLatent,
 )
+from fldd_lightning.bound import draw_latents
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess
 from fldd_lightning.latents import Latent, TableLatent
-from fldd_lightning.networks import MLPAutoencoder
+from fldd_lightning.networks import MLPAutoencoder, StepEmbedding
 from some_latents import clustered, fill, joint, prior
 from tiny import build, fit, trainer, with_latent
 
@@ -58,7 +59,7 @@ CASES: dict[str, Any] = {
 PAIRS = [(case, "learned_mask") for case in CASES] + [(case, "residual_uniform") for case in list(CASES)[:-1]]
 every_pair = pytest.mark.parametrize(("case", "name"), PAIRS)
 
-GRID = torch.linspace(-6, 6, 25)
+GRID = torch.linspace(-7, 7, 57)
 CELL = float(GRID[1] - GRID[0])
 
 
@@ -69,6 +70,10 @@ def model_of(case: str, name: str) -> FLDD:
     options = {"padded": "length" in case, "auxiliary_weight": 0.0, "latents": CASES[case]}
     model = build(forward_process=PROCESSES[name], **options)
     randomise(model, 0.3)
+    for module in model.modules():
+        if isinstance(module, StepEmbedding):  # so that latents count
+            for embed in module.latents:
+                embed.weight.data *= 5
     if isinstance(model.forward_process, LearnedMaskProcess):  # counts ten times
         model.forward_process.order.data /= 10
     for latent in model.latents:
@@ -214,6 +219,22 @@ def test_terms_of_the_bound_are_unbiased(case: str, name: str) -> None:
         if not isinstance(latent, AutoencoderLatent):  # whose KL is of a draw
             of_latent = terms.further[f"kl_{latent.name}"].double().view(n, -1)
             torch.testing.assert_close(of_latent, exact.expand(n, -1), atol=1e-5, rtol=1e-4)
+
+
+def test_latents_are_drawn_independently_given_the_example() -> None:
+    """Each from uniform numbers of its own: joint frequencies are products."""
+    model, n = model_of("mixture and chain", "learned_mask"), 20_000
+    first, second = model.latents
+    uniform = torch.rand(n, first.num_uniforms + second.num_uniforms, dtype=torch.float64)
+    for x in (torch.tensor([[0, 1]]), torch.tensor([[2, 2]])):
+        posteriors = [latent.posterior(x.expand(n, -1)) for latent in model.latents]
+        condition = draw_latents(model.latents, posteriors, uniform).condition
+        q = [posterior_of(latent, {"x": x})[0] for latent in model.latents]
+        places = [(c[:, None] == values_of(latent)[0]).all(-1).double() for c, latent in zip(condition, model.latents)]
+        joint_ = torch.einsum("na,nb->ab", *places) / n
+        expected = torch.outer(*q)
+        error = (expected * (1 - expected) / n).sqrt()
+        assert ((joint_ - expected).abs() <= 4 * error).all()
 
 
 @every_pair

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -127,11 +128,11 @@ def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = (
     """
     checkpoint = read_checkpoint(path)
     with trusting(trusted):
-        model = describe(_recipe(checkpoint, fldd_lightning.FLDD))
+        model = _for_parser(_recipe(checkpoint, fldd_lightning.FLDD))
         for name in _LINKED:
             model["init_args"].pop(name, None)
         data = _data_of(checkpoint)
-    return {"model": model} if data is None else {"model": model, "data": describe(data)}
+    return {"model": model} if data is None else {"model": model, "data": _for_parser(data)}
 
 
 def about_model(module: FLDD) -> dict[str, Any]:
@@ -187,6 +188,13 @@ def _recipe(checkpoint: dict[str, Any], cls: type[FLDD]) -> partial[Any]:
     if not issubclass(found, cls):
         raise FLDDError(f"the checkpoint holds a {found.__name__}, no {cls.__name__}. Load it with load_model.")
     return recipe_of(found, settings)
+
+
+def _for_parser(made: Any) -> Any:
+    """Like :func:`describe`, but functions by their name alone, as the parser takes them."""
+    if isinstance(made, partial):
+        return {"class_path": public_path(made.func), "init_args": plain(made.keywords, _for_parser)}
+    return public_path(made) if isinstance(made, FunctionType) else describe(made)
 
 
 def _data_of(checkpoint: dict[str, Any]) -> partial[Any] | None:

@@ -80,7 +80,9 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
     made = maker(*args)
     if not isinstance(made, base):
-        raise FLDDError(f"a {base.__name__} is needed here, but this makes a {type(made).__name__}: {_name(maker)}.")
+        raise FLDDError(
+            f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}."
+        )
     return made
 
 
@@ -211,6 +213,8 @@ def _found(path: str, base: type, where: str) -> Any:
     if named and callable(found) and not isinstance(found, type) and base is not Nobody:
         return found  # a function: build looks at what it makes
     wanted = "no class" if base is Nobody else f"a {base.__name__}"
+    if callable(found) and not isinstance(found, type) and not named and base is not Nobody:
+        raise FLDDError(f"{said}, which is a function. Functions are trusted one by one: --trust {path}.")
     raise FLDDError(f"{said}, where {wanted} belongs.")
 
 
@@ -225,6 +229,10 @@ def public_path(made: Any) -> str:
     if name in fldd_lightning.__all__ and getattr(fldd_lightning, name) is made:
         return f"{_PACKAGE}.{name}"
     return f"{getattr(made, '__module__', None) or 'torch'}.{name}"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _name(made: Any) -> str:

@@ -30,7 +30,10 @@ def test_a_changed_number_is_caught(tmp_path: Path, what: str, capsys: pytest.Ca
     assert old in text
     changed.write_text(text.replace(old, "26.11"))
     assert main(["--check"], tmp_path) == 1
-    assert "results.md" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "docs/results.md: row 'order by hand, latent', column 'bound, nats'" in said
+    assert "26.11" in said
+    assert "27.56" in said
     main([], tmp_path)
     assert main(["--check"], tmp_path) == 0
 
@@ -45,3 +48,18 @@ def test_long_tables_and_rows_without_a_line_are_refused(tmp_path: Path) -> None
     many = ", ".join(f"{i}: {{name: x}}" for i in range(7))
     with pytest.raises(ValueError, match="7 rows"):
         rewritten(page.replace("one: {name: x}", many), tmp_path)
+    with pytest.raises(ValueError, match="no column colour"):
+        rewritten(page.replace("name: x", "colour: x"), tmp_path)
+
+
+def test_no_average_over_more_than_seeds(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("seed,steps,value\n0,10,1\n1,10,2\n0,20,9\n")
+    page = "<!-- table\ncsv: a\ncolumns: [value, value .0f]\nrows: {one: {steps: 10}}\n-->\n<!-- end table -->"
+    assert "| one | 2 (1 to 2) | 2 |" in rewritten(page, tmp_path)
+    with pytest.raises(ValueError, match="several lines of one seed"):
+        rewritten(page.replace("{steps: 10}", "{}"), tmp_path)
+
+
+def test_a_table_without_an_end_does_not_swallow_the_page(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="end table"):
+        rewritten("<!-- table\ncsv: a\n-->\n\nProse.\n", tmp_path)
