@@ -20,7 +20,7 @@ from typing import Any
 
 import sources
 import torch
-from common import kl_shares, machine, one_thread, read_rows, run_missing, train_and_test
+from common import Recipe, kl_shares, machine, one_thread, read_rows, run_missing, train_and_test
 from handwritten import ClusterSummary, PairLatent, RankSummary, WalkSummary
 from lightning.pytorch import seed_everything
 from optimum import KnownOptimum
@@ -33,14 +33,11 @@ from fldd_lightning import (
     AbsorbingProcess,
     ChainLatent,
     Concrete,
-    ForwardProcess,
-    GradientEstimator,
     LearnedMaskProcess,
     MixtureLatent,
     Reinforce,
     ResidualAbsorbingProcess,
     ResidualUniformProcess,
-    Spec,
     StaggeredProcess,
     UniformProcess,
     WarmUp,
@@ -75,61 +72,43 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One row of the comparison."""
-
-    process: Callable[[Spec], ForwardProcess]
-    estimator: Callable[[Spec], GradientEstimator] = Reinforce
-    samples: int = 1
-    options: tuple[tuple[str, Any], ...] = ()
-
-
 GENERAL = partial(ResidualAbsorbingProcess, network=MLP)
-UNIFORM = partial(ResidualUniformProcess, network=MLP)
 # as configs/array.yaml: nothing is known of how coordinates lie
-MASK = partial(LearnedMaskProcess, network=MLP, base=AbsorbingProcess)
-STAGGERED = partial(LearnedMaskProcess, network=MLP)
-LATENT, CHAIN = ("latents", MixtureLatent), ("latents", ChainLatent)
+MASK = partial(LearnedMaskProcess, base=AbsorbingProcess, network=MLP)
 
 
-def changed(*options: tuple[str, Any]) -> Recipe:
+def changed(**options: Any) -> Recipe:
     """The default but for some options."""
-    return Recipe(MASK, options=(LATENT, *options))
+    return Recipe(MASK, MixtureLatent, options=options)
 
 
 RECIPES = {
     "fixed": Recipe(AbsorbingProcess),
     "fixed_staggered": Recipe(StaggeredProcess),
     "fixed_uniform": Recipe(UniformProcess),
-    "fixed, latent": Recipe(AbsorbingProcess, options=(LATENT,)),
-    "fixed_uniform, latent": Recipe(UniformProcess, options=(LATENT,)),
+    "fixed, latent": Recipe(AbsorbingProcess, MixtureLatent),
     # the default: one factor at a time is changed in the rows below it
     "default": changed(),
     "no_latent": Recipe(MASK),
-    "latent_1024": Recipe(MASK, options=(("latents", partial(MixtureLatent, size=1024)),)),
-    **{f"rloo{n}": Recipe(MASK, partial(RLOO, samples=n), n, (LATENT,)) for n in (2, 4, 8)},
-    **{f"first_order{n}": Recipe(MASK, partial(FirstOrder, samples=n, alpha=1.0), n, (LATENT,)) for n in (2, 4)},
-    "straight_through": Recipe(MASK, StraightThrough, options=(LATENT,)),
-    "concrete": Recipe(MASK, Concrete, options=(LATENT,)),
-    "no_freeze": changed(("freeze_steps", 0)),
-    "slow_forward": changed(("forward_lr_ratio", 0.3), ("freeze_steps", 500)),
-    "fast_forward": changed(("forward_lr_ratio", 3.0)),
-    "lr_4e-3": changed(("lr", 4e-3)),
-    "no_auxiliary": changed(("auxiliary_weight", 0.0)),
-    "from_staggered": Recipe(STAGGERED, options=(LATENT,)),
-    "from_staggered, no_latent": Recipe(STAGGERED),
+    "latent_1024": Recipe(MASK, partial(MixtureLatent, size=1024)),
+    **{f"rloo{n}": Recipe(MASK, MixtureLatent, partial(RLOO, samples=n), n) for n in (2, 4)},
+    **{f"first_order{n}": Recipe(MASK, MixtureLatent, partial(FirstOrder, samples=n, alpha=1.0), n) for n in (2, 4)},
+    "straight_through": Recipe(MASK, MixtureLatent, StraightThrough),
+    "concrete": Recipe(MASK, MixtureLatent, Concrete),
+    "no_freeze": changed(freeze_steps=0),
+    "fast_forward": changed(forward_lr_ratio=3.0),
+    "no_auxiliary": changed(auxiliary_weight=0.0),
+    "from_staggered": Recipe(LearnedMaskProcess, MixtureLatent),
+    "from_staggered, no_latent": Recipe(LearnedMaskProcess),
     # for what is close to a Markov chain
-    "chain": Recipe(STAGGERED, options=(CHAIN,)),
-    "fixed_staggered, chain": Recipe(StaggeredProcess, options=(CHAIN,)),
-    "pairs": Recipe(STAGGERED, options=(("latents", PairLatent),)),
-    # tokens may move too
-    "general": Recipe(GENERAL, options=(LATENT,)),
-    "general_rloo4": Recipe(GENERAL, partial(RLOO, samples=4), 4, (LATENT,)),
-    "general_concrete": Recipe(GENERAL, Concrete, options=(LATENT,)),
-    "uniform": Recipe(UNIFORM, options=(LATENT,)),
-    "uniform, no_latent": Recipe(UNIFORM),
-    "paper": Recipe(UNIFORM, partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000)),
+    "chain": Recipe(LearnedMaskProcess, ChainLatent),
+    "fixed_staggered, chain": Recipe(StaggeredProcess, ChainLatent),
+    "pairs": Recipe(LearnedMaskProcess, PairLatent),
+    # tokens may move, too
+    "general": Recipe(GENERAL, MixtureLatent),
+    "uniform": Recipe(ResidualUniformProcess, MixtureLatent),
+    "uniform, no_latent": Recipe(ResidualUniformProcess),
+    "paper": Recipe(ResidualUniformProcess, (), partial(WarmUp, first=Concrete, then=Reinforce, steps=2_000)),
     "oracle": Recipe(AbsorbingProcess),  # its process is the problem's own; see BY_HAND
 }
 
@@ -138,18 +117,11 @@ def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dic
     """Train and test one model; returns a row of the table."""
     chosen, case = RECIPES[recipe], CASES[problem]
     seed_everything(seed, verbose=False)
-    data = case.make(batch_size=PASSES // chosen.samples, seed=seed)
-    options: dict[str, Any] = dict(chosen.options)
-    process = partial(BY_HAND[problem], seed=seed) if recipe == "oracle" else chosen.process
-    model = FLDD(
-        num_classes=data.num_classes,
-        shape=data.shape,
-        num_steps=num_steps,
-        forward_process=process,
-        denoiser=MLP,
-        estimator=chosen.estimator,
-        **options,
-    )
+    data = case.make(batch_size=PASSES // chosen.draws, seed=seed)
+    arguments = chosen.arguments(MLP)
+    if recipe == "oracle":
+        arguments["forward_process"] = partial(BY_HAND[problem], seed=seed)
+    model = FLDD(data.num_classes, data.shape, denoiser=MLP, num_steps=num_steps, **arguments)
     logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
     row = {
         "problem": problem,
@@ -186,20 +158,24 @@ def figure(path: Path, output: Path) -> None:
     groups = read(path)
     problems = sorted({(problem, steps) for problem, steps, _ in groups})
     recipes = sorted({recipe for _, _, recipe in groups})
-    fig = Figure(figsize=(3.2 * len(problems), 3), layout="constrained")
+    columns = min(4, len(problems))
+    lines = -(-len(problems) // columns)
+    fig = Figure(figsize=(2.6 * columns, 2.4 * lines + 0.6), layout="constrained")
     FigureCanvasAgg(fig)
-    panels = fig.subplots(1, len(problems), squeeze=False)[0]
-    for panel, (problem, steps) in zip(panels, problems, strict=True):
+    panels = fig.subplots(lines, columns, squeeze=False).ravel()
+    for panel, (problem, steps) in zip(panels, problems, strict=False):
         for i, recipe in enumerate(recipes):
             rows = groups.get((problem, steps, recipe), [])
             cost, gaps = [float(row["seconds"]) for row in rows], [float(row["gap"]) for row in rows]
             panel.scatter(cost, gaps, s=14, color=f"C{i % 10}", marker="ox^s"[i // 10], label=recipe)
         panel.set_yscale("symlog", linthresh=0.01)
-        panel.set_title(f"{problem}, T = {steps}")
-        panel.set_xlabel("training, seconds")
-    panels[0].set_ylabel("NELBO - H, nats")
-    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=7)
-    fig.savefig(output, dpi=110)
+        panel.set_title(f"{problem}, T = {steps}", fontsize=9)
+        panel.tick_params(labelsize=7)
+        if panel in panels[-columns:]:
+            panel.set_xlabel("training, seconds", fontsize=8)
+    fig.supylabel("NELBO - H, nats", fontsize=9)
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    fig.savefig(output, dpi=130)
 
 
 def main() -> None:

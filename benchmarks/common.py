@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,9 +19,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from fldd_lightning import FLDD, DiscreteDataModule
+from fldd_lightning import FLDD, DiscreteDataModule, Reinforce
 
 __all__ = [
+    "Recipe",
     "append_row",
     "comparison_keys",
     "comparison_parser",
@@ -31,7 +33,6 @@ __all__ = [
     "run_missing",
     "split_model",
     "train_and_test",
-    "with_network",
 ]
 
 
@@ -79,9 +80,30 @@ def comparison_keys(arguments: argparse.Namespace, **further: Sequence[object]) 
                 yield {**key, "steps": arguments.steps, "samples": arguments.samples}
 
 
-def with_network(process: Any, network: Any) -> Any:
-    """A process's factory; with this forward network, if it learns."""
-    return partial(process, network=network) if getattr(process, "func", process).learned else process
+@dataclass(frozen=True)
+class Recipe:
+    """A row of a comparison: what a model is made of, but for its networks.
+
+    Attributes:
+        process: Makes the forward process.
+        latents: Make what is drawn before the first step.
+        estimator: Makes the gradient estimator.
+        draws: Of z_t for each example; a training step has as many fewer examples.
+        options: Further ones of the model.
+    """
+
+    process: Any
+    latents: Any = ()
+    estimator: Any = Reinforce
+    draws: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self, network: Any) -> dict[str, Any]:
+        """Those of :class:`FLDD`; a process that learns gets this network."""
+        learned = getattr(self.process, "func", self.process).learned
+        process = partial(self.process, network=network) if learned else self.process
+        made = {"forward_process": process, "latents": self.latents, "estimator": self.estimator}
+        return {**made, **self.options}
 
 
 def split_model(name: str) -> dict[str, object]:

@@ -5,7 +5,7 @@
     python benchmarks/mnist.py --report benchmarks/results/mnist.csv
 
 Every run keeps its first 64 samples in the folder ``mnist_samples`` beside the CSV. The report is, for each
-network and size, a figure of samples side by side, of whatever is there.
+network and size, a figure of samples side by side.
 
 Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
 classifier that ``classifier.py`` trains on the same images, seed 0 (this is not FID), and in the
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from classifier import ClassifierFeatures, train_classifier
 from common import (
+    Recipe,
     comparison_keys,
     comparison_parser,
     kl_shares,
@@ -34,7 +35,6 @@ from common import (
     read_rows,
     run_missing,
     train_and_test,
-    with_network,
 )
 from lightning.pytorch import seed_everything
 from torch import Tensor
@@ -77,27 +77,34 @@ NETWORKS = {
 OF_MIXTURE = partial(AutoencoderLatent, couplings=0)  # MLPs, and no flow
 CONVOLUTIONAL = partial(AutoencoderLatent, autoencoder=ConvAutoencoder)
 LARGER = partial(AutoencoderLatent, autoencoder=partial(ConvAutoencoder, features=32), fit_steps=12_000)  # for a GPU
-# process, and its latents
-PROCESSES: dict[str, tuple[Any, Any]] = {
-    "learned": (LearnedMaskProcess, MixtureLatent),
-    "learned, autoencoder": (LearnedMaskProcess, OF_MIXTURE),
-    "learned, convolutional autoencoder": (LearnedMaskProcess, CONVOLUTIONAL),
-    "learned, larger convolutional autoencoder": (LearnedMaskProcess, LARGER),
-    "learned, no latent": (LearnedMaskProcess, ()),
-    "learned from absorbing": (partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureLatent),
-    "learned from absorbing, no latent": (partial(LearnedMaskProcess, base=AbsorbingProcess), ()),
-    "learned general": (ResidualAbsorbingProcess, MixtureLatent),
-    "staggered, latent": (StaggeredProcess, MixtureLatent),
-    "staggered, autoencoder": (StaggeredProcess, OF_MIXTURE),
-    "staggered": (StaggeredProcess, ()),
-    "absorbing": (AbsorbingProcess, ()),
-    "learned uniform": (ResidualUniformProcess, MixtureLatent),
-    "learned uniform, no latent": (ResidualUniformProcess, ()),
-    "uniform": (UniformProcess, ()),
-    "D3PM": (D3PMProcess, ()),
+PROCESSES = {
+    "learned": Recipe(LearnedMaskProcess, MixtureLatent),
+    "learned, autoencoder": Recipe(LearnedMaskProcess, OF_MIXTURE),
+    "learned, convolutional autoencoder": Recipe(LearnedMaskProcess, CONVOLUTIONAL),
+    "learned, larger convolutional autoencoder": Recipe(LearnedMaskProcess, LARGER),
+    "learned, no latent": Recipe(LearnedMaskProcess),
+    "learned from absorbing": Recipe(partial(LearnedMaskProcess, base=AbsorbingProcess), MixtureLatent),
+    "learned from absorbing, no latent": Recipe(partial(LearnedMaskProcess, base=AbsorbingProcess)),
+    "learned general": Recipe(ResidualAbsorbingProcess, MixtureLatent),
+    "staggered, latent": Recipe(StaggeredProcess, MixtureLatent),
+    "staggered, autoencoder": Recipe(StaggeredProcess, OF_MIXTURE),
+    "staggered": Recipe(StaggeredProcess),
+    "absorbing": Recipe(AbsorbingProcess),
+    "absorbing, latent": Recipe(AbsorbingProcess, MixtureLatent),
+    "learned uniform": Recipe(ResidualUniformProcess, MixtureLatent),
+    "learned uniform, no latent": Recipe(ResidualUniformProcess),
+    "uniform": Recipe(UniformProcess),
+    "D3PM": Recipe(D3PMProcess),
 }
 COMPARED = ("learned", "learned, autoencoder", "learned general", "absorbing", "uniform", "D3PM")
 MODELS = [f"{process}:{steps}" for steps in (2, 4, 10) for process in COMPARED]
+MOST_PANELS = 6
+SHOWN = {  # process and T, of a figure that would have more panels
+    ("unet", "28"): [
+        ("absorbing", 4), ("absorbing", 64), ("D3PM", 10),
+        ("learned", 4), ("learned, convolutional autoencoder", 2), ("learned, convolutional autoencoder", 4),
+    ]
+}  # fmt: skip
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 
@@ -123,9 +130,8 @@ def run(
     if process == "data":
         drawn = data.splits["val"].x[:samples]
     else:
-        factory, latent = PROCESSES[process]
-        factory = with_network(factory, backbone)
-        model = ImageFLDD(2, (size, size), factory, backbone, num_steps=num_steps, latents=latent)
+        arguments = PROCESSES[process].arguments(backbone)
+        model = ImageFLDD(2, (size, size), denoiser=backbone, num_steps=num_steps, **arguments)
         logged, seconds = train_and_test(model, data, steps)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         drawn = model.sample(samples, 0, batch_size=500)
@@ -167,19 +173,16 @@ def samples_file(csv_path: Path, key: dict[str, Any]) -> Path:
 
 
 def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
-    """Samples side by side, a panel for each process and T; of the fewest steps and the lowest seed there is."""
+    """Samples side by side, a panel for each row."""
     from matplotlib.figure import Figure
 
-    chosen: dict[tuple[int, int], dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: (int(row["steps"]), int(row["seed"])), reverse=True):
-        chosen[[*PROCESSES].index(row["process"]), int(row["num_steps"])] = row
-    columns = min(3, len(chosen))
-    lines = -(-len(chosen) // columns)
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
     drawn = Figure(figsize=(2.5 * columns, 2.9 * lines), layout="constrained")
     axes = drawn.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
-    for axis, (_, row) in zip(axes, sorted(chosen.items()), strict=False):
+    for axis, row in zip(axes, rows, strict=False):
         x = np.load(samples_file(csv_path, row))["x"][:36]  # (36, H, W)
         height, width = x.shape[1:]
         grid = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
@@ -191,12 +194,16 @@ def figure(rows: list[dict[str, str]], csv_path: Path, path: Path) -> None:
 
 
 def report(csv_path: Path) -> None:
-    """Write the figures of what is in the CSV."""
-    rows = read_rows(csv_path)
+    """Write the figures of what is in the CSV: of every process and T the fewest steps and the lowest seed."""
+    rows = sorted(read_rows(csv_path), key=lambda row: (int(row["steps"]), int(row["seed"])), reverse=True)
     for network, size in sorted({(row["network"], row["size"]) for row in rows}):
         same = [row for row in rows if (row["network"], row["size"]) == (network, size) and row["process"] != "data"]
-        if same:
-            figure(same, csv_path, csv_path.with_name(f"{csv_path.stem}_{network}{size}.png"))
+        each = {([*PROCESSES].index(row["process"]), int(row["num_steps"])): row for row in same}
+        chosen = [each[key] for key in sorted(each)]
+        if len(chosen) > MOST_PANELS and (network, size) in SHOWN:
+            chosen = [each[[*PROCESSES].index(process), num_steps] for process, num_steps in SHOWN[network, size]]
+        if len(chosen) > 1:
+            figure(chosen, csv_path, csv_path.with_name(f"{csv_path.stem}_{network}{size}.png"))
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from common import (
+    Recipe,
     comparison_keys,
     comparison_parser,
     machine,
     one_thread,
     run_missing,
     train_and_test,
-    with_network,
 )
 from lightning.pytorch import seed_everything
 from other_estimators import FirstOrder, StraightThrough
@@ -36,7 +36,6 @@ from fldd_lightning import (
     D3PMProcess,
     LearnedMaskProcess,
     MixtureLatent,
-    Reinforce,
     ResidualAbsorbingProcess,
     StaggeredProcess,
     Transformer,
@@ -61,21 +60,26 @@ NETWORKS = {
     "mlp": Network(partial(MLP, width=512), 4 * 64, 2e-3),
     "transformer": Network(partial(Transformer, width=256, depth=6, heads=4), 4 * 256, 1e-3),
 }
-# process, estimator, draws of z_t for each molecule, and the latent
-PROCESSES: dict[str, tuple[Any, Any, int, Any]] = {
-    "learned": (LearnedMaskProcess, Reinforce, 1, MixtureLatent),
-    "learned, autoencoder": (LearnedMaskProcess, Reinforce, 1, partial(AutoencoderLatent, couplings=0, kl_weight=1.0)),
-    "learned, chain": (LearnedMaskProcess, Reinforce, 1, ChainLatent),
-    "learned, straight-through": (LearnedMaskProcess, StraightThrough, 1, MixtureLatent),
-    "learned, first order": (LearnedMaskProcess, partial(FirstOrder, samples=2, alpha=1.0), 2, MixtureLatent),
-    "learned, no latent": (LearnedMaskProcess, Reinforce, 1, ()),
-    "learned, 2 draws": (LearnedMaskProcess, RLOO, 2, MixtureLatent),
-    "learned general": (ResidualAbsorbingProcess, Reinforce, 1, MixtureLatent),
-    "staggered, latent": (StaggeredProcess, Reinforce, 1, MixtureLatent),
-    "staggered": (StaggeredProcess, Reinforce, 1, ()),
-    "absorbing": (AbsorbingProcess, Reinforce, 1, ()),
-    "uniform": (UniformProcess, Reinforce, 1, ()),
-    "D3PM": (D3PMProcess, Reinforce, 1, ()),
+OF_NUMBERS = partial(AutoencoderLatent, couplings=0, kl_weight=1.0)
+FIRST_ORDER = partial(FirstOrder, samples=2, alpha=1.0)
+WITHOUT, LITTLE = {"auxiliary_weight": 0.0}, {"auxiliary_weight": 1.0}
+PROCESSES = {
+    "learned": Recipe(LearnedMaskProcess, MixtureLatent),
+    "learned, autoencoder": Recipe(LearnedMaskProcess, OF_NUMBERS),
+    "learned, chain": Recipe(LearnedMaskProcess, ChainLatent),
+    "learned, straight-through": Recipe(LearnedMaskProcess, MixtureLatent, StraightThrough),
+    "learned, first order": Recipe(LearnedMaskProcess, MixtureLatent, FIRST_ORDER, draws=2),
+    "learned, 2 draws": Recipe(LearnedMaskProcess, MixtureLatent, RLOO, draws=2),
+    "learned, no latent": Recipe(LearnedMaskProcess),
+    "learned, no latent, auxiliary_weight 1": Recipe(LearnedMaskProcess, options=LITTLE),
+    "learned, no latent, no auxiliary loss": Recipe(LearnedMaskProcess, options=WITHOUT),
+    "learned general": Recipe(ResidualAbsorbingProcess, MixtureLatent),
+    "staggered, latent": Recipe(StaggeredProcess, MixtureLatent),
+    "staggered": Recipe(StaggeredProcess),
+    "staggered, no auxiliary loss": Recipe(StaggeredProcess, options=WITHOUT),
+    "absorbing": Recipe(AbsorbingProcess),
+    "uniform": Recipe(UniformProcess),
+    "D3PM": Recipe(D3PMProcess),
 }
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
@@ -85,11 +89,11 @@ def run(
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    chosen, (factory, estimator, draws, latent) = NETWORKS[network], PROCESSES[process]
-    data = SmilesDataModule(path, batch_size=chosen.passes // draws, seed=seed)
+    chosen, recipe = NETWORKS[network], PROCESSES[process]
+    data = SmilesDataModule(path, batch_size=chosen.passes // recipe.draws, seed=seed)
     model = MoleculeFLDD(
-        data.num_classes, data.shape, with_network(factory, chosen.make), chosen.make, estimator, num_steps=num_steps,
-        latents=latent, padded=data.padded, lr=chosen.lr, num_samples=samples,
+        data.num_classes, data.shape, denoiser=chosen.make, num_steps=num_steps, padded=data.padded, lr=chosen.lr,
+        num_samples=samples, **recipe.arguments(chosen.make),
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps)
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from common import (
+    Recipe,
     comparison_keys,
     comparison_parser,
     machine,
     one_thread,
     run_missing,
     train_and_test,
-    with_network,
 )
 from lightning.pytorch import seed_everything
 
@@ -61,17 +61,20 @@ NETWORKS = {
         5e-4,
     ),
 }
-PROCESSES: dict[str, tuple[Any, Any]] = {  # and the latent
-    "learned": (LearnedMaskProcess, ()),
-    "learned, chain": (LearnedMaskProcess, ChainLatent),
-    "learned, chain of parts of 4": (LearnedMaskProcess, partial(ChainLatent, part=4)),
-    "learned general": (ResidualAbsorbingProcess, ()),
-    "staggered": (StaggeredProcess, ()),
-    "absorbing": (AbsorbingProcess, ()),
-    "uniform": (UniformProcess, ()),
-    "D3PM": (D3PMProcess, ()),
+WITHOUT = {"auxiliary_weight": 0.0}
+PROCESSES = {
+    "learned": Recipe(LearnedMaskProcess),
+    "learned, chain": Recipe(LearnedMaskProcess, ChainLatent),
+    "learned, chain of parts of 4": Recipe(LearnedMaskProcess, partial(ChainLatent, part=4)),
+    "learned, no auxiliary loss": Recipe(LearnedMaskProcess, options=WITHOUT),
+    "learned general": Recipe(ResidualAbsorbingProcess),
+    "staggered": Recipe(StaggeredProcess),
+    "staggered, no auxiliary loss": Recipe(StaggeredProcess, options=WITHOUT),
+    "absorbing": Recipe(AbsorbingProcess),
+    "uniform": Recipe(UniformProcess),
+    "D3PM": Recipe(D3PMProcess),
 }
-MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
+MEASURES = ("bits_per_char", "gen_bits_5gram", "entropy", "distinct_4")
 
 
 def run(
@@ -79,11 +82,11 @@ def run(
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
-    chosen, (factory, latent) = NETWORKS[network], PROCESSES[process]
-    data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, cache_dir=None, seed=seed)
+    chosen = NETWORKS[network]
+    data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, seed=seed)
     model = TextFLDD(
-        data.num_classes, data.shape, with_network(factory, chosen.forward), chosen.denoiser, num_steps=num_steps,
-        latents=latent, lr=chosen.lr,
+        data.num_classes, data.shape, denoiser=chosen.denoiser, num_steps=num_steps, lr=chosen.lr,
+        **PROCESSES[process].arguments(chosen.forward),
     )  # fmt: skip
     logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
     row: dict[str, object] = {"network": network, "length": length, "process": process, "num_steps": num_steps}

@@ -1,0 +1,78 @@
+"""Benchmarks run, on little data and for two steps; and every row that is kept has a command that repeats it."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import collapse
+import digits
+import estimators
+import mnist
+import molecules
+import pytest
+import text
+import torch
+import vocabulary
+
+from fldd_lightning import MLP, Transformer
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+KNOWN = {  # CSV, column: what may stand there
+    "collapse": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
+    "collapse_ablations": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
+    "digits": {"process": digits.PROCESSES},
+    "estimators": {"problem": [*collapse.CASES, "mnist8"], "estimator": estimators.ESTIMATORS},
+    "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
+    "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},
+    "text": {"process": text.PROCESSES, "network": text.NETWORKS},
+    "vocabulary": {"case": vocabulary.CASES, "classes": map(str, vocabulary.SIZES), "kind": ["step", "all states"]},
+}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(RESULTS.glob("*.csv"))])
+def test_every_row_has_a_command(name: str) -> None:
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for column, values in KNOWN[name].items():
+        assert {row[column] for row in rows} <= set(values), column
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, case in list(collapse.CASES.items()):
+        make = partial(case.make, num_train=600, num_held=64)
+        monkeypatch.setitem(collapse.CASES, name, collapse.Case(make, case.num_steps))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ["default", "first_order2", "straight_through", "paper", "chain", "oracle"])
+def test_known_optima(recipe: str, small: None) -> None:
+    problem = "walk16" if recipe in ("chain", "oracle") else "xor"
+    num_steps = collapse.CASES[problem].num_steps
+    row = collapse.run(problem, recipe, num_steps, 0, 2)
+    assert float(str(row["gap"])) > -0.5
+    assert len(str(row["shares"]).split()) == num_steps + (recipe not in ("paper", "oracle"))  # the latent's last
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_estimators_are_measured(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimators, "ESTIMATORS", {"REINFORCE, no baseline": (estimators.NoBaseline, 1)})
+    monkeypatch.setattr(estimators, "SETTLING", 1)
+    (row,) = estimators.compare("xor", collapse.CASES["xor"], 2, 2)
+    assert list(row) == list(estimators.FIELDS)
+
+
+@pytest.mark.parametrize("case", vocabulary.CASES)
+def test_steps_at_large_vocabularies(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = partial(Transformer, width=8, depth=1, heads=2)
+    monkeypatch.setattr(vocabulary, "NETWORK", network)
+    process, estimator, draws = vocabulary.CASES[case]
+    process = partial(process.func, network=MLP) if isinstance(process, partial) else process
+    monkeypatch.setitem(vocabulary.CASES, case, (process, estimator, draws))
+    monkeypatch.setitem(vocabulary.SIZES, 27, (8, 4))
+    torch.manual_seed(0)
+    for run in vocabulary.make_steps(case, 27, "cpu").values():
+        run()
