@@ -20,16 +20,24 @@ from pathlib import Path
 import torch
 from common import machine, run_missing
 
+FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = ("digits", "digits_general", "digits_fixed", "digits_fixed_uniform")
 COMMAND = [sys.executable, "-m", "fldd_lightning.cli.main"]
 
 
 def run(config: str, num_steps: int, seed: int) -> dict[str, object]:
     """Train and test one configuration; returns a row of the table."""
-    path = Path(__file__).parent.parent / "configs" / f"{config}.yaml"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        fit = ["fit", "--config", str(path), "--model.num_steps", str(num_steps), "--seed_everything", str(seed)]
+        fit = [
+            "fit",
+            "--config",
+            str(FOLDER / f"{config}.yaml"),
+            "--model.num_steps",
+            str(num_steps),
+            "--seed_everything",
+            str(seed),
+        ]
         fit += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", folder]
         fit += ["--trainer.enable_progress_bar", "false"]
         start = time.monotonic()
@@ -51,7 +59,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, choices=CONFIGS)
-    parser.add_argument("--steps", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--steps", nargs="+", type=int, default=[2, 4, 8], help="T")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/digits.csv"))
     arguments = parser.parse_args()

@@ -13,16 +13,14 @@ reference; and seconds an update.
 from __future__ import annotations
 
 import argparse
-import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from collapse import CASES, GENERAL, MASK, PASSES, Case
-from common import append_row
+from collapse import CASES, MASK, PASSES, Case
+from common import append_row, one_thread
 from lightning.pytorch import Trainer, seed_everything
 from other_estimators import (
     DisARM,
@@ -55,8 +53,8 @@ ESTIMATORS: dict[str, tuple[Callable[[Spec], GradientEstimator], int]] = {
     "straight-through": (StraightThrough, 1),
     "straight-through Gumbel": (StraightThroughGumbel, 1),
     **{f"Concrete, temperature {tau}": (at(tau), 1) for tau in (1.0, 0.5, 0.1)},
+    "DisARM": (DisARM, 2),
 }
-BINARY = {"DisARM": (DisARM, 2)}
 FIELDS = ("problem", "process", "num_steps", "trained", "estimator", "samples", "bias", "variance", "seconds")
 
 
@@ -101,29 +99,27 @@ class Meter:
         return mean, (square / updates - float(mean.square().sum())) * updates / (updates - 1), seconds
 
 
-def compare(problem: str, case: Case, process_name: str, steps: int, updates: int) -> Iterator[dict[str, object]]:
+def compare(problem: str, case: Case, steps: int, updates: int) -> Iterator[dict[str, object]]:
     """All estimators on one problem; rows of the table."""
     seed_everything(0, verbose=False)
     data = case.make(batch_size=PASSES, seed=0)
-    process = {"general": GENERAL, "mask": MASK}[process_name]
-    model = FLDD(data.num_classes, data.shape, process, MLP, num_steps=case.num_steps, latents=MixtureLatent)
+    model = FLDD(data.num_classes, data.shape, MASK, MLP, num_steps=case.num_steps, latents=MixtureLatent)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, limit_val_batches=0, enable_checkpointing=False, **quiet  # type: ignore[arg-type]
     )  # fmt: skip
     trainer.fit(model, data)
     x = data.splits["train"].x.long()
-    estimators = {**ESTIMATORS, **(BINARY if process_name == "mask" else {})}
     reference, spread, _ = Meter(model, x, partial(RLOO, samples=8), 8).moments(8 * updates, 10**7)
     signal = float(reference.square().sum()) - spread / (8 * updates)
-    for i, (name, (make, samples)) in enumerate(estimators.items()):
+    for i, (name, (make, samples)) in enumerate(ESTIMATORS.items()):
         mean, variance, seconds = Meter(model, x, make, samples).moments(updates, 10**4 * (i + 1))
         noise = variance / updates + spread / (8 * updates)
         squared_bias = float((mean - reference).square().sum()) - noise
         relative = max(squared_bias, 0.0) ** 0.5 / max(signal, 1e-30) ** 0.5
-        values = (problem, process_name, case.num_steps, steps, name, samples, relative, variance / signal, seconds)
+        values = (problem, "mask", case.num_steps, steps, name, samples, relative, variance / signal, seconds)
         yield dict(zip(FIELDS, values, strict=True))
-        print(f"{problem} {process_name} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)
+        print(f"{problem} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)
 
 
 def main() -> None:
@@ -132,21 +128,17 @@ def main() -> None:
     problems = ["mixture8", "xor", "walk16", "clusters"]
     parser.add_argument("--problems", nargs="+", default=problems, choices=[*CASES, "mnist8"])
     parser.add_argument("--path", help="folder with MNIST's idx files, for mnist8")
-    parser.add_argument("--processes", nargs="+", default=["mask"], choices=["general", "mask"])
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps before the measurement")
     parser.add_argument("--updates", type=int, default=300, help="updates per estimator")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/estimators.csv"))
     arguments = parser.parse_args()
     if "mnist8" in arguments.problems and arguments.path is None:
         parser.error("mnist8 needs --path, a folder with MNIST's idx files")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", module="lightning")
+    one_thread()
     cases = {**CASES, "mnist8": Case(partial(MNISTDataModule, arguments.path, size=8), 4)}
     for problem in arguments.problems:
-        for process in arguments.processes:
-            for row in compare(problem, cases[problem], process, arguments.steps, arguments.updates):
-                append_row(arguments.output, row)
+        for row in compare(problem, cases[problem], arguments.steps, arguments.updates):
+            append_row(arguments.output, row)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ PROCESSES: dict[str, tuple[Any, Any]] = {  # and the latent
     "uniform": (UniformProcess, ()),
     "D3PM": (D3PMProcess, ()),
 }
-MEASURES = {"bits_per_char": 3, "gen_bits_5gram": 3, "entropy": 3, "distinct_4": 3}  # and their digits
+MEASURES = ("bits_per_char", "gen_bits_5gram", "entropy", "distinct_4")
 
 
 def run(
@@ -80,7 +80,7 @@ def run(
     """Train and test one model; returns a row of the table."""
     seed_everything(seed, verbose=False)
     chosen, (factory, latent) = NETWORKS[network], PROCESSES[process]
-    data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, cache_dir=None, seed=seed)
+    data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, seed=seed)
     model = TextFLDD(
         data.num_classes, data.shape, with_network(factory, chosen.forward), chosen.denoiser, num_steps=num_steps,
         latents=latent, lr=chosen.lr,
