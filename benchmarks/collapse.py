@@ -183,7 +183,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--recipes", nargs="+", default=["fixed", "default"], choices=list(RECIPES))
-    parser.add_argument("--num-steps", nargs="+", type=int, help="T; by default the one the recipe is judged at")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 10 for D <= 16, else 3")
     parser.add_argument("--steps", type=int, default=5_000, help="optimiser steps")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/collapse.csv"))
@@ -192,12 +191,17 @@ def main() -> None:
     if arguments.report is not None:
         figure(arguments.report, arguments.report.with_suffix(".png"))
         return
+    without = [problem for problem in arguments.problems if problem not in BY_HAND]
+    if "oracle" in arguments.recipes and without:
+        parser.error(
+            f"nobody has written a process by hand for {', '.join(without)}: choose among {', '.join(BY_HAND)}"
+        )
     one_thread()
     keys = (
-        {"problem": problem, "recipe": recipe, "num_steps": num_steps, "seed": seed, "steps": arguments.steps}
+        {"problem": problem, "recipe": recipe, "num_steps": CASES[problem].num_steps, "seed": seed}
+        | {"steps": arguments.steps}
         for problem in arguments.problems
         for seed in arguments.seeds or range(CASES[problem].num_seeds)
-        for num_steps in arguments.num_steps or [CASES[problem].num_steps]
         for recipe in arguments.recipes
     )
     run_missing(arguments.output, keys, run)

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from estimators import ESTIMATORS
 from other_estimators import DisARM, ExactEntropy, FirstOrder, IdealBaseline, NoBaseline, StraightThrough
 
 from conftest import exact_step_kl, make
@@ -60,10 +59,3 @@ def test_straight_through_is_biased() -> None:
     exact, estimates = gradients("learned_mask", StraightThrough(Spec(3, (2,), 3)), 30)
     mean, error = estimates.mean(0), estimates.std(0) / len(estimates) ** 0.5
     assert ((mean - exact).abs() > 5 * error + 1e-5).any()
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_all_that_are_measured_give_finite_gradients(estimator: str) -> None:
-    exact, estimates = gradients("learned_mask", ESTIMATORS[estimator][0](Spec(3, (2,), 3)), 1)
-    assert estimates.isfinite().all()
-    assert estimates.norm() > 1e-3 * exact.norm()
