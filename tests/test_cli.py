@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,10 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import fldd_lightning
-from fldd_lightning import FLDD, MLP, AbsorbingProcess, ImageFLDD, Texts
+from fldd_lightning import FLDD, MLP, AbsorbingProcess, DigitsDataModule, ImageFLDD, Texts
 from fldd_lightning.cli import main
 from fldd_lightning.cli.defaults import default_callbacks
 from fldd_lightning.cli.train import FLDDCLI, packaged_config, with_save_dir
@@ -228,7 +230,13 @@ def test_the_run_ends_with_what_to_do(run: SimpleNamespace, trained: Path) -> No
     best = checkpoint(trained, "best")
     assert last[-2].strip() == f"fldd-lightning sample --ckpt_path {best} --output samples"
     assert last[-1].strip() == f"fldd-lightning test --ckpt_path {best}"
-    for written in (next(trained.rglob("report.html")), best, checkpoint(trained, "last"), checkpoint(trained)):
+    report = next(trained.rglob("report.html"))
+    config = report.with_name("config.yaml")  # which has the trainer's options
+    assert (
+        f"fldd-lightning fit --config {config} --ckpt_path {checkpoint(trained, 'last')} --trainer.max_steps"
+        in report.read_text()
+    )
+    for written in (report, best, checkpoint(trained, "last"), checkpoint(trained)):
         assert any(str(written) in line for line in last[-12:])
 
 
@@ -300,3 +308,18 @@ def test_other_step_counts_are_one_paragraph(trained: Path, capsys: pytest.Captu
 def test_no_cuda_is_one_paragraph(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["sample", "--ckpt_path", checkpoint(trained), "--device", "cuda"]
     assert "no CUDA device" in error_of(args, capsys)
+
+
+def test_a_checkpoint_made_in_python_is_asked_for_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = DigitsDataModule()
+    model = ImageFLDD(data.num_classes, data.shape, AbsorbingProcess, partial(MLP, width=8, depth=1))
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        max_steps=1, limit_val_batches=1, enable_checkpointing=False, default_root_dir=tmp_path, **options
+    )
+    trainer.fit(model, DataLoader(data.splits["train"], batch_size=16))
+    path = str(tmp_path / "made.ckpt")
+    trainer.save_checkpoint(path)
+    assert "does not name its data: add --data CLASS" in error_of(["test", "--ckpt_path", path], capsys)
+    quiet = ["--trainer.logger", "false", "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"]
+    assert main(["test", "--ckpt_path", path, "--data", "DigitsDataModule", "--data.batch_size", "64", *quiet]) == 0

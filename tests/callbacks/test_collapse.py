@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,19 @@ def test_a_bound_no_lower_than_that_of_the_latents_is_told(tmp_path: Path, with_
         run.fit(model, Labelled())
     assert run.callback_metrics["val/nelbo"] > run.callback_metrics["val/nll_latent"]
     assert observed(model) == (["label"] if with_label else [])
+
+
+@pytest.mark.parametrize(("freeze_steps", "speaks"), [(4, True), (5, False)])
+def test_a_run_twice_as_long_as_the_freeze_is_told(tmp_path: Path, freeze_steps: int, speaks: bool) -> None:
+    """The default run of the digits is just that long; a process that cannot move is not passed over in silence."""
+    model = image_model(2)
+    model.freeze_steps, model.forward_lr_ratio = freeze_steps, 0.0
+    run = Trainer(
+        accelerator="cpu", max_steps=8, val_check_interval=4, check_val_every_n_epoch=None, logger=False,
+        default_root_dir=str(tmp_path), enable_checkpointing=False, callbacks=[CollapseMonitor()],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(model, Stripes())
+    assert any("hardly moved" in str(each.message) for each in caught) == speaks

@@ -75,7 +75,7 @@ class CollapseMonitor(Callback):
         snr = self._snr.compute()
         if snr is not None:
             pl_module.log("collapse/gradient_snr", snr)
-        past_freeze = trainer.global_step > 2 * pl_module.freeze_steps
+        past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.extra_metrics["val"].get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())

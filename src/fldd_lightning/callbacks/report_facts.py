@@ -70,13 +70,19 @@ def commands(trainer: Trainer, module: FLDD) -> str:
     chosen, resumed = (
         shlex.join([_short(path), *(f"--trust={name}" for name in own)]) for path in (found, last or found)
     )
+    config = Path(found).parents[1] / "config.yaml"  # of the command line; it has the trainer's options
+    resume = (
+        f"--config {shlex.quote(_short(str(config)))} --ckpt_path {resumed}"
+        if config.exists()
+        else f"--ckpt_path {resumed}"
+    )
     lines = [
         "# draw samples",
         f"fldd-lightning sample --ckpt_path {chosen} --num_samples 64 --output samples",
         "# the bound on test examples",
         f"fldd-lightning test --ckpt_path {chosen}",
         "# train longer",
-        f"fldd-lightning fit --ckpt_path {resumed} --trainer.max_steps {2 * max(1, trainer.global_step)}",
+        f"fldd-lightning fit {resume} --trainer.max_steps {2 * max(1, trainer.global_step)}",
     ]
     return report_page.section("Go on from here", report_page.preformatted("\n".join(lines)))
 

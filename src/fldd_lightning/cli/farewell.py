@@ -15,7 +15,7 @@ from ..checkpoint import read_checkpoint
 
 __all__ = ["farewell"]
 
-_ABOUT = {"best": "lowest validation bound", "final": "where the run ended", "last": "to go on from"}
+_ABOUT = {"best": "lowest validation bound", "final": "averaged weights at the end", "last": "to go on from"}
 
 
 def farewell(trainer: Trainer) -> str:

@@ -98,8 +98,14 @@ def run_trainer(args: Sequence[str]) -> None:
         getattr(fldd_lightning, name)  # the parser knows classes by their short names once they are imported
     with tempfile.TemporaryDirectory() as folder, quiet():
         if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
+            sections = checkpoint_config(path)
+            if "data" not in sections and _option(args, "--data") is None:
+                raise FLDDError(
+                    f"'{path}' was trained from Python and does not name its data: add --data CLASS, such as "
+                    "--data DigitsDataModule."
+                )
             config = Path(folder) / "checkpoint.yaml"
-            config.write_text(yaml.safe_dump(checkpoint_config(path)))
+            config.write_text(yaml.safe_dump(sections))
             args[1:1] = ["--config", str(config)]
         try:
             FLDDCLI(
