@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
 
-from fldd_lightning import MLP, AbsorbingProcess, ImageFLDD
 from fldd_lightning.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -103,13 +99,3 @@ def test_what_a_class_of_ones_own_lacks(
 def test_the_whole_report_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FLDD_TRACEBACK", "1")
     assert "Does not validate against" in mistake([*DIGITS, "--model.denoiser", "MLPP"], capsys)
-
-
-def test_a_checkpoint_without_data_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = Trainer(
-        max_steps=1, logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu"
-    )
-    trainer.fit(ImageFLDD(2, (4, 4), AbsorbingProcess, MLP), DataLoader([torch.zeros(4, 4, dtype=torch.long)]))
-    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    message = mistake(["test", "--ckpt_path", str(tmp_path / "model.ckpt")], capsys)
-    assert "required: test.data" in message
