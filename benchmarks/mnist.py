@@ -7,10 +7,9 @@
 Every run keeps its first 64 samples in the folder ``mnist_samples`` beside the CSV. The report is, for each
 network and size, a figure of samples side by side.
 
-Sample quality is the Fréchet distance between samples and the test images, in the 64 features of the
-classifier that ``classifier.py`` trains on the same images, seed 0 (this is not FID), and in the
-pixels. The process ``data`` puts validation images, as many as there are, in the place of samples: the distance of real
-against real.
+Sample quality is the Fréchet distance between samples and the test images. It is measured in the pixels, and in the
+64 features of the classifier that ``classifier.py`` trains on the same images, seed 0. This is not FID. The process
+``data`` puts validation images, as many as there are, in the place of samples: the distance of real against real.
 MLPs are of width 32 x size. One thread a run; ``--network unet-large`` is for a GPU, and takes it if there is one.
 """
 

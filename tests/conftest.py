@@ -55,19 +55,6 @@ def _deterministic() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a laptop on a train sees: the offline switches off, and a name that no resolver knows."""
-    import datasets.config
-    import huggingface_hub.constants
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
-    monkeypatch.setenv("no_proxy", "*")
-    for home in (datasets.config, huggingface_hub.constants):  # which have read the environment long ago
-        monkeypatch.setattr(home, "HF_HUB_OFFLINE", False)
-
-
 def randomise(module: torch.nn.Module, scale: float = 0.5) -> None:
     """Random parameters everywhere, the zero last layers included."""
     generator = torch.Generator().manual_seed(1)

@@ -11,6 +11,7 @@ term are therefore exactly zero; tests compute them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 from typing import Any, NamedTuple
 
@@ -50,20 +51,47 @@ class StepTerms(NamedTuple):
     auxiliary: Tensor | None = None
 
 
-class Drawn(NamedTuple):
-    """A draw of all latents of B examples.
+@dataclass(frozen=True)
+class Drawn:
+    """A draw of all latents of B examples; see :func:`draw_latents`.
 
     Attributes:
-        condition: What networks see, one tensor for every entry of ``spec.seen``.
-        kl: KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each.
-        nll: The bound of the latents alone, T = 1, ``(B,)``: of the one that says something of the values, plus the KL
-            of those that do not. Where n of them do, it is the bound of their models mixed in equal parts, at most
-            log n above the best. None where none does.
+        latents: All of them.
+        posteriors: q(c|x) of each.
+        values: c of each, ``(B, m)``.
     """
 
-    condition: tuple[Tensor, ...]
-    kl: dict[str, Tensor]
-    nll: Tensor | None
+    latents: Sequence[Latent]
+    posteriors: Sequence[LatentPosterior]
+    values: Sequence[Tensor]
+
+    @property
+    def condition(self) -> tuple[Tensor, ...]:
+        """What networks see, one tensor for every entry of ``spec.seen``."""
+        pairs = zip(self.latents, self.values, strict=True)
+        return tuple(c for latent, c in pairs if latent.seen is not None)
+
+    def kl(self) -> dict[str, Tensor]:
+        """KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each."""
+        each = zip(self.latents, self.posteriors, self.values, strict=True)
+        return {f"kl_{latent.name}": posterior.kl(c) for latent, posterior, c in each}
+
+    def nll(self, kl: dict[str, Tensor]) -> Tensor | None:
+        """The bound of the latents alone, T = 1, ``(B,)``; None where none of them says anything of the values.
+
+        Of several that do, it is the bound of their equal mixture: the best one of each example would be that of no
+        model. The KL of those that do not is added.
+
+        Args:
+            kl: What :meth:`kl` gave.
+        """
+        each = list(zip(self.latents, self.posteriors, self.values, strict=True))
+        alone = [posterior.nll(c) for latent, posterior, c in each if latent.says_values]
+        if not alone:
+            return None
+        others = [kl[f"kl_{latent.name}"] for latent in self.latents if not latent.says_values]
+        mixed = log(len(alone)) - torch.stack([-nll for nll in alone]).logsumexp(0)
+        return sum(others, mixed)
 
 
 class Bound(NamedTuple):
@@ -149,28 +177,18 @@ def repeated(step: Step, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def draw_latents(latents: Sequence[Latent], posteriors: Sequence[LatentPosterior], uniform: Tensor) -> Drawn:
-    """Draw c ~ q(c|x) of every latent, and its KL.
+    """Draw c ~ q(c|x) of every latent.
 
     Args:
         latents: All of them.
         posteriors: q(c|x) of each, for B examples.
         uniform: Float64 numbers in [0, 1), ``(B, n)``, with n of :func:`num_uniforms`.
     """
-    condition, kl, place = [], {}, 0
-    alone, others = [], torch.zeros(len(uniform), device=uniform.device)
+    values, place = [], 0
     for latent, posterior in zip(latents, posteriors, strict=True):
-        c = posterior.draw(uniform[:, place : place + latent.num_uniforms])
+        values.append(posterior.draw(uniform[:, place : place + latent.num_uniforms]))
         place += latent.num_uniforms
-        kl[f"kl_{latent.name}"] = divergence = posterior.kl(c)
-        if latent.seen is not None:
-            condition.append(c)
-        if latent.says_values:
-            alone.append(posterior.nll(c))
-        else:
-            others = others.to(divergence) + divergence
-    # not the best one of each example, which would be the bound of no model
-    nll = log(len(alone)) - torch.stack([-each for each in alone]).logsumexp(0) + others if alone else None
-    return Drawn(tuple(condition), kl, nll)
+    return Drawn(latents, posteriors, values)
 
 
 def num_uniforms(latents: Sequence[Latent]) -> int:
@@ -201,13 +219,14 @@ def nelbo(
     """
     posteriors = [latent.posterior(x, batch) for latent in latents]
     spec: Spec = process.spec
-    columns, drawn = [], Drawn((), {}, None)
+    columns = []
     for i in range(spec.num_steps):
         drawn = draw_latents(latents, posteriors, noise[:, i, spec.num_dims :])
         step = process.step(x, torch.full((len(x),), i + 1, device=x.device), drawn.condition)
         z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
         columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
-    return Bound(torch.stack(columns, 1), {**(extra or {}), **drawn.kl}, drawn.nll)
+    kl = drawn.kl()  # of one draw, the last
+    return Bound(torch.stack(columns, 1), {**(extra or {}), **kl}, drawn.nll(kl))
 
 
 def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent]) -> Tensor:

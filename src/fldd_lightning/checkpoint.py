@@ -59,15 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
             "settings, which are not unpickled. Give one that 'fit' wrote; FLDD_TRACEBACK=1 shows the cause."
         ) from error
-    if isinstance(checkpoint, dict) and "fldd_problem" in checkpoint:
-        raise FLDDError(f"'{path}' is of fldd-lightning 0.1, whose models this version cannot build. Train it again.")
-    about = checkpoint.get("fldd") if isinstance(checkpoint, dict) else None
-    if not isinstance(about, dict):
-        raise FLDDError(f"'{path}' is not a checkpoint written by fldd-lightning.")
-    if about.get("version") != VERSION:
-        raise FLDDError(f"'{path}' is of another version of fldd-lightning. Install the one that wrote it.")
-    if not isinstance(about.get("class"), str) or not isinstance(about.get("settings"), dict):
-        raise FLDDError(f"'{path}' does not say which model it is: it is damaged. Give one that 'fit' wrote.")
+    _about(checkpoint, f"'{path}'")
     return checkpoint
 
 
@@ -152,19 +144,28 @@ def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         FLDDError: If anything differs that weights depend on, or it is not a checkpoint of this version.
     """
-    if "fldd_problem" in checkpoint:
-        raise FLDDError(
-            "this checkpoint is of fldd-lightning 0.1, whose models this version cannot build. Train again."
-        )
-    if "fldd" not in checkpoint:
-        raise FLDDError("this checkpoint was not written by fldd-lightning.")
-    there, here = checkpoint["fldd"]["identity"], _identity(module)
+    there, here = _about(checkpoint, "this checkpoint")["identity"], _identity(module)
     differences = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
     if differences:
         raise FLDDError(
             "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
             "and the data it was trained with, and no options that change them; without any it uses its own."
         )
+
+
+def _about(checkpoint: Any, name: str) -> dict[str, Any]:
+    """What a checkpoint says of its model; raises FLDDError, with its ``name``, if that is not of this version."""
+    if isinstance(checkpoint, Mapping) and "fldd_problem" in checkpoint:
+        raise FLDDError(f"{name} is of fldd-lightning 0.1, whose models this version cannot build. Train it again.")
+    about = checkpoint.get("fldd") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(about, dict):
+        raise FLDDError(f"{name} is not a checkpoint written by fldd-lightning.")
+    if about.get("version") != VERSION:
+        raise FLDDError(f"{name} is of another version of fldd-lightning. Install the one that wrote it.")
+    parts = {"class": str, "settings": dict, "identity": dict}
+    if not all(isinstance(about.get(key), kind) for key, kind in parts.items()):
+        raise FLDDError(f"{name} does not say which model it is: it is damaged. Give one that 'fit' wrote.")
+    return about
 
 
 def _identity(module: FLDD) -> dict[str, Any]:

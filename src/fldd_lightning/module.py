@@ -150,7 +150,7 @@ class FLDD(LightningModule):
         per_step = out.surrogate
         if out.auxiliary is not None:
             per_step = per_step + self._auxiliary_now * out.auxiliary
-        terms = {name: term.mean() for name, term in {**self.extra_terms(batch), **drawn.kl}.items()}
+        terms = {name: term.mean() for name, term in {**self.extra_terms(batch), **drawn.kl()}.items()}
         further = sum(terms.values(), torch.zeros((), device=self.device))
         self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
         return (spec.num_steps * per_step.mean() + further) / spec.num_dims
@@ -182,16 +182,15 @@ class FLDD(LightningModule):
         """Check batches: all on the CPU, and now and then on a device, which has to be waited for."""
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self._checked(batch)
-        if self._run_progress is None:
-            self._run_progress = run_progress(self.trainer)
-        self._auxiliary_now = self.auxiliary_weight * (1 - min(1.0, self._run_progress(self.global_step)))
+        if self._run_progress is not None:
+            self._auxiliary_now = self.auxiliary_weight * (1 - min(1.0, self._run_progress(self.global_step)))
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
-        self._run_progress = None
-        forward_lr = self.lr * self.forward_lr_ratio
+        self._run_progress = progress = run_progress(self.trainer)
+        rates = (self.lr, self.lr * self.forward_lr_ratio)
         return two_time_scales(
-            self.trainer, self, self.forward_process, self.lr, forward_lr, self.freeze_steps, self.weight_decay
+            self.trainer, progress, self, self.forward_process, rates, self.freeze_steps, self.weight_decay
         )
 
     def configure_gradient_clipping(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -123,12 +124,9 @@ class DirectReverse(Reverse):
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits = self.logits(state, t, condition).float() + self._base(as_weights(state, self.num_states), t)
-        if self.has_mask:  # at t = 1 none is left
-            is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
-            logits = torch.cat([logits[..., :-1], logits[..., -1:].masked_fill(is_last, float("-inf"))], -1)
-        if self.pad is not None:
-            logits = logits.masked_fill(torch.arange(self.num_states, device=t.device) == self.pad, float("-inf"))
-        return self._with_pad(logits.log_softmax(-1), state)
+        if self.has_mask:
+            logits = _without_mask_at_the_end(logits, t)
+        return self._with_pad(_without(logits, self.pad).log_softmax(-1), state)
 
 
 class PredictingReverse(Reverse):
@@ -157,9 +155,7 @@ class PredictingReverse(Reverse):
         self._posterior_under = process.posterior_under
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        logits = self.logits(state, t, condition).float()  # (B, *shape, K)
-        if self.pad is not None:
-            logits = logits.masked_fill(torch.arange(self.num_classes, device=t.device) == self.pad, float("-inf"))
+        logits = _without(self.logits(state, t, condition).float(), self.pad)  # (B, *shape, K)
         return self._with_pad(self._posterior_under(logits.log_softmax(-1), state, t), state)
 
 
@@ -204,9 +200,7 @@ class MaskedReverse(Reverse):
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_v = self._joint(*self._logits_odds(state, t, condition)).log_softmax(-1)
-        mask = self.num_states - 1
-        is_last = (t == 1).reshape(-1, *[1] * (log_v.dim() - 1))
-        log_v = log_v.masked_fill(is_last & (torch.arange(mask + 1, device=t.device) == mask), float("-inf"))
+        log_v, mask = _without_mask_at_the_end(log_v, t), self.num_states - 1
         if state.is_floating_point():
             return log_v
         return torch.where((state == mask).unsqueeze(-1), log_v, log_one_hot(state, self.num_states, log_v.dtype))
@@ -256,8 +250,7 @@ class MaskedReverse(Reverse):
         Staying is decided first: p(MASK) = sigmoid(odds). The values share the rest, however large their logits are.
         """
         data = logits[..., : self.num_classes].to(torch.promote_types(logits.dtype, torch.float32))
-        if self.pad is not None:
-            data = data.masked_fill(torch.arange(self.num_classes, device=data.device) == self.pad, float("-inf"))
+        data = _without(data, self.pad)
         return torch.cat([data, (data.logsumexp(-1) + odds).unsqueeze(-1)], -1)
 
 
@@ -292,6 +285,19 @@ class _LogProbAt(torch.autograd.Function):
         return grad, None, None, None
 
 
+def _without(logits: Tensor, pad: int | None) -> Tensor:
+    """Logits ``(..., S)`` with ``-inf`` at PAD, if there is one."""
+    return (
+        logits if pad is None else logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == pad, -inf)
+    )
+
+
+def _without_mask_at_the_end(logits: Tensor, t: Tensor) -> Tensor:
+    """Logits ``(B, *shape, S)`` with ``-inf`` at the last state, MASK, of examples at t = 1."""
+    is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
+    return torch.cat([logits[..., :-1], logits[..., -1:].masked_fill(is_last, -inf)], -1)
+
+
 def _rows(num_states: int) -> int:
     """How many rows of S logits make a chunk."""
     return max(1, _CHUNK // num_states)
@@ -304,7 +310,7 @@ def _chunks(logits: Tensor, num_classes: int, pad: int | None) -> Iterator[tuple
     for first in range(0, len(logits), size):
         rows = slice(first, first + size)
         part = logits[rows].to(dtype, copy=True)
-        part[:, num_classes:] = float("-inf")
+        part[:, num_classes:] = -inf
         if pad is not None:
-            part[:, pad] = float("-inf")
+            part[:, pad] = -inf
         yield rows, part

@@ -147,27 +147,32 @@ def averages_of(trainer: Trainer) -> list[Any]:
 
 
 def two_time_scales(
-    trainer: Trainer, module: nn.Module, process: nn.Module, lr: float, forward_lr: float, freeze: int, decay: float
+    trainer: Trainer,
+    progress: Callable[[int], float],
+    module: nn.Module,
+    process: nn.Module,
+    rates: tuple[float, float],
+    freeze: int,
+    decay: float,
 ) -> dict[str, Any]:
     """One AdamW and its schedule: a parameter group for denoiser and latents and one for the forward process.
 
     Args:
         trainer: The trainer, which knows how long the run is.
+        progress: Share of the run that is done; see :func:`run_progress`.
         module: All parameters.
         process: The forward process, whose parameters make the second group.
-        lr: Peak learning rate of the first group.
-        forward_lr: That of the second.
+        rates: Peak learning rates of the two groups.
         freeze: Steps at first in which the second group does not move.
         decay: AdamW's weight decay.
 
     Returns:
         What ``configure_optimizers`` returns.
     """
-    progress = run_progress(trainer)
     own = list(process.parameters())
     mine = {id(p) for p in own}
     rest = [p for p in module.parameters() if id(p) not in mine]
-    groups: list[dict[str, Any]] = [{"params": rest, "lr": lr, "name": "reverse"}]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": rates[0], "name": "reverse"}]
     factors = [learning_rate_factor(progress)]
     if own:
         total = run_length(trainer)
@@ -176,7 +181,7 @@ def two_time_scales(
                 f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
                 f"freeze_steps={freeze} leave it as it is. Train longer or freeze less."
             )
-        groups.append({"params": own, "lr": forward_lr, "name": "forward"})
+        groups.append({"params": own, "lr": rates[1], "name": "forward"})
         factors.append(learning_rate_factor(progress, freeze))
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

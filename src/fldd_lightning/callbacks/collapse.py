@@ -25,12 +25,13 @@ class CollapseMonitor(Callback):
     """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
 
     A collapsed process puts all information into one step, and its bound equals that of a
-    product of the data's marginals. Logs, at every validation: ``collapse/marginal_entropy``
-    (nats per example, of the training data; given where the padding is, if there is any),
-    ``collapse/share_t{t}`` (share of each step in the KL) and
-    ``collapse/moved`` (mean total variation between the learned marginals and their base,
-    over one validation batch) and ``collapse/gradient_snr`` (see :class:`GradientSNR`). Warns once per run,
-    also when the bound is no lower than that of the latents alone.
+    product of the data's marginals. Warns once per run, also when the bound is no lower than that of the latents
+    alone. Logs at every validation:
+
+    - ``collapse/marginal_entropy``: of the training data, in nats per example, given where the padding is.
+    - ``collapse/share_t{t}``: share of each step in the KL.
+    - ``collapse/moved``: mean total variation between the learned marginals and their base, over one validation batch.
+    - ``collapse/gradient_snr``: see :class:`GradientSNR`.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
@@ -79,8 +80,7 @@ class CollapseMonitor(Callback):
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.extra_metrics["val"].get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())
-            names: list[str] = [str(latent.name) for latent in pl_module.latents]
-            of_names = {name: float(metrics[f"kl_{name}"]) for name in names}
+            of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
             whole = float(kl.sum()) + sum(of_names.values())
             given = sum(of_names[name] for name in observed(pl_module))  # the marginals' entropy is given those
             self._warn(shares, whole, whole - given, moved, of_latents)

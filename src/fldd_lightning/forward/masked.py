@@ -185,9 +185,9 @@ class StaggeredProcess(MaskProcess):
 class LearnedMaskProcess(MaskProcess):
     """A learned, data-aware mask schedule over a fixed one.
 
-    The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x), so
-    that gamma is monotone in t, gamma_T = 1 exactly and a masked coordinate never returns. With ``order``
-    and the network's last layer at zero the process is its base.
+    The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x). So gamma is
+    monotone in t, gamma_T is exactly 1, and a masked coordinate never returns. With ``order`` and the network's last
+    layer at zero the process is its base.
 
     ``order`` is a table per step and coordinate that all examples share. Networks that are equivariant to
     shifts, such as a Transformer with rotary positions, cannot tell a coordinate by its place, and every
