@@ -37,7 +37,7 @@ class KnownOptimum(Callback):
             raise FLDDError("KnownOptimum needs data with a known log-probability; see benchmarks/sources.py.")
         x = data.splits["test"].x
         log_p = float(data.log_prob(x).mean())
-        gap = float(pl_module.bounds["test"].compute()["nelbo"]) + log_p
+        gap = float(pl_module.evaluations["test"].bound.compute()["nelbo"]) + log_p
         pl_module.log("test/gap", gap)
         pl_module.log("test/gap_share", gap / data.entropy)
         samples = pl_module.sample(self.num_samples, self.seed, batch_size=self.num_samples)

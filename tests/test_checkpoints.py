@@ -117,9 +117,9 @@ def test_a_class_of_a_function_can_be_trained_and_loaded_from_python(tmp_path: P
 def test_a_trained_model_can_be_pickled(tmp_path: Path) -> None:
     model = build(Own, forward_process=partial(LearnedMaskProcess, network=small_mlp))
     fit(tmp_path, model, Pairs(batch_size=8), max_epochs=1)
-    assert model.bounds
+    assert model.evaluations
     copy = pickle.loads(pickle.dumps(model))
-    assert not copy.bounds
+    assert not copy.evaluations
     assert torch.equal(copy.sample(5), model.sample(5))
 
 

@@ -8,7 +8,7 @@ agree on to load it; ``vocabulary``. What Lightning writes beside it (``hyper_pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -33,6 +33,7 @@ __all__ = [
     "load_model",
     "load_module",
     "read_checkpoint",
+    "same_vocabulary",
 ]
 
 VERSION = 2  # of what stands under "fldd"
@@ -151,6 +152,25 @@ def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
             "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
             "and the data it was trained with, and no options that change them; without any it uses its own."
         )
+
+
+def same_vocabulary(mine: Sequence[str] | None, other: Sequence[str] | None) -> Sequence[str] | None:
+    """What the integers of a model stand for, now that data or a checkpoint say it too; either may not know.
+
+    Raises:
+        FLDDError: If the two differ, naming where.
+    """
+    if other is None:
+        return mine
+    other = [str(name) for name in other]
+    if mine is not None and mine != other:
+        pairs = enumerate(zip(mine, other))
+        first = next((f"; {i} is '{a}' and '{b}'" for i, (a, b) in pairs if a != b), "")
+        raise FLDDError(
+            f"data and checkpoint have different vocabularies ({len(other)} and {len(mine)} entries{first}). Use the "
+            "data the model was trained with, or a file of the same tokens."
+        )
+    return other
 
 
 def _about(checkpoint: Any, name: str) -> dict[str, Any]:

@@ -12,19 +12,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from .bound import Bound, draw_latents, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
 from .categorical import check_states, float64_device, grey_levels
-from .checkpoint import about_model, check_same, load_module
+from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .data.base import DiscreteDataModule
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
+from .evaluation import Evaluation
 from .factory import build, describe, plain
 from .forward import ForwardProcess, MaskProcess
 from .latents.base import Latent
 from .latents.several import fit_latents, make_latents
-from .metrics import NELBOMetric
 from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
@@ -74,8 +74,7 @@ class FLDD(LightningModule):
     Attributes:
         spec: K, shape, PAD and T, and what networks see.
         latents: All of them, in order.
-        bounds: The bound's metric, by stage.
-        extra_metrics: What :meth:`make_metrics` makes, by stage.
+        evaluations: The metrics of ``val`` and ``test``, from the first evaluation on.
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
@@ -129,9 +128,7 @@ class FLDD(LightningModule):
         # DDP need not send the tables of latents before every step: fit_latents does when training starts
         names = [f"latents.{name}" for name, _ in modules.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
-        # plain dictionaries: a metric's networks are no part of the model, its average or its checkpoints
-        self.bounds: dict[str, NELBOMetric] = {}
-        self.extra_metrics: dict[str, dict[str, Metric]] = {}
+        self.evaluations: dict[str, Evaluation] = {}
         self._num_seen = 0
         self._auxiliary_now = auxiliary_weight
 
@@ -216,7 +213,7 @@ class FLDD(LightningModule):
                 "Use bf16-mixed."
             )
         data = getattr(self.trainer, "datamodule", None)
-        self._take_vocabulary(getattr(data, "vocabulary", None))
+        self.vocabulary = same_vocabulary(self.vocabulary, getattr(data, "vocabulary", None))
 
     # ---- evaluation -----------------------------------------------------------------------
 
@@ -275,38 +272,21 @@ class FLDD(LightningModule):
         for batch in batches:
             self._evaluation_step(stage, self.transfer_batch_to_device(batch, self.device, 0))
         self.train(was_training)
-        return self._collect(stage)
+        return self.evaluations[stage].compute()
 
     def _prepare_evaluation(self, stage: str) -> None:
         self._num_seen = 0
-        if stage not in self.bounds:
-            names = (*self.extra_term_names(), *(f"kl_{each.name}" for each in self.latents))
-            self.bounds[stage] = NELBOMetric(self.spec.num_steps, self.spec.num_dims, names)
-            self.extra_metrics[stage] = dict(self.make_metrics())
-            if any(each.says_values for each in self.latents):
-                self.extra_metrics[stage]["nll_latent"] = MeanMetric()
-        for metric in (self.bounds[stage], *self.extra_metrics[stage].values()):
-            metric.to(self.device).reset()  # an evaluation before may have been broken off
+        if stage not in self.evaluations:
+            self.evaluations[stage] = Evaluation(self.spec, self.latents, self.extra_term_names(), self.make_metrics())
+        self.evaluations[stage].reset(self.device)
 
     def _evaluation_step(self, stage: str, batch: Any) -> None:
         terms = self.nelbo_terms(batch, self._noise(self._index(batch)))
-        if terms.nll_latent is not None:
-            self.extra_metrics[stage]["nll_latent"].update(terms.nll_latent)
-        self.bounds[stage].update(terms.kl, terms.further)
-        self.update_metrics(self.extra_metrics[stage], batch, terms.nelbo)
-
-    def _collect(self, stage: str) -> dict[str, Tensor]:
-        """Values of all metrics of a stage by name; resets them."""
-        collected = {name: value.float() for name, value in self.bounds[stage].compute().items()}
-        self.bounds[stage].reset()
-        for name, metric in self.extra_metrics[stage].items():
-            value = metric.compute()
-            collected.update(value if isinstance(value, dict) else {name: value})
-            metric.reset()
-        return collected
+        self.evaluations[stage].update(terms)
+        self.update_metrics(self.evaluations[stage].metrics, batch, terms.nelbo)
 
     def _log_evaluation(self, stage: str) -> None:
-        for name, value in self._collect(stage).items():
+        for name, value in self.evaluations[stage].compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
 
     # ---- sampling -------------------------------------------------------------------------
@@ -424,7 +404,7 @@ class FLDD(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
         check_same(self, checkpoint)
-        self._take_vocabulary(checkpoint["fldd"].get("vocabulary"))
+        self.vocabulary = same_vocabulary(self.vocabulary, checkpoint["fldd"].get("vocabulary"))
         self.trained_steps = int(checkpoint.get("global_step", 0))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -440,21 +420,7 @@ class FLDD(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is of a run, and metrics, which are made anew."""
-        return {**super().__getstate__(), "_run_progress": None, "bounds": {}, "extra_metrics": {}}
-
-    def _take_vocabulary(self, vocabulary: Sequence[str] | None) -> None:
-        """Remember what the integers stand for, or refuse a second meaning, naming what differs."""
-        if vocabulary is None:
-            return
-        vocabulary = [str(name) for name in vocabulary]
-        if self.vocabulary is not None and self.vocabulary != vocabulary:
-            pairs = enumerate(zip(self.vocabulary, vocabulary))
-            first = next((f"; {i} is '{a}' and '{b}'" for i, (a, b) in pairs if a != b), "")
-            raise FLDDError(
-                f"data and checkpoint have different vocabularies ({len(vocabulary)} and {len(self.vocabulary)} "
-                f"entries{first}). Use the data the model was trained with, or a file of the same tokens."
-            )
-        self.vocabulary = vocabulary
+        return {**super().__getstate__(), "_run_progress": None, "evaluations": {}}
 
     # ---- batches and noise -------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class CollapseMonitor(Callback):
             # the first process's, as streams differ: all must warn, or none
             self._marginal_entropy = trainer.strategy.broadcast(marginal_entropy(trainer, pl_module))
         pl_module.log("collapse/marginal_entropy", self._marginal_entropy)
-        metrics = pl_module.bounds["val"].compute()  # the module's own epoch end comes later
+        metrics = pl_module.evaluations["val"].bound.compute()  # the module's own epoch end comes later
         steps = pl_module.spec.num_steps
         kl = torch.stack([metrics[f"kl_t{t}"] for t in range(1, steps + 1)]).clamp_min(0)
         shares = kl / kl.sum().clamp_min(1e-12)
@@ -78,7 +78,7 @@ class CollapseMonitor(Callback):
             pl_module.log("collapse/gradient_snr", snr)
         past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
         if process.learned and past_freeze and not self._warned:
-            nll = pl_module.extra_metrics["val"].get("nll_latent")
+            nll = pl_module.evaluations["val"].metrics.get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())
             of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
             whole = float(kl.sum()) + sum(of_names.values())

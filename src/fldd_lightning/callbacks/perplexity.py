@@ -107,7 +107,8 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
                 f"{100 * unknown:.0f} % of the tokens of samples with T = {steps} are unknown to the judge "
                 f"({self.judge.describe()}), whose numbers say little until they are few."
             )
-        values = {**module.extra_metrics[stage]["tokens"].compute(), **judged}  # the module's own epoch end comes later
+        bounds = module.evaluations[stage].metrics["tokens"].compute()  # the module's own epoch end comes later
+        values = {**bounds, **judged}
         if features is not None and real_features is not None:
             values["mauve"] = _mauve(real_features, features, self.seed)
         named = {f"{stage}/{key}_T{steps}": value.float().to(module.device) for key, value in values.items()}

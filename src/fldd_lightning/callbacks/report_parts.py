@@ -39,7 +39,7 @@ def curves(module: FLDD, history: History, baseline: float | None) -> str:
             said += " This model is not below it: so far it has learned less than that."
         parts.append(report_page.note(said))
     num_steps = module.spec.num_steps
-    others = module.bounds["val"].term_names if "val" in module.bounds else ()
+    others = module.evaluations["val"].bound.term_names if "val" in module.evaluations else ()
     terms = report_figures.terms_figure(history, num_steps, others)
     if terms is not None:
         parts.append("<h3>What the bound is made of</h3>")
