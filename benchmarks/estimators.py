@@ -113,11 +113,13 @@ def compare(problem: str, case: Case, steps: int, updates: int) -> Iterator[dict
     x = data.splits["train"].x.long()
     reference, spread, _ = Meter(model, x, partial(RLOO, samples=8), 8).moments(8 * updates, 10**7)
     signal = float(reference.square().sum()) - spread / (8 * updates)
+    if signal <= 0:
+        raise SystemExit(f"{problem}: the mean gradient is lost in its noise. Ask for more --updates than {updates}.")
     for i, (name, (make, samples)) in enumerate(ESTIMATORS.items()):
         mean, variance, seconds = Meter(model, x, make, samples).moments(updates, 10**4 * (i + 1))
         noise = variance / updates + spread / (8 * updates)
         squared_bias = float((mean - reference).square().sum()) - noise
-        relative = max(squared_bias, 0.0) ** 0.5 / max(signal, 1e-30) ** 0.5
+        relative = (max(squared_bias, 0.0) / signal) ** 0.5
         values = (problem, "mask", case.num_steps, steps, name, samples, relative, variance / signal, seconds)
         yield dict(zip(FIELDS, values, strict=True))
         print(f"{problem} {name}: bias {relative:.2f}, variance {variance / signal:.3g}", flush=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fldd_lightning
-from fldd_lightning import FLDD, FLDDError, ImageFLDD, load_model
+from fldd_lightning import FLDD, DigitsDataModule, DiscreteDataModule, FLDDError, ImageFLDD, load_model
 from fldd_lightning.cli import main
 from fldd_lightning.factory import import_class
 
@@ -182,6 +182,7 @@ LOADS = {
     "sample": by_command("sample", "--num_samples", "2", "--output", "drawn"),
 }
 ROUTES = {**LOADS, **RUNS}
+LOAD_DATA = by_python(DiscreteDataModule.load_from_checkpoint)
 WITH_CONFIG = {
     "test": by_command("test", "--config", str(CONFIGS / "digits.yaml"), *SMALL, "--trainer.limit_test_batches", "1"),
     "fit": by_command("fit", "--config", str(CONFIGS / "digits.yaml"), *SMALL, *SHORT),
@@ -262,7 +263,7 @@ def test_names_of_other_kinds_are_refused(
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 @pytest.mark.parametrize("place", IN_DATA.values(), ids=IN_DATA)
-@pytest.mark.parametrize("route", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("route", [*RUNS.values(), LOAD_DATA], ids=[*RUNS, "load_from_checkpoint"])
 def test_the_data_are_checked(
     route: Any, place: Any, payload: Any, good: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,6 +409,23 @@ def test_trusted_classes_stay_where_they_belong(friends: str, capsys: pytest.Cap
     torch.save(attack, "evil.ckpt")
     assert main(["sample", "--ckpt_path", "evil.ckpt", "--trust", "friend"]) == 1
     assert not Path("ran").exists()
+
+
+def test_the_data_of_a_checkpoint(good: dict[str, Any], folder: Path) -> None:
+    torch.save(good, "good.ckpt")
+    data = DiscreteDataModule.load_from_checkpoint("good.ckpt", batch_size=7)
+    assert type(data) is DigitsDataModule
+    assert data.batch_size == 7
+    with pytest.raises(FLDDError, match="a DigitsDataModule, no TextDataModule"):
+        fldd_lightning.TextDataModule.load_from_checkpoint("good.ckpt")
+    torch.save({key: value for key, value in good.items() if "datamodule" not in key}, "python.ckpt")
+    with pytest.raises(FLDDError, match="does not say which data"):
+        DiscreteDataModule.load_from_checkpoint("python.ckpt")
+    evil = {**good, "datamodule_hyper_parameters": {"_instantiator": "friend.run", "_class_path": "friend.Digits"}}
+    torch.save(evil, "evil.ckpt")
+    with pytest.raises(FLDDError, match="friend"):
+        DigitsDataModule.load_from_checkpoint("evil.ckpt")
+    assert not harm(folder)
 
 
 def test_other_classes_than_the_callers(good: dict[str, Any], folder: Path) -> None:

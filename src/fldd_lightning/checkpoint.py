@@ -23,6 +23,7 @@ from .errors import FLDDError
 from .factory import Trusted, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
+    from .data import DiscreteDataModule
     from .module import FLDD
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "about_model",
     "check_same",
     "checkpoint_config",
+    "load_data",
     "load_model",
     "load_module",
     "read_checkpoint",
@@ -41,6 +43,7 @@ _LINKED = ("num_classes", "shape", "padded")  # the data say them
 _WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
 M = TypeVar("M", bound="FLDD")
+D = TypeVar("D", bound="DiscreteDataModule")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -85,15 +88,40 @@ def load_module(
         FLDDError: If it cannot be read, names a class that is not trusted, or is of another class.
     """
     overrides = dict(overrides or {})
-    if not overrides.pop("weights_only", True):  # an argument of Lightning's
-        raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
-    checkpoint = read_checkpoint(path)
+    checkpoint = _read(path, overrides)
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
         module: M = recipe.func(**{**recipe.keywords, **overrides})
         module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     return module if map_location is None else module.to(map_location)
+
+
+def load_data(
+    cls: type[D],
+    path: str | Path,
+    trusted: Iterable[Trusted] | Trusted = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> D:
+    """Make the data module that the command line trained with; the work of its ``load_from_checkpoint``.
+
+    Args:
+        cls: As for :func:`load_module`.
+        path: The checkpoint.
+        trusted: As for :func:`load_module`.
+        overrides: Options that replace those of the checkpoint.
+
+    Raises:
+        FLDDError: As :func:`load_module`, or if the checkpoint was made in Python, where it does not know its data.
+    """
+    overrides = dict(overrides or {})
+    checkpoint = _read(path, overrides)
+    with trusting(trusted), trusting(cls):
+        recipe = _data_of(checkpoint, cls)
+        if recipe is None:
+            raise FLDDError(f"'{path}' does not say which data it was trained with. Make the data module yourself.")
+        data: D = recipe.func(**{**recipe.keywords, **overrides})
+    return data
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", trusted: Iterable[Trusted] | Trusted = ()) -> FLDD:
@@ -188,6 +216,13 @@ def _about(checkpoint: Any, name: str) -> dict[str, Any]:
     return about
 
 
+def _read(path: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that is asked for as Lightning does; ``weights_only`` is taken out of the overrides."""
+    if not overrides.pop("weights_only", True):
+        raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
+    return read_checkpoint(path)
+
+
 def _identity(module: FLDD) -> dict[str, Any]:
     return {
         "num_classes": module.spec.num_classes,
@@ -203,12 +238,17 @@ def _identity(module: FLDD) -> dict[str, Any]:
 def _recipe(checkpoint: dict[str, Any], cls: type[FLDD]) -> partial[Any]:
     """The module of a checkpoint, ready to be called."""
     path, settings = checkpoint["fldd"]["class"], checkpoint["fldd"]["settings"]
-    if public_path(cls) == f"{cls.__module__}.{cls.__name__}":  # the caller's own
+    if _is_of_caller(cls):
         return recipe_of(cls, settings)
     found = resolve({"class_path": path}, type[fldd_lightning.FLDD], "model")
     if not issubclass(found, cls):
         raise FLDDError(f"the checkpoint holds a {found.__name__}, no {cls.__name__}. Load it with load_model.")
     return recipe_of(found, settings)
+
+
+def _is_of_caller(cls: type[Any]) -> bool:
+    """Whether a class is none of this package's."""
+    return public_path(cls) == f"{cls.__module__}.{cls.__name__}"
 
 
 def _for_parser(made: Any) -> Any:
@@ -218,12 +258,16 @@ def _for_parser(made: Any) -> Any:
     return public_path(made) if isinstance(made, FunctionType) else describe(made)
 
 
-def _data_of(checkpoint: dict[str, Any]) -> partial[Any] | None:
+def _data_of(checkpoint: dict[str, Any], cls: type[Any] = LightningDataModule) -> partial[Any] | None:
     """The data module, if a command line wrote the checkpoint, whose entry this is."""
     settings = checkpoint.get("datamodule_hyper_parameters")
     if not isinstance(settings, dict) or "_class_path" not in settings:
         return None
     left_out = ("_class_path", "_instantiator", *_WRITTEN)
     options = {key: value for key, value in settings.items() if key not in left_out}
+    if cls is not LightningDataModule and _is_of_caller(cls):
+        return recipe_of(cls, options)
     found = resolve({"class_path": settings["_class_path"]}, type[LightningDataModule], "data")
+    if not issubclass(found, cls):
+        raise FLDDError(f"the checkpoint's data are a {found.__name__}, no {cls.__name__}. Use that class.")
     return recipe_of(found, options)

@@ -168,7 +168,8 @@ class MaskedReverse(Reverse):
     at once. At t = 1 none stays.
 
     Where a latent says something of the values, their logits start from its log p(x_i|c). That is the best there is
-    while nothing is visible, and takes two more tensors of the logits' size.
+    while nothing is visible, and takes two more tensors of the logits' size. Of several such latents it is the mean:
+    the sum would count what they agree on twice.
 
     Args:
         spec: K, shape and T.
@@ -235,7 +236,8 @@ class MaskedReverse(Reverse):
         """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
         logits = self.logits(state, t, condition)
         for i, log_conditional_of in self._log_values:
-            logits = logits + F.pad(log_conditional_of(condition[i]), (0, logits.shape[-1] - self.num_classes))
+            log_p = log_conditional_of(condition[i]) / len(self._log_values)
+            logits = logits + F.pad(log_p, (0, logits.shape[-1] - self.num_classes))
         return logits
 
     def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -287,9 +289,9 @@ class _LogProbAt(torch.autograd.Function):
 
 def _without(logits: Tensor, pad: int | None) -> Tensor:
     """Logits ``(..., S)`` with ``-inf`` at PAD, if there is one."""
-    return (
-        logits if pad is None else logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == pad, -inf)
-    )
+    if pad is None:
+        return logits
+    return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == pad, -inf)
 
 
 def _without_mask_at_the_end(logits: Tensor, t: Tensor) -> Tensor:

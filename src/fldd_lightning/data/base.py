@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from ..checkpoint import load_data
 from ..errors import FLDDError
 from .loaders import ResumableLoader, ResumableSampler
 
@@ -80,6 +81,24 @@ class DiscreteDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._splits: dict[str, Split] | None = None
         self._place: dict[str, int] | None = None  # where a resumed run goes on
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = None, trusted: Sequence[Any] = (), **overrides: Any
+    ) -> Any:
+        """Make the data module that ``fldd-lightning fit`` trained with. Nothing in the file is run.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: An argument of Lightning's; no data are on a device.
+            trusted: Your own classes that the file may name.
+            overrides: Options in place of those in the file.
+
+        Raises:
+            FLDDError: If the file is not a checkpoint of this package, does not say its data, is of another class, or
+                names a class that is neither this package's nor trusted.
+        """
+        return load_data(cls, checkpoint_path, trusted, overrides)
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
