@@ -240,6 +240,7 @@ def test_the_run_ends_with_what_to_do(run: SimpleNamespace, trained: Path) -> No
         assert any(str(written) in line for line in last[-12:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "size", "options"),
     [

@@ -26,6 +26,7 @@ def text_quality() -> PerplexityCallback:
     return PerplexityCallback(num_samples=30, batch_size=8)
 
 
+@pytest.mark.slow
 def test_two_processes_train_in_step(tmp_path: Path) -> None:
     """DDP on CPU (gloo)."""
     script = Path(__file__).with_name("ddp_script.py")

@@ -61,6 +61,29 @@ def test_examples_without_an_index_are_counted(tmp_path: Path) -> None:
     assert torch.cat([each["index"] for each in predicted]).tolist() == list(range(24))
 
 
+def test_the_standard_error_is_that_of_the_examples(tmp_path: Path) -> None:
+    model = build()
+    for p in model.reverse.parameters():
+        torch.nn.init.normal_(p)
+    rows = Pairs(batch_size=16)
+    tested = trainer(tmp_path).test(model, rows, verbose=False)[0]
+    predicted: Any = trainer(tmp_path).predict(model, rows)
+    nelbo = torch.cat([each["nelbo"] for each in predicted])
+    assert tested["test/nelbo"] == pytest.approx(float(nelbo.mean()))
+    assert tested["test/nelbo_se"] == pytest.approx(float(nelbo.std()) / len(nelbo) ** 0.5)
+
+
+def test_noise_repeats_with_the_seed_alone() -> None:
+    """Seeds are repetitions of the whole experiment, evaluation included."""
+    model, index = build(), torch.tensor([3, 8])
+    torch.manual_seed(1)
+    first = model._noise(index)
+    torch.rand(5)
+    assert torch.equal(model._noise(index.flip(0)).flip(0), first)
+    torch.manual_seed(2)
+    assert not torch.equal(model._noise(index), first)
+
+
 def test_processes_take_turns() -> None:
     """As Lightning's sampler for evaluation gives them their examples."""
     model = build()

@@ -54,6 +54,7 @@ def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
     return Trainer(accelerator="cpu", default_root_dir=str(folder), callbacks=list(callbacks), **{**quiet, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [LearnedMaskProcess, ResidualUniformProcess])
 def test_padded_lines_are_learned(corpus: Path, tmp_path: Path, process: Any) -> None:
     data = data_of(corpus)
@@ -189,6 +190,7 @@ def test_checkpoints_know_their_tokenizer_and_lengths(corpus: Path, tmp_path: Pa
         trainer(tmp_path).test(model_of(data), data_of(corpus, padded=False), verbose=False)
 
 
+@pytest.mark.slow
 def test_the_config_runs_anywhere(tmp_path: Path) -> None:
     """As it stands, on the corpus that Python carries, but for the number of steps."""
     common = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]

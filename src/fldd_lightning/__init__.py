@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
+    from .callbacks import AnyOrderBound as AnyOrderBound
     from .callbacks import CollapseMonitor as CollapseMonitor
     from .callbacks import FIDCallback as FIDCallback
     from .callbacks import NELBOWriter as NELBOWriter
@@ -34,9 +35,14 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .data import Split as Split
     from .data import TextDataModule as TextDataModule
     from .data import Tokenizer as Tokenizer
+    from .decoding import Ancestral as Ancestral
+    from .decoding import ConfidentFirst as ConfidentFirst
+    from .decoding import Decoding as Decoding
+    from .decoding import ExactlyN as ExactlyN
     from .errors import FLDDError as FLDDError
     from .estimators import RLOO as RLOO
     from .estimators import Concrete as Concrete
+    from .estimators import ExactMasks as ExactMasks
     from .estimators import GradientEstimator as GradientEstimator
     from .estimators import Reinforce as Reinforce
     from .estimators import StepLoss as StepLoss
@@ -100,15 +106,18 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 # Where each name lives. A checkpoint may name the classes among them and no others: see docs/security.md.
 _HOMES = {
     "callbacks.checkpoints": "BestCheckpoint LastCheckpoint",
-    "callbacks": "CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Report RunProgressBar Texts",
+    "callbacks": (
+        "AnyOrderBound CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Report RunProgressBar Texts"
+    ),
     "checkpoint": "load_model",
     "data": (
         "ArrayDataModule CIFAR10DataModule CharacterTokenizer DigitsDataModule DiscreteDataModule "
         "FashionMNISTDataModule HuggingFaceTokenizer ImageDataModule MNISTDataModule Split TextDataModule "
         "Tokenizer"
     ),
+    "decoding": "Ancestral ConfidentFirst Decoding ExactlyN",
     "errors": "FLDDError",
-    "estimators": "RLOO Concrete GradientEstimator Reinforce StepLoss WarmUp",
+    "estimators": "RLOO Concrete ExactMasks GradientEstimator Reinforce StepLoss WarmUp",
     "forward": (
         "AbsorbingProcess D3PMProcess DenseStep ForwardProcess LearnedMaskProcess MaskProcess MaskedStep "
         "Posterior ResidualAbsorbingProcess ResidualProcess ResidualUniformProcess StaggeredProcess Step "

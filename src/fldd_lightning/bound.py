@@ -28,12 +28,16 @@ __all__ = [
     "Bound",
     "Drawn",
     "StepTerms",
+    "any_order_nelbo",
     "draw_latents",
+    "exactly_masked",
+    "mixed",
     "nelbo",
     "noise_of",
     "num_uniforms",
     "step_terms",
     "stratified_steps",
+    "uniform_of",
 ]
 
 
@@ -229,11 +233,70 @@ def nelbo(
     return Bound(torch.stack(columns, 1), {**(extra or {}), **kl}, drawn.nll(kl))
 
 
-def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent]) -> Tensor:
-    """Uniform numbers ``(B, T, D + n)`` for :func:`nelbo`, on the CPU, that depend on each example's index alone."""
-    size = (spec.num_steps, spec.num_dims + num_uniforms(latents))
-    rows = [torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in index.tolist()]
-    return torch.stack(rows)
+def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """States with exactly n of the D coordinates masked, n uniform in 1..D; coordinates at PAD do not count.
+
+    Args:
+        step: Any step of the examples x.
+        uniform: Float64 numbers in [0, 1), ``(B, 1 + D)``: one for n, D for which are masked.
+
+    Returns:
+        States ``(B, *shape)`` and D/n, ``(B,)`` (Hoogeboom et al., 2022, eq. 3).
+    """
+    x, uniform = step.x, uniform.to(step.x.device)
+    is_pad = torch.zeros_like(x, dtype=torch.bool) if step.pad is None else x == step.pad
+    dims = (~is_pad).flatten(1).sum(1)  # (B,)
+    n = 1 + (uniform[:, 0] * dims).long().minimum((dims - 1).clamp_min(0))
+    place = uniform[:, 1:].masked_fill(is_pad.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
+    is_masked = (place < n.minimum(dims)[:, None]).view(x.shape)
+    return x.masked_fill(is_masked, step.mask), dims / n
+
+
+def any_order_nelbo(
+    process: ForwardProcess, reverse: Reverse, latents: Sequence[Latent], x: Tensor, batch: Any, uniform: Tensor
+) -> Tensor:
+    """One draw of the bound of T = infinity of masked diffusion, which is that of any order.
+
+    -log p(x) <= sum_latents KL + E_n E_{z: n masks} D/n sum_{masked i} -log p(x^i|z), n uniform in 1..D (Uria et al.,
+    2014; Hoogeboom et al., 2022, eq. 3). Valid for :class:`AbsorbingProcess` with a time-independent denoiser.
+
+    Args:
+        process: The forward process.
+        reverse: The reverse process.
+        latents: The latents.
+        x: Data ``(B, *shape)``.
+        batch: What the data loader gave, for latents that are observed.
+        uniform: Float64 numbers in [0, 1), ``(B, 1 + D + n)``: for the number of masks, where they are, and n of
+            :func:`num_uniforms` for the latents.
+
+    Returns:
+        Nats per example, ``(B,)``.
+    """
+    masks = uniform[:, : 1 + process.spec.num_dims]
+    drawn = draw_latents(latents, [each.posterior(x, batch) for each in latents], uniform[:, masks.shape[1] :])
+    step = process.step(x, torch.ones(len(x), dtype=torch.long, device=x.device), drawn.condition)
+    assert isinstance(step, MaskedStep)
+    z, weight = exactly_masked(step, masks)
+    # at t = 1 every masked coordinate turns to x, so that its KL is -log p(x|z)
+    return step_terms(step, reverse, z.unsqueeze(0)).kl[0] * weight + sum(drawn.kl().values(), 0.0)
+
+
+def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent], seed: int = 0) -> Tensor:
+    """Uniform numbers ``(B, T, D + n)`` for :func:`nelbo`, on the CPU, by each example's index and the seed alone."""
+    return uniform_of(index, (spec.num_steps, spec.num_dims + num_uniforms(latents)), seed)
+
+
+def uniform_of(index: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
+    """Float64 numbers in [0, 1), ``(B, *size)``, on the CPU, by each example's index and a seed alone."""
+    generators = (torch.Generator().manual_seed(mixed(seed, i)) for i in index.tolist())
+    return torch.stack([torch.rand(size, dtype=torch.float64, generator=each) for each in generators])
+
+
+def mixed(seed: int, *numbers: int) -> int:
+    """A seed that depends on all of several numbers, in their order."""
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
+    return seed
 
 
 def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> Tensor:

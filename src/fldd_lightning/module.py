@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
-from .bound import Bound, draw_latents, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
+from .bound import Bound, draw_latents, mixed, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
 from .categorical import check_states, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .data.base import DiscreteDataModule
+from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .evaluation import Evaluation
@@ -122,6 +123,7 @@ class FLDD(LightningModule):
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.estimator = build(estimator, GradientEstimator, self.spec)
+        self.estimator.check(self.forward_process, self.reverse)
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
         self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
@@ -300,6 +302,7 @@ class FLDD(LightningModule):
         trajectory: bool = False,
         batch_size: int = 256,
         progress: bool = False,
+        decoding: Decoding | None = None,
     ) -> Tensor:
         """Draw samples; see :func:`fldd_lightning.sampling.ancestral_sample`.
 
@@ -310,12 +313,13 @@ class FLDD(LightningModule):
             trajectory: Return z_T..z_0, ``(T + 1, N, *shape)``.
             batch_size: Samples drawn at once.
             progress: Show a progress bar.
+            decoding: How a step is drawn; None for :class:`Ancestral`, which the bound is of.
 
         Returns:
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N is not positive or ``num_steps`` is not T.
+            FLDDError: If N is not positive, ``num_steps`` is not T, or the model cannot be decoded this way.
         """
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
@@ -323,9 +327,8 @@ class FLDD(LightningModule):
         was_training = self.training
         self.eval()
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
-        samples = draw_samples(
-            self.forward_process, self.reverse, self.latents, sizes, generator, num_steps, trajectory, progress
-        )
+        parts = (self.forward_process, self.reverse, self.latents)
+        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding)
         self.train(was_training)
         return samples
 
@@ -434,9 +437,7 @@ class FLDD(LightningModule):
 
     def _generator(self, *counters: int) -> torch.Generator:
         """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
-        seed = torch.initial_seed() % 2**31
-        for number in (self.global_rank, *counters):
-            seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
+        seed = mixed(torch.initial_seed() % 2**31, self.global_rank, *counters)
         on_device = "cpu" if self.device.type == "mps" else self.device
         return torch.Generator(on_device).manual_seed(seed)
 
@@ -452,4 +453,5 @@ class FLDD(LightningModule):
         return seen * world + rank
 
     def _noise(self, index: Tensor) -> Tensor:
-        return noise_of(index, self.spec, self.latents).to(float64_device(self.device))
+        seed = torch.initial_seed() % 2**31
+        return noise_of(index, self.spec, self.latents, seed).to(float64_device(self.device))

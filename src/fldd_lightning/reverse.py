@@ -54,7 +54,7 @@ class Reverse(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
-        self.time_independent = time_independent
+        self.num_steps, self.time_independent = spec.num_steps, time_independent
         self.network = build(denoiser, Backbone, spec, process.num_states, num_outputs)
 
     def configuration(self) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .categorical import sample_categorical
+from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .latents.base import Latent
@@ -27,6 +28,7 @@ def ancestral_sample(
     num_steps: int | None = None,
     trajectory: bool = False,
     on_step: Callable[[], object] = lambda: None,
+    decoding: Decoding | None = None,
 ) -> Tensor:
     """Draw samples; the forward network is not needed.
 
@@ -40,14 +42,17 @@ def ancestral_sample(
         num_steps: If given, must equal the T the model was trained with (NFE = T).
         trajectory: Return all states z_T..z_0 instead of z_0.
         on_step: Called after every step, for progress bars.
+        decoding: How a step is drawn; None for :class:`Ancestral`, which the bound is of.
 
     Returns:
         z_0, integers ``(N, *shape)``; with ``trajectory`` z_T..z_0, ``(T + 1, N, *shape)``.
 
     Raises:
-        FLDDError: If ``num_steps`` is not the trained T, or there is padding without PAD or the reverse.
+        FLDDError: If ``num_steps`` is not the trained T, there is padding without PAD or the reverse, or the model
+            cannot be decoded this way.
     """
-    spec = process.spec
+    spec, decoding = process.spec, decoding or Ancestral()
+    decoding.check(process, reverse)
     if num_steps is not None and num_steps != spec.num_steps:
         raise FLDDError(
             f"asked for {num_steps} steps, but this model was trained with T={spec.num_steps}: a learned "
@@ -66,7 +71,7 @@ def ancestral_sample(
     states = [z]
     for step in range(spec.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)
-        z = reverse.draw(z, t, generator, condition)
+        z = decoding.draw(reverse, z, t, generator, condition)
         if trajectory:
             states.append(z)
         on_step()
@@ -82,6 +87,7 @@ def draw_samples(
     num_steps: int | None = None,
     trajectory: bool = False,
     progress: bool = False,
+    decoding: Decoding | None = None,
 ) -> Tensor:
     """Draw latents from their priors, then samples, batch after batch.
 
@@ -94,6 +100,7 @@ def draw_samples(
         num_steps: As for :func:`ancestral_sample`.
         trajectory: As for :func:`ancestral_sample`.
         progress: Show a progress bar.
+        decoding: As for :func:`ancestral_sample`.
 
     Returns:
         Integers ``(N, *shape)``, or ``(T + 1, N, *shape)`` with ``trajectory``, on the CPU.
@@ -110,7 +117,8 @@ def draw_samples(
             condition = tuple(c for latent, c in pairs if latent.seen is not None)
             padding = next((pad for latent, c in pairs if (pad := latent.padding(c)) is not None), None)
             part = ancestral_sample(
-                process, reverse, size, generator, condition, padding, num_steps, trajectory, lambda: bar.advance(task)
-            )
+                process, reverse, size, generator, condition, padding, num_steps, trajectory,
+                lambda: bar.advance(task), decoding,
+            )  # fmt: skip
             parts.append(part.cpu())
     return torch.cat(parts, 1 if trajectory else 0)

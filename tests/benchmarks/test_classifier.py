@@ -15,6 +15,7 @@ from fldd_lightning.data import ArrayDataModule, DigitsDataModule, ImageDataModu
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+@pytest.mark.slow
 def test_it_is_trained_on_the_data_of_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "classifier.pt"
     main(["--config", str(CONFIGS / "digits.yaml"), "--output", str(path), "--epochs", "40"])

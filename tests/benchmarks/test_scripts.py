@@ -52,6 +52,7 @@ def test_runs_that_have_a_row_are_not_repeated(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["seed,steps,gap", "0,5,0.5", "1,5,0.5", "2,5,0.5", "0,6,0.5"]
 
 
+@pytest.mark.slow
 def test_digits_run_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = yaml.safe_load((digits.CONFIGS / "digits.yaml").read_text())
     config["model"]["init_args"]["denoiser"]["init_args"]["width"] = 16

@@ -174,6 +174,7 @@ def test_tokens_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert changed.corpus.fingerprint != data.corpus.fingerprint
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_tokens(folder: Path) -> None:
     """Whatever a tokenizer remembers of its use, and in whatever order Python's sets are there."""
     from tokenizers import Tokenizer, models

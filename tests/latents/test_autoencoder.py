@@ -199,6 +199,7 @@ def test_fit_finds_clusters() -> None:
     assert 1.0 < float(posterior.kl(drawn).detach().mean()) < 2.5  # four clusters: log 4 = 1.39
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_latent_says_what_is_worth_its_price() -> None:
     """At a hundred times its price nothing is worth saying."""

@@ -53,6 +53,7 @@ def test_sizes_are_those_of_the_documentation(make: Any, size: float, costs: tup
         assert counter.get_total_flops() / 1e9 == pytest.approx(cost, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [0, 2])
 def test_convolutions_learn_images_of_several_channels(channels: int) -> None:
     """A latent that says where a stripe is, and of which channel's colour: each pixel of the bound is its own."""

@@ -79,6 +79,7 @@ def test_starts_at_zero_and_uses_all_it_is_given(name: str, shape: tuple[int, ..
     assert torch.allclose(out[:1], network(state[:1], t[:1], tuple(c[:1] for c in condition)), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("unet", GREY), ("dit", GREY), ("transformer", TEXT), ("tied", TEXT)])
 def test_compiles_whole(name: str, shape: tuple[int, ...]) -> None:
     """Values and gradients of the compiled network, at integers and at weights."""

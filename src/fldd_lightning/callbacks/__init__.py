@@ -1,5 +1,6 @@
 """Callbacks: report of a run, progress bar, pictures, texts, sample quality, bounds per example, collapse monitor."""
 
+from .any_order import AnyOrderBound
 from .collapse import CollapseMonitor
 from .fid import FIDCallback
 from .perplexity import PerplexityCallback
@@ -10,6 +11,7 @@ from .report import Report
 from .texts import Texts
 
 __all__ = [
+    "AnyOrderBound",
     "CollapseMonitor",
     "FIDCallback",
     "NELBOWriter",

@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
+from ..decoding import Decoding
 from ..errors import FLDDError
 from ..module import FLDD
 from .mistakes import OptionParser
@@ -28,6 +29,7 @@ def sample(
     seed: int = 0,
     device: str = "cpu",
     trajectory: bool = False,
+    decoding: Decoding | None = None,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -43,11 +45,12 @@ def sample(
         device: Where to run, such as cpu or cuda.
         trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
+        decoding: Ancestral, or for masked diffusion ExactlyN or ConfidentFirst.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
     model = load_model(ckpt_path, device)
-    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True)
+    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True, decoding=decoding)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not FLDD.render

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bound import StepTerms
-from ..forward import Step
+from ..forward import ForwardProcess, Step
+from ..reverse import Reverse
 from ..spec import Spec
 
 __all__ = ["GradientEstimator", "StepLoss"]
@@ -61,6 +62,9 @@ class GradientEstimator(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.register_load_state_dict_pre_hook(_without_others)  # type: ignore[no-untyped-call]
+
+    def check(self, process: ForwardProcess, reverse: Reverse) -> None:
+        """Raise FLDDError if the estimate would be wrong for these two; called when a model is built."""
 
     @abstractmethod
     def loss(

@@ -1,0 +1,90 @@
+"""The bound of infinitely many steps, beside that of T."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..bound import any_order_nelbo, num_uniforms, uniform_of
+from ..categorical import float64_device
+from ..errors import FLDDError
+from ..forward import AbsorbingProcess
+from ..metrics import NELBOMetric
+from ..module import FLDD
+from ..reverse import Reverse
+
+__all__ = ["AnyOrderBound"]
+
+
+class AnyOrderBound(Callback):
+    """Logs ``{val,test}/nelbo_any_order`` and its standard error ``nelbo_any_order_se``, in nats per example.
+
+    Masked diffusion with a time-independent denoiser has a bound of T = infinity, which is that of any order; see
+    :func:`~fldd_lightning.bound.any_order_nelbo`. It is what other work reports, and lower than the bound of T steps.
+
+    Args:
+        draws: Of the masks, for each example.
+
+    Raises:
+        FLDDError: If the model is of another kind.
+    """
+
+    def __init__(self, draws: int = 4) -> None:
+        if draws < 1:
+            raise FLDDError(f"draws is {draws}, but it must be at least 1.")
+        self.draws = draws
+        self._metric: NELBOMetric | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        reverse = pl_module.reverse if isinstance(pl_module, FLDD) else None
+        is_masked = isinstance(pl_module, FLDD) and type(pl_module.forward_process) is AbsorbingProcess
+        if not (is_masked and isinstance(reverse, Reverse) and reverse.time_independent):
+            raise FLDDError(
+                "AnyOrderBound needs an FLDD with AbsorbingProcess and a reverse process with time_independent: true."
+            )
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._update(pl_module, batch, batch_idx)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._update(pl_module, batch, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "test")
+
+    @torch.no_grad()
+    def _update(self, model: FLDD, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # an evaluation before may have been broken off
+            self._metric = NELBOMetric(1, model.spec.num_dims).to(model.device)
+        assert self._metric is not None
+        x = model.data(batch).long()
+        has_index = isinstance(batch, dict) and "index" in batch
+        index = batch["index"] if has_index else batch_idx * 10**6 + torch.arange(len(x))
+        size = (self.draws, 1 + model.spec.num_dims + num_uniforms(model.latents))
+        # other numbers than those of the T-step bound
+        noise = uniform_of(index, size, torch.initial_seed() % 2**31 + 1).to(float64_device(model.device))
+        draws = [self._bound(model, x, batch, noise[:, i]) for i in range(self.draws)]
+        self._metric.update(torch.stack(draws).mean(0).unsqueeze(1), {})
+
+    @staticmethod
+    def _bound(model: FLDD, x: Tensor, batch: Any, uniform: Tensor) -> Tensor:
+        further = sum(model.extra_terms(batch).values(), torch.zeros(len(x), device=x.device))
+        return any_order_nelbo(model.forward_process, model.reverse, model.latents, x, batch, uniform) + further
+
+    def _log(self, module: LightningModule, stage: str) -> None:
+        if self._metric is None:
+            return
+        values = self._metric.compute()
+        for name in ("nelbo", "nelbo_se"):
+            module.log(f"{stage}/{name.replace('nelbo', 'nelbo_any_order')}", values[name].float())
+        self._metric = None
