@@ -28,12 +28,16 @@ __all__ = [
     "comparison_parser",
     "kl_shares",
     "machine",
+    "measured",
     "one_thread",
     "read_rows",
     "run_missing",
     "split_model",
+    "train",
     "train_and_test",
 ]
+
+_QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def one_thread() -> None:
@@ -138,19 +142,54 @@ def train_and_test(
     Returns:
         What testing logged, and the seconds of training. The model ends with the tested weights.
     """
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    _, seconds = train(model, data, steps)
+    return measured(model, data, measures), seconds
+
+
+def train(model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback] = ()) -> tuple[float, float]:
+    """Train; the model ends with the weights of the lowest ``val/nelbo`` out of four validations.
+
+    Args:
+        model: What to train.
+        data: Its data.
+        steps: Optimiser steps.
+        callbacks: Of the training.
+
+    Returns:
+        That ``val/nelbo``, and the seconds of training.
+    """
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val/nelbo")
         trainer = Trainer(
             max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
-            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best], **quiet,
+            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best, *callbacks], **_QUIET,
         )  # fmt: skip
         start = time.monotonic()
         trainer.fit(model, data)
         seconds = time.monotonic() - start
-        tester = Trainer(enable_checkpointing=False, callbacks=list(measures), default_root_dir=folder, **quiet)
-        logged = tester.test(model, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
-    return dict(logged), seconds
+        model.load_state_dict(torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"])
+        assert best.best_model_score is not None
+        return float(best.best_model_score), seconds
+
+
+def measured(
+    model: FLDD, data: DiscreteDataModule, measures: Sequence[Callback] = (), most: int | None = None
+) -> dict[str, float]:
+    """What testing a model logs.
+
+    Args:
+        model: With the weights to be tested.
+        data: Its data.
+        measures: Callbacks that log more.
+        most: Examples that are tested, whole batches; None for all.
+    """
+    limit = 1.0 if most is None else max(1, most // data.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        tester = Trainer(
+            enable_checkpointing=False, callbacks=list(measures), default_root_dir=folder, limit_test_batches=limit,
+            **_QUIET,
+        )  # fmt: skip
+        return dict(tester.test(model, data, verbose=False)[0])
 
 
 def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[..., Mapping[str, object]]) -> None:

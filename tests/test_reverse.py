@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from conftest import PROCESSES, all_states, make, small_mlp
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.errors import FLDDError
+from fldd_lightning.forward import MaskProcess
 from fldd_lightning.reverse import DirectReverse, MaskedReverse, PredictingReverse, _LogProbAt
 from fldd_lightning.spec import Spec
 
@@ -103,11 +104,11 @@ def test_weights_of_one_state_are_that_state(name: str) -> None:
 @pytest.mark.parametrize("name", PROCESSES)
 def test_only_what_fits_a_process_is_taken(name: str) -> None:
     process = PROCESSES[name](Spec(3, (2,), 3))
-    masks = name in ("absorbing", "staggered", "learned_mask")
+    masks = isinstance(process, MaskProcess)
     for kind, fits in (
         (MaskedReverse, masks),
         (DirectReverse, not masks),
-        (PredictingReverse, name in ("uniform", "d3pm")),
+        (PredictingReverse, not masks and not process.learned),
     ):
         if fits:
             kind(process.spec, process, small_mlp)

@@ -103,7 +103,7 @@ class Bound(NamedTuple):
 
     Attributes:
         kl: KL of every step, ``(B, T)``.
-        further: The other terms by name, ``(B,)`` each.
+        further: KL of the latents by name, ``(B,)`` each.
         nll_latent: The bound of the latents alone, ``(B,)``; None where none of them says anything of the values.
     """
 
@@ -207,7 +207,6 @@ def nelbo(
     x: Tensor,
     batch: Any,
     noise: Tensor,
-    extra: dict[str, Tensor] | None = None,
 ) -> Bound:
     """All terms of the bound (eq. 5), unbiased: one draw of z_t and of the latents for each step.
 
@@ -219,7 +218,6 @@ def nelbo(
         batch: What the data loader gave, for latents that are observed.
         noise: Float64 numbers in [0, 1), ``(B, T, D + n)``: of every step D for z_t, and n of
             :func:`num_uniforms` for the latents.
-        extra: Further terms by name, ``(B,)`` each.
     """
     posteriors = [latent.posterior(x, batch) for latent in latents]
     spec: Spec = process.spec
@@ -230,7 +228,7 @@ def nelbo(
         z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
         columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
     kl = drawn.kl()  # of one draw, the last
-    return Bound(torch.stack(columns, 1), {**(extra or {}), **kl}, drawn.nll(kl))
+    return Bound(torch.stack(columns, 1), kl, drawn.nll(kl))
 
 
 def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,6 @@ class Evaluation:
     Args:
         spec: T and D.
         latents: All of the model's.
-        extra_names: Names of further terms of the bound.
         metrics: The metrics that a modality adds, by name.
 
     Attributes:
@@ -30,10 +29,8 @@ class Evaluation:
         metrics: All others by name, ``nll_latent`` among them where a latent says something of the values.
     """
 
-    def __init__(
-        self, spec: Spec, latents: Sequence[Latent], extra_names: Sequence[str], metrics: Mapping[str, Metric]
-    ) -> None:
-        names = (*extra_names, *(f"kl_{each.name}" for each in latents))
+    def __init__(self, spec: Spec, latents: Sequence[Latent], metrics: Mapping[str, Metric]) -> None:
+        names = tuple(f"kl_{each.name}" for each in latents)
         self.bound = NELBOMetric(spec.num_steps, spec.num_dims, names)
         self.metrics = dict(metrics)
         if any(each.says_values for each in latents):

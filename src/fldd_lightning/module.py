@@ -74,7 +74,6 @@ class FLDD(LightningModule):
 
     Attributes:
         spec: K, shape, PAD and T, and what networks see.
-        latents: All of them, in order.
         evaluations: The metrics of ``val`` and ``test``, from the first evaluation on.
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
@@ -149,7 +148,7 @@ class FLDD(LightningModule):
         per_step = out.surrogate
         if out.auxiliary is not None:
             per_step = per_step + self._auxiliary_now * out.auxiliary
-        terms = {name: term.mean() for name, term in {**self.extra_terms(batch), **drawn.kl()}.items()}
+        terms = {name: term.mean() for name, term in drawn.kl().items()}
         further = sum(terms.values(), torch.zeros((), device=self.device))
         self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
         return (spec.num_steps * per_step.mean() + further) / spec.num_dims
@@ -205,7 +204,9 @@ class FLDD(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
-        return [Averaging(self.ema_decay)]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        is_there = any(isinstance(each, Averaging) for each in callbacks)  # of the training before
+        return [] if is_there and not self.trainer.training else [Averaging(self.ema_decay)]
 
     def setup(self, stage: str) -> None:
         self._run_progress = None
@@ -229,7 +230,7 @@ class FLDD(LightningModule):
                 :func:`~fldd_lightning.bound.num_uniforms` for the latents.
         """
         x = self._checked(batch)
-        return nelbo(self.forward_process, self.reverse, self.latents, x, batch, noise, self.extra_terms(batch))
+        return nelbo(self.forward_process, self.reverse, self.latents, x, batch, noise)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch)
@@ -279,7 +280,7 @@ class FLDD(LightningModule):
     def _prepare_evaluation(self, stage: str) -> None:
         self._num_seen = 0
         if stage not in self.evaluations:
-            self.evaluations[stage] = Evaluation(self.spec, self.latents, self.extra_term_names(), self.make_metrics())
+            self.evaluations[stage] = Evaluation(self.spec, self.latents, self.make_metrics())
         self.evaluations[stage].reset(self.device)
 
     def _evaluation_step(self, stage: str, batch: Any) -> None:
@@ -343,14 +344,6 @@ class FLDD(LightningModule):
         """The integers ``(B, *shape)`` of a batch: the batch itself, its ``"x"``, or the first of several tensors."""
         x: Tensor = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (list, tuple)) else batch
         return x
-
-    def extra_terms(self, batch: Any) -> dict[str, Tensor]:
-        """Further terms of the bound by name, ``(B,)`` each, in nats per example."""
-        return {}
-
-    def extra_term_names(self) -> tuple[str, ...]:
-        """The names :meth:`extra_terms` returns."""
-        return ()
 
     def make_metrics(self) -> dict[str, Metric]:
         """Further metrics by name; one set is made for each of ``val`` and ``test``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -55,7 +56,8 @@ class Reverse(nn.Module, ABC):
         super().__init__()
         self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
         self.num_steps, self.time_independent = spec.num_steps, time_independent
-        self.network = build(denoiser, Backbone, spec, process.num_states, num_outputs)
+        seen = replace(spec, num_steps=1) if time_independent else spec  # one table of weights then serves every T
+        self.network = build(denoiser, Backbone, seen, process.num_states, num_outputs)
 
     def configuration(self) -> str:
         """What a checkpoint has to agree on."""

@@ -8,7 +8,7 @@ from math import cos, pi
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -133,6 +133,10 @@ class Averaging(WeightAveraging):
             return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
         super().__init__(use_buffers=False, avg_fn=average)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._average_model is not None:  # after training the module itself has the average
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     @property
     def averaged(self) -> Any:

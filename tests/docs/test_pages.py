@@ -83,7 +83,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     trainer = lightning.Trainer
     limits = {"max_steps": 2, "limit_val_batches": 2, "limit_test_batches": 2, "accelerator": "cpu", "devices": 1}
-    silence = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    silence = {"enable_model_summary": False, "enable_checkpointing": False}
     monkeypatch.setattr(lightning, "Trainer", lambda **options: trainer(**{**options, **limits, **silence}))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "here"
@@ -98,7 +98,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             del sys.modules[name]
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore", "error:a gradient was not finite")
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=named)
 def test_python_runs(page: Path, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("page")

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from conftest import LEARNED, PROCESSES, all_states, make, randomise, small_mlp
+from conftest import LEARNED, PROCESSES, all_states, exact_step_kl, make, randomise, small_mlp
+from fldd_lightning.bound import step_terms
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.errors import FLDDError
 from fldd_lightning.forward import (
@@ -21,7 +22,7 @@ from fldd_lightning.forward import (
 )
 from fldd_lightning.forward.masked import bayer_order
 from fldd_lightning.networks import Transformer
-from fldd_lightning.reverse import MaskedReverse
+from fldd_lightning.reverse import MaskedReverse, PredictingReverse
 from fldd_lightning.spec import Spec
 
 every_process = pytest.mark.parametrize("name", PROCESSES)
@@ -255,3 +256,47 @@ def test_a_prediction_of_x_is_no_way_through_a_learned_process() -> None:
     z = all_states(3, 2)
     with pytest.raises(FLDDError, match="Use DirectReverse"):
         process.posterior_under(torch.zeros(9, 2, 3).log_softmax(-1), z, torch.full((9,), 2))
+
+
+class OneAway(ForwardProcess):
+    """Levels that move by one at most before the last step: most states cannot be reached from most others."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec, spec.num_classes)
+
+    def interior_log_marginals(
+        self, x: torch.Tensor, t: torch.Tensor, condition: tuple[torch.Tensor, ...] = ()
+    ) -> torch.Tensor:
+        distance = (torch.arange(self.num_states) - x.unsqueeze(-1)).abs().unsqueeze(1)
+        log_u = torch.where(distance > 1, -torch.inf, -distance.float()).log_softmax(-1)
+        return log_u.expand(-1, t.shape[1], *[-1] * (x.dim()))
+
+    def log_prior(self) -> torch.Tensor:
+        return torch.zeros(self.num_states).log_softmax(-1)
+
+    def posterior_logits(self, state: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 2.0 * state
+
+
+@pytest.mark.parametrize("t", [1, 2, 3])
+def test_states_that_cannot_be_reached_leave_gradients_finite(t: int) -> None:
+    """Through the sum over x, which a process need not override: against the enumeration."""
+    spec = Spec(5, (2,), 3)
+    process = OneAway(spec)
+    reverse = PredictingReverse(spec, process, small_mlp)
+    randomise(reverse)
+    x = torch.tensor([[0, 4]])
+    z_t = all_states(5, 2)
+    step = process.dense_step(x.expand(len(z_t), -1), torch.full((len(z_t),), t))
+    weight = step.log_prob(z_t).exp()
+    loss = (step_terms(step, reverse, z_t.unsqueeze(0)).kl[0].where(weight > 0, 0.0) * weight).sum()
+    exact = exact_step_kl(process, reverse, x, t).sum()
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=1e-4)
+    parameters = list(reverse.parameters())
+    for got, wanted in zip(
+        torch.autograd.grad(loss, parameters, allow_unused=True),
+        torch.autograd.grad(exact, parameters, allow_unused=True),
+        strict=True,
+    ):
+        if wanted is not None:
+            torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from ..bound import any_order_nelbo, num_uniforms, uniform_of
 from ..categorical import float64_device
@@ -73,13 +72,9 @@ class AnyOrderBound(Callback):
         size = (self.draws, 1 + model.spec.num_dims + num_uniforms(model.latents))
         # other numbers than those of the T-step bound
         noise = uniform_of(index, size, torch.initial_seed() % 2**31 + 1).to(float64_device(model.device))
-        draws = [self._bound(model, x, batch, noise[:, i]) for i in range(self.draws)]
+        parts = (model.forward_process, model.reverse, model.latents, x, batch)
+        draws = [any_order_nelbo(*parts, noise[:, i]) for i in range(self.draws)]
         self._metric.update(torch.stack(draws).mean(0).unsqueeze(1), {})
-
-    @staticmethod
-    def _bound(model: FLDD, x: Tensor, batch: Any, uniform: Tensor) -> Tensor:
-        further = sum(model.extra_terms(batch).values(), torch.zeros(len(x), device=x.device))
-        return any_order_nelbo(model.forward_process, model.reverse, model.latents, x, batch, uniform) + further
 
     def _log(self, module: LightningModule, stage: str) -> None:
         if self._metric is None:

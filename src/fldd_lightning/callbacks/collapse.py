@@ -25,8 +25,8 @@ class CollapseMonitor(Callback):
     """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
 
     A collapsed process puts all information into one step, and its bound equals that of a
-    product of the data's marginals. Warns once per run, also when the bound is no lower than that of the latents
-    alone. Logs at every validation:
+    product of the data's marginals. Warns once per run, also when the bound was never lower than that of the latents
+    alone, or has risen since it was. Logs at every validation:
 
     - ``collapse/marginal_entropy``: of the training data, in nats per example, given where the padding is.
     - ``collapse/share_t{t}``: share of each step in the KL.
@@ -43,6 +43,7 @@ class CollapseMonitor(Callback):
         self._marginal_entropy: float | None = None
         self._batch: Any = None
         self._warned = False
+        self._lowest: tuple[float, int] | None = None  # val/nelbo and its step
         self._snr = GradientSNR()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -76,6 +77,9 @@ class CollapseMonitor(Callback):
         snr = self._snr.compute()
         if snr is not None:
             pl_module.log("collapse/gradient_snr", snr)
+        bound = float(metrics["nelbo"])
+        if self._lowest is None or bound < self._lowest[0]:
+            self._lowest = bound, trainer.global_step
         past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.evaluations["val"].metrics.get("nll_latent")
@@ -100,17 +104,25 @@ class CollapseMonitor(Callback):
             )
         elif of_latents is not None and whole >= of_latents:
             self._warned = True
-            rank_zero_warn(
-                f"The steps add nothing to the latents: val/nelbo is {whole:.3f}, and val/nll_latent, of the latents "
-                f"alone, {of_latents:.3f} nats. Train longer, or with dropout where there are few examples; or the "
-                "latents are all there is to learn."
-            )
+            rank_zero_warn(self._nothing_added(whole, of_latents))
         elif moved is not None and moved < 1e-3:
             self._warned = True
             rank_zero_warn(
                 f"The forward process has hardly moved from its base (total variation {moved:.1e}). Try a larger "
                 "forward_lr_ratio, a shorter freeze_steps or a longer run."
             )
+
+    def _nothing_added(self, whole: float, of_latents: float) -> str:
+        """A sentence for a bound that is no lower than that of the latents alone."""
+        assert self._lowest is not None
+        lowest, step = self._lowest
+        said = f"val/nelbo is {whole:.3f} nats, and val/nll_latent, of the latents alone, {of_latents:.3f}. "
+        if lowest < whole:
+            return (
+                f"The model overfits: {said}At step {step} val/nelbo was {lowest:.3f}. Use that checkpoint (best-*), "
+                "and train with dropout, fewer steps or more examples."
+            )
+        return f"The steps add nothing to the latents so far: {said}Train longer, unless it stays so."
 
 
 class GradientSNR:

@@ -63,6 +63,14 @@ class History:
         if self._waiting >= _PENDING:
             self._fetch()
 
+    def lowest(self, name: str) -> tuple[int, float] | None:
+        """Step and value where a metric was lowest; None if it was never seen."""
+        points = self.points(name)
+        if not points:
+            return None
+        step, value = min(points, key=lambda point: point[1])
+        return round(step), value
+
     def points(self, name: str) -> list[tuple[float, float]]:
         """Pairs of step and value of one metric; none if it was never seen."""
         self._fetch()

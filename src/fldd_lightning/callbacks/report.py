@@ -161,9 +161,17 @@ class Report(Callback):
     def _bound(self) -> tuple[str, dict[str, str]]:
         """The bound that was reached, as the beginning of a sentence and as a fact by its name."""
         for name in ("val/nelbo", "train/nelbo"):
-            value = self.history.last(name)
-            if value is not None:
-                return f"{name} {value:.1f} nats an example;", {name: f"{value:.2f} nats"}
+            value, lowest = self.history.last(name), self.history.lowest(name)
+            if value is None or lowest is None:
+                continue
+            said, facts = f"{name} {value:.1f} nats an example", {name: f"{value:.2f} nats"}
+            if name == "val/nelbo" and lowest[1] < value:
+                said += f", {lowest[1]:.1f} at step {lowest[0]}"
+                facts["lowest"] = f"{lowest[1]:.2f} nats, step {lowest[0]}"
+            of_latents = self.history.last("val/nll_latent")
+            if of_latents is not None:
+                facts["latents alone"] = f"{of_latents:.2f} nats"
+            return f"{said};", facts
         return "no bound was computed;", {}
 
     def _keep(self, trainer: Trainer, values: Mapping[str, Any]) -> None:

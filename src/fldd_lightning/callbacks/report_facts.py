@@ -77,7 +77,7 @@ def commands(trainer: Trainer, module: FLDD) -> str:
         else f"--ckpt_path {resumed}"
     )
     lines = [
-        "# draw samples",
+        "# draw samples of the checkpoint of the lowest bound" if best else "# draw samples",
         f"fldd-lightning sample --ckpt_path {chosen} --num_samples 64 --output samples",
         "# the bound on test examples",
         f"fldd-lightning test --ckpt_path {chosen}",

@@ -27,16 +27,29 @@ def curves(module: FLDD, history: History, baseline: float | None) -> str:
         report_page.note("An upper bound of -log p(x): the lower, the better. Validation uses the averaged weights."),
         report_page.figure(report_figures.bound_figure(history, baseline), "bound", *_LINES),
     ]
-    bound = history.last("val/nelbo")
+    bound, lowest = history.last("val/nelbo"), history.lowest("val/nelbo")
+    of_latents = history.last("val/nll_latent")
+    if bound is not None and lowest is not None and lowest[1] < bound:
+        parts.append(
+            report_page.note(
+                f"It was lowest at step {lowest[0]}, with {lowest[1]:.2f} nats, and is {bound:.2f} at the end. Samples "
+                "and pictures of this page are of the end; the commands below take the checkpoint of the lowest "
+                "bound. If the difference is large the model overfits: dropout, fewer steps or more examples help."
+            )
+        )
+        bound = lowest[1]
     if baseline is not None:
         said = (
             f"A product of the data's marginals, which knows nothing of how coordinates depend on each other, has "
             f"{baseline:.2f} nats."
         )
         if bound is not None and bound < baseline:
-            said += f" This model is {baseline - bound:.2f} nats below it."
+            said += f" This model is {baseline - bound:.2f} nats below it, where it is lowest."
         elif bound is not None:
             said += " This model is not below it: so far it has learned less than that."
+        if of_latents is not None and bound is not None:
+            than = "lower than" if of_latents > bound else "no lower than"
+            said += f" The latents alone have {of_latents:.2f} nats: with the steps the bound is {than} that."
         parts.append(report_page.note(said))
     num_steps = module.spec.num_steps
     others = module.evaluations["val"].bound.term_names if "val" in module.evaluations else ()
@@ -55,7 +68,7 @@ def curves(module: FLDD, history: History, baseline: float | None) -> str:
 
 def samples(module: FLDD, x: Tensor, speed: float) -> str:
     """Samples ``(N, *shape)`` as pictures, or as text where the model writes it."""
-    text = f"{len(x)} samples of the averaged weights, {speed:,.0f} a second."
+    text = f"{len(x)} samples of the averaged weights at the end, {speed:,.0f} a second."
     if module.to_text(x[:1]) is not None and len(x) > _MOST_LINES:
         text, x = f"{text} The first {_MOST_LINES}:", x[:_MOST_LINES]
     return report_page.section("Samples", report_page.note(text), _drawn(module, x, "samples"))

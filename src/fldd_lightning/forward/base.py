@@ -166,7 +166,8 @@ class ForwardProcess(nn.Module, ABC):
         for value in range(self.spec.num_classes - int(self.spec.padded)):
             q = self.dense_step(torch.full_like(z_t, value), t).posterior.posterior(z_t)
             total = total + log_p[..., value, None].exp() * q
-        return total.log()
+        is_possible = total > 0  # of the others, gradients would be 0 times infinity
+        return total.where(is_possible, 1.0).log().where(is_possible, float("-inf"))
 
 
 def floored(p: Tensor, num_states: int) -> Tensor:

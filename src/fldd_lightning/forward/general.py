@@ -173,9 +173,7 @@ class ResidualProcess(ForwardProcess):
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         steps = t.shape[1]
         condition = tuple(c.repeat_interleave(steps, 0) for c in condition)
-        residual: Tensor = self.network(
-            x.repeat_interleave(steps, 0), t.flatten(), condition
-        ).float()  # (B*M, *shape, S)
+        residual: Tensor = self.network(x.repeat_interleave(steps, 0), t.flatten(), condition)  # (B*M, *shape, S)
         log_base = self.log_base(x, t)
         return (log_base + residual.float().view_as(log_base)).log_softmax(-1)
 

@@ -71,8 +71,8 @@ class AutoencoderLatent(Latent):
 
     A number out of 256 says little of many coordinates; this latent has no such bound. :meth:`fit` trains the
     autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
-    through the draws of c; also where nothing was found that helps held-out examples at the weight of the KL, from a
-    start that says nothing and a mixture that stays one normal distribution.
+    through the draws of c. Where the fit does not help held-out examples the latent starts by saying nothing. It is
+    trained with the denoiser all the same.
     It takes a process that only masks, whose denoiser starts from log p(x_i|c).
 
     The prior is learned too, a mixture of normal distributions that a normalising flow bends

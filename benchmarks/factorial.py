@@ -1,0 +1,205 @@
+"""What does the work: the process, the latent, or the number of steps? All combinations, at equal operations.
+
+    python benchmarks/factorial.py --kind mnist16 --path FOLDER_WITH_IDX_FILES
+    python benchmarks/factorial.py --kind qm9 --path train_smile.txt --baselines
+    python benchmarks/factorial.py --figure
+
+{masked diffusion, order by hand, learned} x {no latent, latent} x T in {2, 4, 16, 64}; three seeds at T = 4, one at
+others. ``--baselines`` adds uniform diffusion and D3PM, which predict x. Masked diffusion is trained as well as we
+know: the denoiser does not see the step, exactly n coordinates are masked (``ExactMasks``), and one training serves
+every T, also T = 1, which is the latent alone. Its samples are drawn ancestrally, with a fixed number revealed at each
+step, and by confidence.
+
+Each process has its learning rate from the same three, by ``val/nelbo`` at T = 4 without a latent, after a third of the
+steps (``tuning.csv``). Rows that are there are not measured again. One thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import append_row, machine, one_thread, read_rows, train
+from kinds import KINDS, Kind
+from lightning.pytorch import seed_everything
+from work import TrainingWork, sampling_work, trained_numbers
+
+from fldd_lightning import (
+    FLDD,
+    AbsorbingProcess,
+    Ancestral,
+    AnyOrderBound,
+    ConfidentFirst,
+    D3PMProcess,
+    Decoding,
+    DiscreteDataModule,
+    ExactlyN,
+    ExactMasks,
+    LearnedMaskProcess,
+    MaskedReverse,
+    PredictingReverse,
+    StaggeredProcess,
+    UniformProcess,
+    __version__,
+)
+
+__all__ = ["Cell", "cells", "main", "run"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A forward process and how it is trained.
+
+    Attributes:
+        make: Makes it; a process that learns gets the kind's network.
+        options: Of the model.
+        is_timeless: Whether one training serves every T.
+    """
+
+    make: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_timeless: bool = False
+
+
+MASKED = {"estimator": ExactMasks, "reverse": partial(MaskedReverse, time_independent=True)}
+PROCESSES = {
+    "masked": Process(AbsorbingProcess, MASKED, is_timeless=True),
+    "order by hand": Process(StaggeredProcess),
+    "learned": Process(LearnedMaskProcess),
+    "uniform": Process(UniformProcess, {"reverse": PredictingReverse}),
+    "D3PM": Process(D3PMProcess, {"reverse": PredictingReverse}),
+}
+FACTORS = ("masked", "order by hand", "learned")
+STEPS = (4, 2, 16, 64)  # the first is the one with three seeds
+DECODINGS: dict[str, Decoding] = {
+    "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(temperature=1.0),
+}  # fmt: skip
+KEYS = ("kind", "process", "latent", "num_steps", "seed", "decoding")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: of several T where the process serves them all."""
+
+    kind: str
+    process: str
+    latent: bool
+    num_steps: tuple[int, ...]
+    seed: int
+
+    def rows(self) -> list[dict[str, object]]:
+        """What tells the rows of this cell from others."""
+        decodings = list(DECODINGS) if self.process == "masked" else ["ancestral"]
+        base = {"kind": self.kind, "process": self.process, "latent": "yes" if self.latent else "no"}
+        pairs = [(t, d) for t in self.num_steps for d in decodings if t > 1 or d == "ancestral"]
+        return [{**base, "num_steps": t, "seed": self.seed, "decoding": d} for t, d in pairs]
+
+
+def cells(kind: str, processes: tuple[str, ...] = FACTORS, seeds: int = 3) -> Iterator[Cell]:
+    """All trainings of a kind, the most telling first."""
+    for seed in range(seeds):
+        for steps in STEPS if seed == 0 else STEPS[:1]:
+            for latent in (False, True):
+                for process in processes:
+                    if not PROCESSES[process].is_timeless:
+                        yield Cell(kind, process, latent, (steps,), seed)
+                    elif steps == STEPS[0]:
+                        alone = (1,) if latent else ()
+                        yield Cell(kind, process, latent, (*alone, *(STEPS if seed == 0 else STEPS[:1])), seed)
+
+
+def build(kind: Kind, process: str, latent: bool, num_steps: int, rate: float, data: DiscreteDataModule) -> FLDD:
+    """The model of a cell."""
+    chosen = PROCESSES[process]
+    learned = {"network": kind.forward} if chosen.make is LearnedMaskProcess else {}
+    return kind.model(
+        data.num_classes, data.shape, partial(chosen.make, **learned), kind.denoiser, num_steps=num_steps,
+        padded=data.padded, latents=kind.latent if latent else (), lr=rate, **{**kind.options, **chosen.options},
+    )  # fmt: skip
+
+
+def tuned_rate(name: str, process: str, path: str, output: Path, steps: int) -> float:
+    """The learning rate of a process that does best on validation data; measures what is not in the CSV."""
+    kind, found = KINDS[name], {}
+    for rate in kind.rates:
+        key = {"kind": name, "process": process, "lr": str(rate), "steps": str(max(1, steps // 3))}
+        there = [row for row in (read_rows(output) if output.exists() else []) if key.items() <= row.items()]
+        if not there:
+            seed_everything(0, verbose=False)
+            data = kind.data(path, batch_size=kind.batch, seed=0)
+            model = build(kind, process, False, 4, rate, data)
+            nelbo, seconds = train(model, data, int(key["steps"]))
+            there = [{**key, "val_nelbo": f"{nelbo:.4f}", "seconds": str(round(seconds))}]
+            append_row(output, there[0])
+            print(there[0], flush=True)
+        found[rate] = float(there[0]["val_nelbo"])
+    return min(found, key=lambda rate: found[rate])
+
+
+def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
+    """Train and measure one cell; appends the rows that are missing."""
+    there = [tuple(row[key] for key in KEYS) for row in (read_rows(output) if output.exists() else [])]
+    missing = [key for key in cell.rows() if tuple(str(value) for value in key.values()) not in there]
+    if not missing:
+        return
+    kind = KINDS[cell.kind]
+    steps = steps or kind.steps
+    rate = tuned_rate(cell.kind, cell.process, path, output.with_name("tuning.csv"), steps)
+    seed_everything(cell.seed, verbose=False)
+    data, work = kind.data(path, batch_size=kind.batch, seed=0), TrainingWork()
+    trained = build(kind, cell.process, cell.latent, max(cell.num_steps), rate, data)
+    _, seconds = train(trained, data, steps, [work])
+    for num_steps in cell.num_steps:
+        model = build(kind, cell.process, cell.latent, num_steps, rate, data)
+        model.load_state_dict(trained.state_dict())
+        model.vocabulary = trained.vocabulary
+        timeless = PROCESSES[cell.process].is_timeless
+        logged = measured(model, data, [AnyOrderBound()] if timeless else [], kind.tested)
+        operations, numbers = sampling_work(model)
+        for key in (key for key in missing if key["num_steps"] == num_steps):
+            x = model.sample(kind.samples, cell.seed, batch_size=500, decoding=DECODINGS[str(key["decoding"])])
+            said = kind.measure(model, data, x, output.parent)
+            row = {
+                **key, "steps": steps, "lr": rate,
+                **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
+                "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if timeless else "",
+                "quality": f"{said[kind.quality[0]]:.4f}", "diversity": f"{said[kind.diversity]:.4f}",
+                "measures": " ".join(f"{name}={value:.4f}" for name, value in said.items()),
+                "samples": kind.samples, "training_gflop": round(work.total(steps) / 1e9),
+                "fit_gflop": round(work.fit / 1e9), "sample_mflop": round(operations / 1e6, 3),
+                "numbers_sampling": numbers, "numbers_training": trained_numbers(model), "seconds": round(seconds),
+                "version": __version__, "torch": torch.__version__, "machine": machine(),
+            }  # fmt: skip
+            append_row(output, row)
+            print(row, flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--path", help="the kind's data: a folder or a file")
+    parser.add_argument("--baselines", action="store_true", help="also uniform diffusion and D3PM")
+    parser.add_argument("--steps", type=int, help="optimiser steps, if not those of the kind")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/factorial.csv"))
+    parser.add_argument("--figure", action="store_true", help="draw what is in the CSV and run nothing")
+    arguments = parser.parse_args()
+    if arguments.figure:
+        from factorial_figure import draw
+
+        draw(arguments.output)
+        return
+    if arguments.kind is None or arguments.path is None:
+        parser.error("give --kind and --path, or --figure")
+    one_thread()
+    for cell in cells(arguments.kind, tuple(PROCESSES) if arguments.baselines else FACTORS):
+        run(cell, arguments.path, arguments.output, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a model costs, counted and not timed: floating-point operations and the numbers it needs.
+
+Operations are those of matrix products, convolutions and attention (``torch.utils.flop_counter``), two for a product
+and its sum. The rest of a step is left out; it is a small share where networks are large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from fldd_lightning import FLDD
+
+__all__ = ["TrainingWork", "sampling_work"]
+
+
+class TrainingWork(Callback):
+    """Counts the operations of a training: those of fitting latents beforehand, and those of a step times the steps.
+
+    Attributes:
+        fit: Operations of fitting latents.
+        step: Operations of one step, forward and backward.
+    """
+
+    def __init__(self) -> None:
+        self.fit = self.step = 0
+        self._counter: FlopCounterMode | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start()  # a callback comes before the module, which fits its latents now
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._counter is not None:
+            self.fit = self._stop()
+            self._start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._counter is not None:
+            self.step = self._stop()
+
+    def total(self, steps: int) -> int:
+        """Operations of a training of so many steps."""
+        return self.fit + steps * self.step
+
+    def _start(self) -> None:
+        self._counter = FlopCounterMode(display=False)
+        self._counter.__enter__()
+
+    def _stop(self) -> int:
+        assert self._counter is not None
+        self._counter.__exit__(None, None, None)
+        total, self._counter = int(self._counter.get_total_flops()), None
+        return total
+
+
+class _Touched(TorchDispatchMode):
+    """Remembers which memory operations read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs or {})):
+            if isinstance(leaf, Tensor):
+                self.places.add(leaf.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+def sampling_work(model: FLDD, num_samples: int = 64) -> tuple[int, int]:
+    """Operations for one sample, and how many trained numbers sampling reads.
+
+    Those are the parameters, and what a latent has fitted and keeps as tables.
+    """
+    held = [*model.parameters(), *(buffer for latent in model.latents for buffer in latent.buffers())]
+    with FlopCounterMode(display=False) as counter:
+        model.sample(num_samples, batch_size=num_samples)
+    with _Touched() as touched:
+        model.sample(2)
+    read = {p.untyped_storage().data_ptr(): p.numel() for p in held if p.is_floating_point()}
+    numbers = sum(numel for place, numel in read.items() if place in touched.places)
+    return counter.get_total_flops() // num_samples, numbers
+
+
+@torch.no_grad()
+def trained_numbers(model: FLDD) -> int:
+    """How many numbers training moves or fits: parameters, and tables of latents."""
+    tables = (buffer for latent in model.latents for buffer in latent.buffers() if buffer.is_floating_point())
+    return sum(each.numel() for each in (*model.parameters(), *tables))
