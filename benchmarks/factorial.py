@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import append_row, machine, one_thread, read_rows, train
+from common import append_row, machine, measured, one_thread, read_rows, train
 from kinds import KINDS, Kind
 from lightning.pytorch import seed_everything
 from work import TrainingWork, sampling_work, trained_numbers
