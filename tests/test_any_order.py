@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from conftest import all_states, randomise, small_mlp
+from conftest import all_states, make, randomise, small_mlp
 from fldd_lightning import (
     AbsorbingProcess,
     AnyOrderBound,
@@ -21,6 +21,7 @@ from fldd_lightning import (
     ExactlyN,
     ExactMasks,
     FLDDError,
+    GreedyEnd,
     LearnedMaskProcess,
     MaskedReverse,
     MixtureLatent,
@@ -146,6 +147,19 @@ def test_the_most_confident_comes_first() -> None:
     assert ((sure != 3).sum(1) == 2).all()  # one more, of three
     assert 0.94 < float((sure[:, 2] == 2).float().mean()) <= 1  # but where it drew its unlikely value
     assert chisquare((noisy != 3)[:, [0, 2, 3]].sum(0)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["uniform", "learned_mask"])
+def test_the_last_step_may_take_the_likeliest_value(name: str) -> None:
+    process, reverse = make(name, Spec(3, (2,), 2))
+    states = ancestral_sample(
+        process, reverse, 200, torch.Generator().manual_seed(0), trajectory=True, decoding=GreedyEnd()
+    )
+    ones = torch.ones(200, dtype=torch.long)
+    assert torch.equal(states[2], reverse.log_prob(states[1], ones).argmax(-1))
+    drawn = ancestral_sample(process, reverse, 200, torch.Generator().manual_seed(0), trajectory=True)
+    assert torch.equal(states[:2], drawn[:2])  # the steps before are drawn
+    assert len(states[1].unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("process", [StaggeredProcess, partial(LearnedMaskProcess, network=small_mlp)])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .decoding import ConfidentFirst as ConfidentFirst
     from .decoding import Decoding as Decoding
     from .decoding import ExactlyN as ExactlyN
+    from .decoding import GreedyEnd as GreedyEnd
     from .errors import FLDDError as FLDDError
     from .estimators import RLOO as RLOO
     from .estimators import Concrete as Concrete
@@ -115,7 +116,7 @@ _HOMES = {
         "FashionMNISTDataModule HuggingFaceTokenizer ImageDataModule MNISTDataModule Split TextDataModule "
         "Tokenizer"
     ),
-    "decoding": "Ancestral ConfidentFirst Decoding ExactlyN",
+    "decoding": "Ancestral ConfidentFirst Decoding ExactlyN GreedyEnd",
     "errors": "FLDDError",
     "estimators": "RLOO Concrete ExactMasks GradientEstimator Reinforce StepLoss WarmUp",
     "forward": (

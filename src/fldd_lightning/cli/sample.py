@@ -45,7 +45,7 @@ def sample(
         device: Where to run, such as cpu or cuda.
         trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
-        decoding: Ancestral, or for masked diffusion ExactlyN or ConfidentFirst.
+        decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")

@@ -1,0 +1,173 @@
+"""The ceiling on text and molecules: an autoregressive Transformer of the same size, trained on as many examples.
+
+    python benchmarks/autoregressive.py --kind text64 --path FOLDER
+    python benchmarks/autoregressive.py --kind qm9 --path train_smile.txt
+
+It needs as many passes for a sample as there are tokens, and its likelihood is exact. The learning rate is chosen as
+for the other models (``factorial.py``). Rows go to ``autoregressive.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import append_row, machine, measured, one_thread, read_rows, train
+from kinds import KINDS
+from lightning.pytorch import LightningModule, seed_everything
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from work import TrainingWork
+
+from fldd_lightning import DiscreteDataModule, __version__
+from fldd_lightning.training import Averaging, learning_rate_factor, run_progress
+
+__all__ = ["Autoregressive", "run"]
+
+SIZES = {"text64": {"width": 128, "depth": 3, "heads": 4}, "qm9": {"width": 256, "depth": 4, "heads": 4}}
+
+
+class Autoregressive(LightningModule):
+    """A causal Transformer; logs ``{val,test}/nelbo``, here the exact -log p in nats, and its standard error.
+
+    Padded sequences end with PAD once, which is part of what is predicted.
+
+    Args:
+        num_classes: K.
+        length: Tokens of an example.
+        padded: Whether the last class is PAD.
+        lr: Peak learning rate.
+        width: Features a position.
+        depth: Blocks.
+        heads: Attention heads.
+    """
+
+    def __init__(
+        self, num_classes: int, length: int, padded: bool, lr: float, width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.length, self.pad, self.lr = num_classes, length, num_classes - 1 if padded else None, lr
+        self.embed = nn.Embedding(num_classes + 1, width)  # the last is the start
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        block = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.last = nn.Linear(width, num_classes)
+        self.squares, self.mean = MeanMetric(), MeanMetric()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log p(x_i|x_1..x_{i-1}), ``(B, length, K)``, for integers ``(B, length)``."""
+        start = torch.full_like(x[:, :1], self.num_classes)
+        hidden = self.embed(torch.cat([start, x[:, :-1]], 1)) + self.position
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+        out: Tensor = self.last(self.blocks(hidden, mask, is_causal=True)).log_softmax(-1)
+        return out
+
+    def nats(self, x: Tensor) -> Tensor:
+        """-log p(x), ``(B,)``."""
+        nats = -self.log_prob(x).gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        if self.pad is not None:  # the first PAD ends the text, the others are given
+            is_given = F.pad(x == self.pad, (1, 0))[:, :-1]
+            nats = nats.masked_fill(is_given, 0.0)
+        return nats.sum(1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.nats(batch["x"].long()).mean() / self.length
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/nelbo", self.nats(batch["x"].long()).mean(), batch_size=len(batch["x"]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        nats = self.nats(batch["x"].long()).double()
+        self.mean.update(nats)
+        self.squares.update(nats.square())
+
+    def on_test_epoch_end(self) -> None:
+        mean, count = self.mean.compute(), self.mean.weight
+        self.log("test/nelbo", mean.float())
+        self.log("test/nelbo_se", ((self.squares.compute() - mean**2) / (count - 1)).sqrt().float())
+
+    def configure_callbacks(self) -> list[Any]:
+        return [Averaging(0.998)]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        factor = learning_rate_factor(run_progress(self.trainer))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, seed: int) -> Tensor:
+        """Draw integers ``(N, length)``, token by token."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.zeros(num_samples, self.length, dtype=torch.long)
+        ended = torch.zeros(num_samples, dtype=torch.bool)
+        for i in range(self.length):
+            drawn = torch.multinomial(self.log_prob(x)[:, i].exp(), 1, generator=generator).squeeze(1)
+            if self.pad is not None:
+                drawn = drawn.masked_fill(ended, self.pad)
+                ended |= drawn == self.pad
+            x[:, i] = drawn
+        return x
+
+
+def run(name: str, path: str, output: Path, seed: int, steps: int | None = None) -> None:
+    """Choose the learning rate, train and measure; appends a row if there is none."""
+    kind = KINDS[name]
+    steps = steps or kind.steps
+    there = read_rows(output) if output.exists() else []
+    if any((row["kind"], row["seed"], row["steps"]) == (name, str(seed), str(steps)) for row in there):
+        return
+    seed_everything(0, verbose=False)
+    data = kind.data(path, batch_size=kind.batch, seed=0)
+    make = partial(Autoregressive, data.num_classes, data.shape[0], data.padded, **SIZES[name])
+    rate = min(kind.rates, key=lambda lr: train(make(lr=lr), data, max(1, steps // 3))[0])
+    seed_everything(seed, verbose=False)
+    model, work = make(lr=rate), TrainingWork()
+    _, seconds = train(model, data, steps, [work])
+    logged = measured(model, data, (), kind.tested)
+    said = kind.measure(_Decodes(model, data), data, model.eval().sample(kind.samples, seed), output.parent)
+    row = {
+        "kind": name, "process": "autoregressive", "num_steps": data.shape[0], "seed": seed, "steps": steps, "lr": rate,
+        "nelbo": f"{logged['test/nelbo']:.4f}", "nelbo_se": f"{logged['test/nelbo_se']:.4f}",
+        "quality": f"{said[kind.quality[0]]:.4f}", "diversity": f"{said[kind.diversity]:.4f}",
+        "measures": " ".join(f"{key}={value:.4f}" for key, value in said.items()), "samples": kind.samples,
+        "training_gflop": round(work.total(steps) / 1e9), "numbers": sum(p.numel() for p in model.parameters()),
+        "seconds": round(seconds), "version": __version__, "torch": torch.__version__, "machine": machine(),
+    }  # fmt: skip
+    append_row(output, row)
+    print(row, flush=True)
+
+
+class _Decodes:
+    """What measures ask of a model: its texts and its PAD."""
+
+    def __init__(self, model: Autoregressive, data: DiscreteDataModule) -> None:
+        self.spec, self._data = model, data
+
+    def texts(self, x: Tensor) -> list[str]:
+        tokenizer: Any = self._data.tokenizer  # type: ignore[attr-defined]
+        return [tokenizer.decode(row) for row in x.tolist()]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=SIZES, required=True)
+    parser.add_argument("--path", required=True, help="the kind's data")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="optimiser steps, if not those of the kind")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/autoregressive.csv"))
+    arguments = parser.parse_args()
+    one_thread()
+    for seed in arguments.seeds:
+        run(arguments.kind, arguments.path, arguments.output, seed, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The set-ups of published figures, in pieces that a GPU finishes in 25 minutes or less.
+
+    python benchmarks/published.py --setup mnist28 --method ours --path FOLDER --checkpoints FOLDER
+    python benchmarks/published.py --setup qm9 --method masked --path train_smile.txt --checkpoints FOLDER --smoke
+
+A piece trains for ``--minutes``, then keeps its averaged weights and measures. The same command goes on from there,
+until all steps are done. Weights are kept in float32 if all fit into one file below 14 MB, else in bfloat16 and in several such
+files. Adam's moments and the average of the weights start anew in a piece, after 100 steps of warm-up; the learning
+rate and the weight of the auxiliary loss go on. A row says how many steps it is of.
+
+Methods: ``ours`` is the default recipe (``LearnedMaskProcess`` from an order by hand, with a latent); ``masked`` and
+``uniform`` predict x, and masked diffusion is trained with ``ExactMasks``. Samples are drawn twice, with the last step
+sampled and greedy. ``--smoke`` runs a few steps on a CPU, writes no row, and proves that a set-up works.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import append_row, machine, measured, one_thread
+from kinds import molecules, of_molecules, of_pictures, of_texts, smiles
+from lightning.pytorch import Trainer, seed_everything
+from work import sampling_work, trained_numbers
+
+from fldd_lightning import (
+    FLDD,
+    AbsorbingProcess,
+    Ancestral,
+    AnyOrderBound,
+    AutoencoderLatent,
+    ConvAutoencoder,
+    DiscreteDataModule,
+    ExactMasks,
+    GreedyEnd,
+    ImageFLDD,
+    LearnedMaskProcess,
+    MaskedReverse,
+    MixtureLatent,
+    MNISTDataModule,
+    PredictingReverse,
+    TextDataModule,
+    TextFLDD,
+    Transformer,
+    UNet,
+    UniformProcess,
+    __version__,
+)
+from fldd_lightning.training import two_time_scales
+
+__all__ = ["METHODS", "SETUPS", "load_parts", "main", "save_parts"]
+
+MOST_BYTES = 13_500_000  # of one file
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A published set-up.
+
+    Attributes:
+        data: Makes the data from a path, a batch size and a seed.
+        model: The class of the module.
+        denoiser: Makes the denoiser.
+        forward: Makes the network of a learned process.
+        latent: Makes our latent; () for none.
+        batch: Examples of a step.
+        steps: Optimiser steps.
+        lr: Peak learning rate.
+        num_steps: The T that are compared; the first by default.
+        samples: How many samples are measured.
+        measure: As for a kind of data in ``kinds.py``.
+        dims: Dimensions that bits are counted for.
+        published: Figures of others, to stand beside ours.
+    """
+
+    data: Callable[..., DiscreteDataModule]
+    model: Callable[..., FLDD]
+    denoiser: Any
+    forward: Any
+    latent: Any
+    batch: int
+    steps: int
+    lr: float
+    num_steps: tuple[int, ...]
+    samples: int
+    measure: Callable[..., dict[str, float]]
+    dims: int
+    published: str
+
+
+SETUPS = {
+    "mnist28": Setup(
+        partial(MNISTDataModule, size=28), ImageFLDD, partial(UNet, widths=(40, 80, 160), dropout=0.1),
+        partial(UNet, widths=(16, 32, 64)), partial(AutoencoderLatent, autoencoder=ConvAutoencoder), batch=512,
+        steps=25_000, lr=1e-3, num_steps=(4, 64), samples=5_000, measure=of_pictures, dims=1_024,
+        published="bits a dimension of 1,024: masked diffusion 0.077, VADD 0.064, E-MoE 0.062",
+    ),
+    "qm9": Setup(
+        smiles, molecules, partial(Transformer, width=256, depth=6, heads=4),
+        partial(Transformer, width=128, depth=2, heads=4), MixtureLatent, batch=1_024, steps=50_000, lr=5e-4,
+        num_steps=(4, 8), samples=1_024, measure=of_molecules, dims=32,
+        published="valid of 1,024 at T = 4 and 8: masked 15, 34 %; uniform 48, 81; PairFlow 72, 90",
+    ),
+    "zinc": Setup(
+        smiles, molecules, partial(Transformer, width=512, depth=10, heads=8, time_width=32),
+        partial(Transformer, width=128, depth=2, heads=4), MixtureLatent, batch=512, steps=22_000, lr=1e-4,
+        num_steps=(50, 10, 4), samples=1_024, measure=of_molecules, dims=64,
+        published="valid at T = 50: FLDD 3.0 %, masked 58.7, VSDD 84.3",
+    ),
+    "text8": Setup(
+        partial(TextDataModule, length=256), TextFLDD, partial(Transformer, width=256, depth=8, heads=4),
+        partial(Transformer, width=128, depth=2, heads=4), (), batch=512, steps=20_000, lr=1e-3, num_steps=(4, 20),
+        samples=512, measure=of_texts, dims=256,
+        published="bits a character of the whole text8: D3PM absorbing with 20 steps 1.56",
+    ),
+}  # fmt: skip
+METHODS = {
+    "ours": {"forward_process": LearnedMaskProcess},
+    "masked": {
+        "forward_process": AbsorbingProcess,
+        "reverse": partial(MaskedReverse, time_independent=True),
+        "estimator": ExactMasks,
+    },
+    "uniform": {"forward_process": UniformProcess, "reverse": PredictingReverse},
+}
+
+
+class Piece(FLDD):
+    """A part of a longer training: rates and the auxiliary loss know what was done before.
+
+    Attributes:
+        done: Steps before this piece.
+        total: Steps of the whole training.
+    """
+
+    done, total = 0, 1
+
+    def configure_optimizers(self) -> Any:
+        self._run_progress = progress = lambda step: (self.done + step) / self.total
+        freeze = max(0, self.freeze_steps - self.done)
+        rates = (self.lr, self.lr * self.forward_lr_ratio)
+        return two_time_scales(self.trainer, progress, self, self.forward_process, rates, freeze, self.weight_decay)
+
+    def on_train_start(self) -> None:
+        if self.done == 0:  # else its latents came with the weights
+            super().on_train_start()
+
+
+def build(name: str, method: str, num_steps: int, data: DiscreteDataModule) -> Any:
+    """The model of a set-up."""
+    setup, options = SETUPS[name], dict(METHODS[method])
+    if method == "ours":
+        options |= {"forward_process": partial(LearnedMaskProcess, network=setup.forward), "latents": setup.latent}
+    model = setup.model(
+        data.num_classes, data.shape, denoiser=setup.denoiser, num_steps=num_steps, padded=data.padded, lr=setup.lr,
+        **options,
+    )  # fmt: skip
+    model.__class__ = type("Piece", (Piece, type(model)), {})
+    return model
+
+
+def save_parts(state: dict[str, torch.Tensor], done: int, folder: Path, name: str) -> list[Path]:
+    """Keep weights in files below 14 MB; earlier ones of the name are replaced.
+
+    Args:
+        state: The weights, float or integer.
+        done: Steps they are of.
+        folder: Where.
+        name: How the files begin.
+
+    Returns:
+        The files.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    dtype = torch.float32 if size < MOST_BYTES else torch.bfloat16
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    room = MOST_BYTES
+    for key, tensor in state.items():
+        kept = tensor.detach().cpu().to(dtype) if tensor.is_floating_point() else tensor.detach().cpu()
+        size = kept.numel() * kept.element_size()
+        if size > room:
+            parts.append({})
+            room = MOST_BYTES
+        parts[-1][key] = kept.clone()
+        room -= size
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}-{i}.pt" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        new = path.with_suffix(".new")
+        torch.save({"done": done, "parts": len(parts), "state": part}, new)
+        new.replace(path)
+    return paths
+
+
+def load_parts(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], int]:
+    """The weights that :func:`save_parts` kept and the steps they are of; nothing and 0 if there are none."""
+    if not (folder / f"{name}-0.pt").exists():
+        return {}, 0
+    first = torch.load(folder / f"{name}-0.pt", weights_only=True)
+    parts = [first, *(torch.load(folder / f"{name}-{i}.pt", weights_only=True) for i in range(1, first["parts"]))]
+    if len({part["done"] for part in parts}) > 1:
+        raise SystemExit(f"the files {name}-*.pt in {folder} are of different pieces: delete them and start again.")
+    return {key: tensor for part in parts for key, tensor in part["state"].items()}, int(first["done"])
+
+
+def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments: argparse.Namespace) -> None:
+    """Train one piece, keep it, measure it."""
+    setup, smoke = SETUPS[name], arguments.smoke
+    label = f"{name}-{method}-T{num_steps}-seed{seed}"
+    state, done = load_parts(arguments.checkpoints, label)
+    seed_everything(seed + 1_000 * done, verbose=False)  # other batches and noise in each piece
+    data = setup.data(path, batch_size=8 if smoke else setup.batch, seed=0)
+    model = build(name, method, num_steps, data)
+    model.done, model.total = done, 4 if smoke else setup.steps
+    for latent in model.latents:
+        if smoke and isinstance(latent, AutoencoderLatent):
+            latent.fit_steps = 2
+    if state:
+        model.load_state_dict({key: tensor.to(model.state_dict()[key]) for key, tensor in state.items()})
+    left = model.total - done
+    if left > 0:
+        trainer = Trainer(
+            max_steps=left, max_time={"minutes": arguments.minutes}, limit_val_batches=0, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        )  # fmt: skip
+        trainer.fit(model, data)
+        done += trainer.global_step
+        paths = save_parts(model.state_dict(), done, arguments.checkpoints, label)
+        print(f"{label}: {done} of {model.total} steps; kept {', '.join(each.name for each in paths)}", flush=True)
+    timeless = method == "masked"
+    logged = measured(model, data, [AnyOrderBound()] if timeless else [], 16 if smoke else None)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    said = {}
+    for last, decoding in (("sampled", Ancestral()), ("greedy", GreedyEnd())):
+        x = model.sample(16 if smoke else setup.samples, seed, decoding=decoding)
+        values = setup.measure(model.cpu(), data, x, arguments.output.parent)
+        said[last] = " ".join(f"{key}={value:.4f}" for key, value in values.items())
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    operations, numbers = sampling_work(model.cpu(), 2 if smoke else 64)
+    row = {
+        "setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": done, "of": setup.steps,
+        **{key: f"{logged[f'test/{key}']:.4f}" for key in ("nelbo", "nelbo_se")},
+        "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if timeless else "",
+        "bits": f"{logged['test/nelbo'] / setup.dims / log(2):.4f}", **said,
+        "sample_mflop": round(operations / 1e6, 3), "numbers_sampling": numbers,
+        "numbers_training": trained_numbers(model), "published": setup.published, "version": __version__,
+        "torch": torch.__version__, "machine": machine(),
+    }  # fmt: skip
+    print(row, flush=True)
+    if not smoke:
+        append_row(arguments.output, row)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setup", choices=SETUPS, required=True)
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--path", required=True, help="the data: a folder or a file")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of the weights between pieces")
+    parser.add_argument("--num_steps", type=int, help="T; by default the first of the set-up")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=int, default=20, help="training time of a piece")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/published.csv"))
+    parser.add_argument("--smoke", action="store_true", help="a few steps, and no row")
+    arguments = parser.parse_args(args)
+    one_thread()
+    num_steps = arguments.num_steps or SETUPS[arguments.setup].num_steps[0]
+    run(arguments.setup, arguments.method, num_steps, arguments.seed, arguments.path, arguments)
+
+
+if __name__ == "__main__":
+    main()

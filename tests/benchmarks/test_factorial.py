@@ -1,0 +1,189 @@
+"""The comparison of processes, latents and steps: what it runs, what it counts, what it skips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import autoregressive
+import factorial
+import kinds
+import published
+import pytest
+import torch
+from common import read_rows
+from factorial_figure import draw, steps_saved
+from torch import Tensor
+from work import TrainingWork, sampling_work, trained_numbers
+
+from conftest import all_states, small_mlp
+from fldd_lightning import (
+    FLDD,
+    AbsorbingProcess,
+    DigitsDataModule,
+    DiscreteDataModule,
+    ImageFLDD,
+    MixtureLatent,
+    TextDataModule,
+)
+from tiny import Pairs, build, fit
+
+
+def measure(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
+    return {"good": float(x.float().mean()), "varied": 1.0}
+
+
+TINY = kinds.Kind(
+    lambda path, batch_size, seed: DigitsDataModule(batch_size=batch_size, seed=seed), ImageFLDD, small_mlp, small_mlp,
+    partial(MixtureLatent, size=4), batch=32, steps=3, samples=8, measure=measure, quality=("good", True),
+    diversity="varied", tested=64, rates=(1e-3, 2e-3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kinds.KINDS, "mnist16", TINY)
+    monkeypatch.setattr(factorial, "STEPS", (4, 2))
+
+
+def test_every_combination_is_there_once() -> None:
+    rows = [tuple(row.values()) for cell in factorial.cells("mnist16") for row in cell.rows()]
+    assert len(rows) == len(set(rows))
+    plain = {row[:-1] for row in rows if row[-1] == "ancestral"}
+    wanted = {
+        ("mnist16", process, latent, steps, seed)
+        for process in factorial.FACTORS
+        for latent in ("no", "yes")
+        for steps in factorial.STEPS
+        for seed in (range(3) if steps == 4 else range(1))
+    }
+    assert wanted <= plain
+    alone = {row for row in plain if row[3] == 1}
+    assert plain - wanted == alone == {("mnist16", "masked", "yes", 1, seed) for seed in range(3)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) -> None:
+    path = tmp_path / "factorial.csv"
+    chosen = [cell for cell in factorial.cells("mnist16", tuple(factorial.PROCESSES)) if cell.seed == 0]
+    for cell in chosen:
+        factorial.run(cell, "", path)
+    rows = read_rows(path)
+    assert len(rows) == sum(len(cell.rows()) for cell in chosen)
+    assert {row["lr"] for row in rows} <= {"0.001", "0.002"}
+    tried = read_rows(tmp_path / "tuning.csv")
+    assert len(tried) == 2 * len(factorial.PROCESSES)  # the same effort for all
+    for row in rows:
+        assert float(row["nelbo_se"]) > 0
+        assert int(row["numbers_training"]) >= int(row["numbers_sampling"]) > 0
+        assert (row["nelbo_any_order"] != "") == (row["process"] == "masked")
+    learned = next(row for row in rows if (row["process"], row["latent"]) == ("learned", "no"))
+    assert int(learned["numbers_training"]) > int(learned["numbers_sampling"])  # the forward process's network
+    before = path.read_text()
+    for cell in chosen:
+        factorial.run(cell, "", path)
+    assert path.read_text() == before
+    draw(path)
+    assert path.with_suffix(".png").stat().st_size > 1_000
+
+
+def test_steps_saved() -> None:
+    def row(process: str, steps: int, value: float) -> dict[str, str]:
+        shared = {"kind": "k", "seed": "0", "decoding": "ancestral"}
+        return {**shared, "process": process, "num_steps": str(steps), "nelbo": str(value)}
+
+    rows = [row("learned", 4, 3.0), row("masked", 4, 9.0), row("masked", 16, 3.0), row("masked", 64, 2.0)]
+    assert steps_saved(rows, "k", "nelbo", less_is_better=True) == "T = 16"
+    assert steps_saved(rows[:2], "k", "nelbo", less_is_better=True) == "not reached at T = 4"
+    assert steps_saved(rows[:1], "k", "nelbo", less_is_better=True) == "not measured"
+    assert steps_saved(rows, "k", "nelbo", less_is_better=False) == "T = 4"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_operations_and_numbers_are_counted(tmp_path: Path) -> None:
+    """A linear layer of a by b costs 2 a b an example, three times that with its gradients."""
+
+    class Line(torch.nn.Linear):
+        pass
+
+    work = TrainingWork()
+    model = build(forward_process=AbsorbingProcess)
+    fit(tmp_path, model, Pairs(batch_size=16), max_steps=2, callbacks=[work])
+    layers = [m for m in model.reverse.modules() if isinstance(m, torch.nn.Linear)]
+    assert 0 < work.step < 16 * 6.5 * sum(m.weight.numel() for m in layers) * 2 * 2
+    assert work.fit == 0
+    assert work.total(10) == 10 * work.step
+    operations, numbers = sampling_work(model, 4)
+    assert operations > 0
+    assert numbers == sum(p.numel() for p in model.reverse.parameters()) == trained_numbers(model)
+
+    with_latent = TrainingWork()
+    latent = build(forward_process=AbsorbingProcess, latents=partial(MixtureLatent, size=4))
+    fit(tmp_path, latent, Pairs(batch_size=16), max_steps=2, callbacks=[with_latent])
+    assert with_latent.fit > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.txt").write_text("\n".join(["spam and eggs"] * 400))
+    kind = replace(
+        TINY, data=lambda path, batch_size, seed: TextDataModule(path, length=8, batch_size=batch_size, seed=seed)
+    )
+    monkeypatch.setitem(kinds.KINDS, "text64", kind)
+    autoregressive.run("text64", str(tmp_path / "words.txt"), tmp_path / "out.csv", 0, 4)
+    autoregressive.run("text64", str(tmp_path / "words.txt"), tmp_path / "out.csv", 0, 4)
+    (row,) = read_rows(tmp_path / "out.csv")
+    assert float(row["nelbo"]) > 0
+    assert int(row["training_gflop"]) >= 0
+
+
+def test_the_ceiling_is_a_distribution() -> None:
+    """Over all sequences that can be: nothing after the first PAD but PAD."""
+    model = autoregressive.Autoregressive(3, 3, True, 1e-3, 8, 1, 2)
+    states = all_states(3, 3)
+    ended = (states == 2).int().cummax(1).values
+    proper = states[((states == 2) == ended.bool()).all(1)]
+    assert float((-model.nats(proper)).exp().sum().detach()) == pytest.approx(1.0, abs=1e-5)
+    x = model.sample(50, 0)
+    assert ((x == 2).int().diff(dim=1) >= 0).all()
+
+
+def test_weights_come_back_from_their_files(tmp_path: Path) -> None:
+    few = {"a": torch.randn(10), "n": torch.tensor(3)}
+    assert len(published.save_parts(few, 7, tmp_path, "few")) == 1
+    state, done = published.load_parts(tmp_path, "few")
+    assert done == 7
+    assert all(torch.equal(state[key], value) for key, value in few.items())
+    many = {str(i): torch.randn(2_000_000) for i in range(8)}
+    paths = published.save_parts(many, 9, tmp_path, "many")
+    assert len(paths) == 3
+    assert all(path.stat().st_size < 14_000_000 for path in paths)
+    state, done = published.load_parts(tmp_path, "many")
+    assert done == 9
+    assert all(torch.equal(state[key], value.bfloat16()) for key, value in many.items())
+    torch.save({**torch.load(paths[1]), "done": 8}, paths[1])
+    with pytest.raises(SystemExit, match="different pieces"):
+        published.load_parts(tmp_path, "many")
+    assert published.load_parts(tmp_path, "none") == ({}, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", published.METHODS)
+def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    setup = replace(
+        published.SETUPS["mnist28"], data=TINY.data, model=ImageFLDD, denoiser=small_mlp, forward=small_mlp,
+        latent=partial(MixtureLatent, size=4), batch=64, steps=30, samples=8, measure=measure,
+    )  # fmt: skip
+    monkeypatch.setitem(published.SETUPS, "mnist28", setup)
+    args = ["--setup", "mnist28", "--method", method, "--path", "", "--checkpoints", str(tmp_path)]
+    args += ["--output", str(tmp_path / "out.csv")]
+    published.main([*args, "--smoke"])
+    assert "4 of 4 steps" in capsys.readouterr().out
+    assert not (tmp_path / "out.csv").exists()
+    published.main(args)  # goes on from the four
+    assert "30 of 30 steps" in capsys.readouterr().out
+    published.main(args)  # nothing left to train
+    assert "steps; kept" not in capsys.readouterr().out
+    assert [row["done"] for row in read_rows(tmp_path / "out.csv")] == ["30", "30"]
