@@ -4,9 +4,9 @@
     python benchmarks/published.py --setup qm9 --method masked --path train_smile.txt --checkpoints FOLDER --smoke
 
 A piece trains for ``--minutes``, then keeps its averaged weights and measures. The same command goes on from there,
-until all steps are done. Weights are kept in float32 if all fit into one file below 14 MB, else in bfloat16 and in several such
-files. Adam's moments and the average of the weights start anew in a piece, after 100 steps of warm-up; the learning
-rate and the weight of the auxiliary loss go on. A row says how many steps it is of.
+until all steps are done. Weights are kept in float32 if all fit into one file below 14 MB, else in bfloat16 and in
+several such files. Adam's moments and the average of the weights start anew in a piece, after 100 steps of warm-up;
+the learning rate and the weight of the auxiliary loss go on. A row says how many steps it is of.
 
 Methods: ``ours`` is the default recipe (``LearnedMaskProcess`` from an order by hand, with a latent); ``masked`` and
 ``uniform`` predict x, and masked diffusion is trained with ``ExactMasks``. Samples are drawn twice, with the last step

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -30,6 +31,7 @@ from fldd_lightning import (
     StaggeredProcess,
 )
 from fldd_lightning.bound import any_order_nelbo, exactly_masked, step_terms
+from fldd_lightning.cli import main
 from fldd_lightning.sampling import ancestral_sample
 from tiny import Pairs, build, fit, trainer
 
@@ -179,3 +181,23 @@ def test_denoisers_that_know_the_step_are_refused() -> None:
     for wrong in (partial(AnyOrderBound, draws=0), partial(ConfidentFirst, temperature=-1.0)):
         with pytest.raises(FLDDError, match="must be"):
             wrong()
+
+
+def test_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(Path(__file__).parents[1] / "configs" / "digits_masked.yaml")
+    monkeypatch.chdir(tmp_path)
+    quick = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+    assert main(["fit", "--config", config, *quick, "--model.denoiser.width", "8"]) == 0
+    assert "val/nelbo_any_order" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("best-*.ckpt")
+    drawn = []
+    for options in ([], ["ExactlyN"], ["ConfidentFirst", "--decoding.temperature", "0.5"], ["GreedyEnd"]):
+        decoding = ["--decoding", *options] if options else []
+        assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", *decoding]) in (0, None)
+        drawn.append(np.load("samples.npy"))
+    assert not all((x == drawn[0]).all() for x in drawn[1:])
+    with pytest.raises(SystemExit):
+        main(["sample", "--ckpt_path", str(path), "--decoding", "MLP"])
+    assert "--decoding" in capsys.readouterr().err

@@ -96,7 +96,7 @@ class FLDD(LightningModule):
         denoiser: Callable[[Spec, int, int], Backbone],
         estimator: Callable[[Spec], GradientEstimator] = Reinforce,
         latents: Sequence[Callable[[Spec], Latent]] | Callable[[Spec], Latent] = (),
-        reverse: Callable[..., Reverse] | None = None,
+        reverse: Callable[[Spec, ForwardProcess, Any, Sequence[Latent]], Reverse] | None = None,
         num_steps: int = 4,
         padded: bool = False,
         lr: float = 2e-3,
