@@ -26,6 +26,12 @@ def text_quality() -> PerplexityCallback:
     return PerplexityCallback(num_samples=30, batch_size=8)
 
 
+def evaluated(folder: Path, model: Any, data: Any, *callbacks: Any) -> dict[str, float]:
+    """By one process, with the seed of the two: the noise of an evaluation depends on it."""
+    torch.manual_seed(1)
+    return dict(trainer(folder, callbacks=list(callbacks)).test(model, data, verbose=False)[0])
+
+
 @pytest.mark.slow
 def test_two_processes_train_in_step(tmp_path: Path) -> None:
     """DDP on CPU (gloo)."""
@@ -52,24 +58,23 @@ def test_two_processes_train_in_step(tmp_path: Path) -> None:
             assert torch.equal(value, trained[1][name])
     clocks = [torch.load(tmp_path / f"clock{i}.pt", weights_only=True) for i in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*clocks, strict=True))
-    torch.manual_seed(1)  # the processes' own: the noise of an evaluation depends on it
     model = with_latent(freeze_steps=1)
     model.latents.load_state_dict(ranks[1]["latents"])  # type: ignore[attr-defined]
     with torch.no_grad():
         for p, value in zip(model.parameters(), ranks[0]["parameters"]):
             p.copy_(value)
-    alone = trainer(tmp_path).test(model, Pairs(batch_size=5), verbose=False)[0]
+    alone = evaluated(tmp_path, model, Pairs(batch_size=5))
     for key, value in ranks[1]["test"].items():
         assert value == pytest.approx(alone[key], rel=1e-5), key
     for num_samples in (90, 15):
         quality = FIDCallback(PixelFeatures(), num_samples, batch_size=20)
-        alone = trainer(tmp_path, callbacks=[quality]).test(image_model(2), Stripes(), verbose=False)[0]
+        alone = evaluated(tmp_path, image_model(2), Stripes(), quality)
         for i in range(2):
             for key, value in torch.load(tmp_path / f"quality{num_samples}_{i}.pt", weights_only=True).items():
                 assert value == pytest.approx(alone[key], rel=1e-4), key
     assert {"test/frechet_pixels_T2", "test/coverage_pixels_T2", "test/recall_pixels_T2"} <= alone.keys()
     data = text_data(tmp_path)
-    alone = trainer(tmp_path, callbacks=[text_quality()]).test(model_of(data), data, verbose=False)[0]
+    alone = evaluated(tmp_path, model_of(data), data, text_quality())
     for i in range(2):
         for key, value in torch.load(tmp_path / f"text{i}.pt", weights_only=True).items():
             assert value == pytest.approx(alone[key], rel=1e-4), key
