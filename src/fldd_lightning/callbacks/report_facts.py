@@ -32,18 +32,16 @@ def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_secon
     }
     sizes = [f"{name} {count:,}" for name, part in parts.items() if (count := num_parameters([part]))]
     seed = os.environ.get("PL_GLOBAL_SEED")
+    versions = [f"{name} {version(name)}" for name in ("lightning", "fldd-lightning")]
     rows = {
         "wall time of training": duration(seconds),
-        "optimiser steps": f"{trainer.global_step:,}",
-        "training examples a second": f"{examples_per_second:,.0f}",
+        "optimiser steps": f"{trainer.global_step:,}, with {examples_per_second:,.0f} training examples a second",
         "parameters": f"{num_parameters([module]):,} ({', '.join(sizes)})",
         "seed": f"{seed}, of seed_everything"
         if seed
         else f"{torch.initial_seed()}, of torch; seed_everything was not called",
         "device": _device(trainer),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("lightning", "fldd-lightning")},
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, {', '.join(versions)}",
     }
     settings = {**_settings(trainer, module), "trainer": _plain(_trainer_settings(trainer))}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
