@@ -6,11 +6,15 @@ import csv
 from functools import partial
 from pathlib import Path
 
+import autoregressive
 import collapse
 import digits
 import estimators
+import factorial
+import kinds
 import mnist
 import molecules
+import published
 import pytest
 import text
 import torch
@@ -24,6 +28,10 @@ KNOWN = {  # CSV, column: what may stand there
     "collapse_ablations": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
     "digits": {"process": digits.PROCESSES},
     "estimators": {"problem": [*collapse.CASES, "mnist8"], "estimator": estimators.ESTIMATORS},
+    "factorial": {"kind": kinds.KINDS, "process": factorial.PROCESSES, "decoding": factorial.DECODINGS},
+    "autoregressive": {"kind": autoregressive.SIZES},
+    "published": {"setup": published.SETUPS, "method": published.METHODS},
+    "tuning": {"kind": kinds.KINDS, "process": factorial.PROCESSES},
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},
     "text": {"process": text.PROCESSES, "network": text.NETWORKS},
