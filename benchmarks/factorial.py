@@ -1,4 +1,4 @@
-"""What does the work: the process, the latent, or the number of steps? All combinations, at equal operations.
+"""What does the work: the process, the latent, or the number of steps? All combinations, at equal steps.
 
     python benchmarks/factorial.py --kind mnist16 --path FOLDER_WITH_IDX_FILES
     python benchmarks/factorial.py --kind qm9 --path train_smile.txt --baselines
@@ -7,11 +7,12 @@
 {masked diffusion, order by hand, learned} x {no latent, latent} x T in {2, 4, 16, 64}; three seeds at T = 4, one at
 others. ``--baselines`` adds uniform diffusion and D3PM, which predict x. Masked diffusion is trained as well as we
 know: the denoiser does not see the step, exactly n coordinates are masked (``ExactMasks``), and one training serves
-every T, also T = 1, which is the latent alone. Its samples are drawn ancestrally, with a fixed number revealed at each
-step, and by confidence.
+every T, also T = 1, which is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a fixed
+number revealed at each step, and by confidence.
 
 Each process has its learning rate from the same three, by ``val/nelbo`` at T = 4 without a latent, after a third of the
-steps (``tuning.csv``). Rows that are there are not measured again. One thread a run.
+steps (``tuning.csv``). All rows have as many steps and examples; a learned process costs up to twice the operations,
+which stand in each row, with those of a latent's fit. Rows that are there are not measured again. One thread a run.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ STEPS = (4, 2, 16, 64)  # the first is the one with three seeds
 DECODINGS: dict[str, Decoding] = {
     "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(temperature=1.0),
 }  # fmt: skip
-KEYS = ("kind", "process", "latent", "num_steps", "seed", "decoding")
+KEYS = ("kind", "process", "latent", "num_steps", "seed", "decoding", "steps")
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ class Cell:
     num_steps: tuple[int, ...]
     seed: int
 
-    def rows(self) -> list[dict[str, object]]:
-        """What tells the rows of this cell from others."""
+    def rows(self, steps: int) -> list[dict[str, object]]:
+        """What tells the rows of this cell from others, after so many optimiser steps."""
         decodings = list(DECODINGS) if self.process == "masked" else ["ancestral"]
         base = {"kind": self.kind, "process": self.process, "latent": "yes" if self.latent else "no"}
         pairs = [(t, d) for t in self.num_steps for d in decodings if t > 1 or d == "ancestral"]
-        return [{**base, "num_steps": t, "seed": self.seed, "decoding": d} for t, d in pairs]
+        return [{**base, "num_steps": t, "seed": self.seed, "decoding": d, "steps": steps} for t, d in pairs]
 
 
 def cells(kind: str, processes: tuple[str, ...] = FACTORS, seeds: int = 3) -> Iterator[Cell]:
@@ -132,7 +133,8 @@ def tuned_rate(name: str, process: str, path: str, output: Path, steps: int) -> 
         if not there:
             seed_everything(0, verbose=False)
             data = kind.data(path, batch_size=kind.batch, seed=0)
-            model = build(kind, process, False, 4, rate, data)
+            model = build(kind, process, False, STEPS[0], rate, data)
+            model.freeze_steps //= 3  # as the steps
             nelbo, seconds = train(model, data, int(key["steps"]))
             there = [{**key, "val_nelbo": f"{nelbo:.4f}", "seconds": str(round(seconds))}]
             append_row(output, there[0])
@@ -143,29 +145,30 @@ def tuned_rate(name: str, process: str, path: str, output: Path, steps: int) -> 
 
 def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
     """Train and measure one cell; appends the rows that are missing."""
-    there = [tuple(row[key] for key in KEYS) for row in (read_rows(output) if output.exists() else [])]
-    missing = [key for key in cell.rows() if tuple(str(value) for value in key.values()) not in there]
-    if not missing:
-        return
     kind = KINDS[cell.kind]
     steps = steps or kind.steps
+    there = [tuple(row[key] for key in KEYS) for row in (read_rows(output) if output.exists() else [])]
+    missing = [key for key in cell.rows(steps) if tuple(str(value) for value in key.values()) not in there]
+    if not missing:
+        return
     rate = tuned_rate(cell.kind, cell.process, path, output.with_name("tuning.csv"), steps)
     seed_everything(cell.seed, verbose=False)
     data, work = kind.data(path, batch_size=kind.batch, seed=0), TrainingWork()
-    trained = build(kind, cell.process, cell.latent, max(cell.num_steps), rate, data)
+    timeless = PROCESSES[cell.process].is_timeless
+    # validation chooses among checkpoints at T = 4 where one training serves all
+    trained = build(kind, cell.process, cell.latent, STEPS[0] if timeless else cell.num_steps[0], rate, data)
     _, seconds = train(trained, data, steps, [work])
     for num_steps in cell.num_steps:
-        model = build(kind, cell.process, cell.latent, num_steps, rate, data)
-        model.load_state_dict(trained.state_dict())
-        model.vocabulary = trained.vocabulary
-        timeless = PROCESSES[cell.process].is_timeless
+        if not any(key["num_steps"] == num_steps for key in missing):
+            continue
+        model = trained.with_num_steps(num_steps) if timeless else trained
         logged = measured(model, data, [AnyOrderBound()] if timeless else [], kind.tested)
         operations, numbers = sampling_work(model)
         for key in (key for key in missing if key["num_steps"] == num_steps):
             x = model.sample(kind.samples, cell.seed, batch_size=500, decoding=DECODINGS[str(key["decoding"])])
             said = kind.measure(model, data, x, output.parent)
             row = {
-                **key, "steps": steps, "lr": rate,
+                **key, "lr": rate,
                 **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
                 "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if timeless else "",
                 "quality": f"{said[kind.quality[0]]:.4f}", "diversity": f"{said[kind.diversity]:.4f}",

@@ -1,6 +1,6 @@
 """The kinds of data of the comparison tables: what all rows of a table share.
 
-A kind has its data, the networks, the latent and the measures of samples. Rows differ in the process alone.
+A kind has its data, the networks, the latent and the measures of samples. Rows differ in process, latent and T.
 """
 
 from __future__ import annotations

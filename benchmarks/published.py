@@ -4,30 +4,34 @@
     python benchmarks/published.py --setup qm9 --method masked --path train_smile.txt --checkpoints FOLDER --smoke
 
 A piece trains for ``--minutes``, then keeps its averaged weights and measures. The same command goes on from there,
-until all steps are done. Weights are kept in float32 if all fit into one file below 14 MB, else in bfloat16 and in
-several such files. Adam's moments and the average of the weights start anew in a piece, after 100 steps of warm-up;
-the learning rate and the weight of the auxiliary loss go on. A row says how many steps it is of.
+until all steps are done. Parameters are kept in float32 if all fits into one file below 14 MB, else in bfloat16 and in
+several such files. What is measured is what was kept. Adam's moments and the average of the weights start anew in a
+piece, after 100 steps of warm-up; the learning rate and the weight of the auxiliary loss go on. A row says how many
+steps it is of.
 
 Methods: ``ours`` is the default recipe (``LearnedMaskProcess`` from an order by hand, with a latent); ``masked`` and
 ``uniform`` predict x, and masked diffusion is trained with ``ExactMasks``. Samples are drawn twice, with the last step
-sampled and greedy. ``--smoke`` runs a few steps on a CPU, writes no row, and proves that a set-up works.
+sampled and greedy. The bound is that of validation data until all steps are done, and of the test set then. Learning
+rates are those of the set-ups, not tuned. ``--smoke`` runs a few steps on a CPU, keeps nothing, and proves that a
+set-up works.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from math import log
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import append_row, machine, measured, one_thread
+from common import append_row, machine, measured, one_thread, read_rows
 from kinds import molecules, of_molecules, of_pictures, of_texts, smiles
 from lightning.pytorch import Trainer, seed_everything
-from work import sampling_work, trained_numbers
+from work import TrainingWork, sampling_work, trained_numbers
 
 from fldd_lightning import (
     FLDD,
@@ -143,9 +147,10 @@ class Piece(FLDD):
 
     def configure_optimizers(self) -> Any:
         self._run_progress = progress = lambda step: (self.done + step) / self.total
-        freeze = max(0, self.freeze_steps - self.done)
         rates = (self.lr, self.lr * self.forward_lr_ratio)
-        return two_time_scales(self.trainer, progress, self, self.forward_process, rates, freeze, self.weight_decay)
+        return two_time_scales(
+            self.trainer, progress, self, self.forward_process, rates, self.freeze_steps, self.weight_decay
+        )
 
     def on_train_start(self) -> None:
         if self.done == 0:  # else its latents came with the weights
@@ -165,11 +170,14 @@ def build(name: str, method: str, num_steps: int, data: DiscreteDataModule) -> A
     return model
 
 
-def save_parts(state: dict[str, torch.Tensor], done: int, folder: Path, name: str) -> list[Path]:
+def save_parts(
+    state: dict[str, torch.Tensor], parameters: Collection[str], done: int, folder: Path, name: str
+) -> list[Path]:
     """Keep weights in files below 14 MB; earlier ones of the name are replaced.
 
     Args:
-        state: The weights, float or integer.
+        state: Parameters and tables.
+        parameters: Names of those that may be rounded to bfloat16.
         done: Steps they are of.
         folder: Where.
         name: How the files begin.
@@ -182,7 +190,7 @@ def save_parts(state: dict[str, torch.Tensor], done: int, folder: Path, name: st
     parts: list[dict[str, torch.Tensor]] = [{}]
     room = MOST_BYTES
     for key, tensor in state.items():
-        kept = tensor.detach().cpu().to(dtype) if tensor.is_floating_point() else tensor.detach().cpu()
+        kept = tensor.detach().cpu().to(dtype if key in parameters else tensor.dtype)
         size = kept.numel() * kept.element_size()
         if size > room:
             parts.append({})
@@ -214,48 +222,76 @@ def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments:
     setup, smoke = SETUPS[name], arguments.smoke
     label = f"{name}-{method}-T{num_steps}-seed{seed}"
     state, done = load_parts(arguments.checkpoints, label)
-    seed_everything(seed + 1_000 * done, verbose=False)  # other batches and noise in each piece
+    total = 4 if smoke else setup.steps
+    key = {"setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": total}
+    rows = read_rows(arguments.output) if arguments.output.exists() else []
+    if any(all(row[column] == str(value) for column, value in key.items()) for row in rows):
+        print(f"{arguments.output} has a row of {key}", flush=True)
+        return
+    seed_everything(seed + 1_000 * done, verbose=False)  # other noise in each piece
     data = setup.data(path, batch_size=8 if smoke else setup.batch, seed=0)
+    _ = data.splits  # of seed 0; from now on it is that of the training order alone
+    data.seed = done
     model = build(name, method, num_steps, data)
-    model.done, model.total = done, 4 if smoke else setup.steps
+    model.done, model.total = done, total
+    model.freeze_steps = max(0, model.freeze_steps - done)
     for latent in model.latents:
         if smoke and isinstance(latent, AutoencoderLatent):
             latent.fit_steps = 2
-    if state:
-        model.load_state_dict({key: tensor.to(model.state_dict()[key]) for key, tensor in state.items()})
-    left = model.total - done
-    if left > 0:
+    work = TrainingWork()
+    if done < total:
+        if state:
+            model.load_state_dict({k: tensor.to(model.state_dict()[k]) for k, tensor in state.items()})
         trainer = Trainer(
-            max_steps=left, max_time={"minutes": arguments.minutes}, limit_val_batches=0, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            max_steps=total - done, max_time={"minutes": arguments.minutes}, limit_val_batches=0, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[work],
             precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
         )  # fmt: skip
         trainer.fit(model, data)
         done += trainer.global_step
-        paths = save_parts(model.state_dict(), done, arguments.checkpoints, label)
-        print(f"{label}: {done} of {model.total} steps; kept {', '.join(each.name for each in paths)}", flush=True)
-    timeless = method == "masked"
-    logged = measured(model, data, [AnyOrderBound()] if timeless else [], 16 if smoke else None)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+        parameters = {k for k, _ in model.named_parameters()}
+        paths = save_parts(model.state_dict(), parameters, done, arguments.checkpoints, label)
+        print(f"{label}: {done} of {total} steps; kept {', '.join(each.name for each in paths)}", flush=True)
+        state, done = load_parts(arguments.checkpoints, label)
+    model.load_state_dict({k: tensor.to(model.state_dict()[k]) for k, tensor in state.items()})
+    row = {**key, "done": done, "of": setup.steps, "training_gflop_step": round(work.step / 1e9, 3)}
+    row |= measures(setup, model, data, method == "masked", done == total, seed, arguments)
+    print(row, flush=True)
+    if not smoke:
+        append_row(arguments.output, row)
+
+
+def measures(
+    setup: Setup,
+    model: Any,
+    data: DiscreteDataModule,
+    is_timeless: bool,
+    is_final: bool,
+    seed: int,
+    arguments: argparse.Namespace,
+) -> dict[str, object]:
+    """The columns of a row that are measured: bounds, samples, size."""
+    most, smoke = 16 if arguments.smoke else None, arguments.smoke
+    split = "test" if is_final else "val"
+    if is_final:
+        logged = measured(model, data, [AnyOrderBound()] if is_timeless else [], most)
+    else:
+        logged = {f"val/{k}": float(v) for k, v in model.evaluate(data.val_dataloader(), "val").items()}
     said = {}
     for last, decoding in (("sampled", Ancestral()), ("greedy", GreedyEnd())):
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         x = model.sample(16 if smoke else setup.samples, seed, decoding=decoding)
         values = setup.measure(model.cpu(), data, x, arguments.output.parent)
-        said[last] = " ".join(f"{key}={value:.4f}" for key, value in values.items())
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-    operations, numbers = sampling_work(model.cpu(), 2 if smoke else 64)
-    row = {
-        "setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": done, "of": setup.steps,
-        **{key: f"{logged[f'test/{key}']:.4f}" for key in ("nelbo", "nelbo_se")},
-        "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if timeless else "",
-        "bits": f"{logged['test/nelbo'] / setup.dims / log(2):.4f}", **said,
+        said[last] = " ".join(f"{k}={value:.4f}" for k, value in values.items())
+    operations, numbers = sampling_work(model, 2 if smoke else 64)
+    return {
+        "split": split, **{k: f"{logged[f'{split}/{k}']:.4f}" for k in ("nelbo", "nelbo_se")},
+        "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if is_timeless and is_final else "",
+        "bits": f"{logged[f'{split}/nelbo'] / setup.dims / log(2):.4f}", **said,
         "sample_mflop": round(operations / 1e6, 3), "numbers_sampling": numbers,
         "numbers_training": trained_numbers(model), "published": setup.published, "version": __version__,
         "torch": torch.__version__, "machine": machine(),
     }  # fmt: skip
-    print(row, flush=True)
-    if not smoke:
-        append_row(arguments.output, row)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -273,6 +309,11 @@ def main(args: list[str] | None = None) -> None:
     arguments = parser.parse_args(args)
     one_thread()
     num_steps = arguments.num_steps or SETUPS[arguments.setup].num_steps[0]
+    if arguments.smoke:
+        with TemporaryDirectory() as folder:
+            arguments.checkpoints = Path(folder)
+            run(arguments.setup, arguments.method, num_steps, arguments.seed, arguments.path, arguments)
+        return
     run(arguments.setup, arguments.method, num_steps, arguments.seed, arguments.path, arguments)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from conftest import all_states, make, randomise, small_mlp
 from fldd_lightning import (
@@ -29,8 +30,9 @@ from fldd_lightning import (
     Reinforce,
     Spec,
     StaggeredProcess,
+    WarmUp,
 )
-from fldd_lightning.bound import any_order_nelbo, exactly_masked, step_terms
+from fldd_lightning.bound import any_order_nelbo, exactly_masked, step_terms, uniform_of
 from fldd_lightning.cli import main
 from fldd_lightning.sampling import ancestral_sample
 from tiny import Pairs, build, fit, trainer
@@ -45,7 +47,7 @@ def masked(spec: Spec) -> tuple[AbsorbingProcess, MaskedReverse]:
     return process, reverse
 
 
-def order_by_order(reverse: MaskedReverse, x: Tensor, live: list[int]) -> Tensor:
+def order_by_order(reverse: Any, x: Tensor, live: list[int], condition: tuple[Tensor, ...] = ()) -> Tensor:
     """-log p of ``(N, D)`` in every order of the live coordinates, by definition: ``(orders, N)``."""
     sums = []
     for order in permutations(live):
@@ -53,7 +55,7 @@ def order_by_order(reverse: MaskedReverse, x: Tensor, live: list[int]) -> Tensor
         z[:, live] = reverse.num_classes
         total = torch.zeros(len(x))
         for i in order:
-            log_p = reverse.log_prob(z, torch.ones(len(x), dtype=torch.long))
+            log_p = reverse.log_prob(z, torch.ones(len(x), dtype=torch.long), condition)
             total = total - log_p[torch.arange(len(x)), i, x[:, i]]
             z = z.clone()
             z[:, i] = x[:, i]
@@ -113,7 +115,8 @@ def test_training_with_exact_masks(tmp_path: Path, latents: Any) -> None:
     assert final < two_steps + 0.01  # they lose more than infinitely many, unless the latent says all
     assert latents or final < two_steps
     assert float(run.callback_metrics["val/nelbo_any_order_se"]) > 0
-    assert float(run.callback_metrics["train/nelbo"]) == pytest.approx(final, abs=1.0)
+    logged = run.callback_metrics
+    assert 0.2 * final < float(logged["train/nelbo"]) < 2.5 * final  # of one batch of 16
 
 
 @pytest.mark.parametrize("num_steps", [2, 3])
@@ -174,7 +177,73 @@ def test_other_processes_are_refused(process: Any) -> None:
         trainer(Path("."), callbacks=[AnyOrderBound()]).test(build(forward_process=process), Pairs(), verbose=False)
 
 
+def test_the_bound_of_any_order_has_the_latents_cost() -> None:
+    """Against the enumeration of the latent's values and of all orders, for a latent that networks see."""
+    spec_model = build(
+        forward_process=AbsorbingProcess, reverse=TIMELESS, latents=partial(MixtureLatent, size=4), num_steps=2
+    )
+    randomise(spec_model.reverse)
+    latent: Any = spec_model.latents[0]
+    latent.fit(Pairs().splits["train"].x.long())
+    x = torch.tensor([[0, 0]]).expand(8_000, -1)
+    uniform = torch.rand(len(x), 3 + latent.num_uniforms, dtype=torch.float64)
+    parts = (spec_model.forward_process, spec_model.reverse, [latent])
+    draws = any_order_nelbo(*parts, x, None, uniform)
+    posterior = latent.posterior(x[:1])
+    exact = posterior.kl()
+    for c, weight in enumerate(posterior.log_q.exp()[0]):
+        if weight > 1e-6:
+            exact = exact + weight * order_by_order(spec_model.reverse, x[:1], [0, 1], (torch.tensor([[c]]),)).mean()
+    assert_mean(draws, exact.squeeze())
+
+
+def test_examples_without_an_index_have_noise_of_their_own(tmp_path: Path) -> None:
+    model = build(forward_process=AbsorbingProcess, reverse=TIMELESS)
+    randomise(model.reverse)
+    seen: list[Tensor] = []
+
+    def remember(index: Tensor, *rest: Any) -> Tensor:
+        seen.append(index)
+        return uniform_of(index, *rest)
+
+    with patch("fldd_lightning.callbacks.any_order.uniform_of", remember):
+        trainer(tmp_path, callbacks=[AnyOrderBound()]).test(
+            model,
+            DataLoader(Pairs().splits["test"].x, 5),
+            verbose=False,  # type: ignore[arg-type]
+        )
+    assert len(torch.cat(seen).unique()) == 16
+
+
+def test_one_training_serves_every_number_of_steps() -> None:
+    model = build(forward_process=AbsorbingProcess, reverse=TIMELESS, estimator=ExactMasks, num_steps=2)
+    randomise(model.reverse)
+    data = DataLoader(Pairs().splits["test"].x, 16)
+    bounds = []
+    for num_steps in (2, 5):
+        torch.manual_seed(0)
+        same = build(forward_process=AbsorbingProcess, reverse=TIMELESS, estimator=ExactMasks, num_steps=num_steps)
+        same.load_state_dict(model.state_dict())
+        other = model.with_num_steps(num_steps)
+        bounds.append(other.evaluate(data)["nelbo"])  # type: ignore[arg-type]
+        assert bounds[-1] == same.evaluate(data)["nelbo"]  # type: ignore[arg-type]
+        assert torch.equal(model.sample(20, num_steps=num_steps), same.sample(20))
+        assert other.hparams["num_steps"] == other.reverse.num_steps == num_steps
+    assert bounds[0] != bounds[1]
+    assert model.spec.num_steps == model.reverse.num_steps == 2  # the model itself is as it was
+    with pytest.raises(FLDDError, match="trained with T=2"):
+        build().with_num_steps(3)
+    with pytest.raises(FLDDError, match="time_independent: true"):
+        build(forward_process=AbsorbingProcess).with_num_steps(3)
+
+
 def test_denoisers_that_know_the_step_are_refused() -> None:
+    with pytest.raises(FLDDError, match="ExactMasks needs"):
+        build(
+            forward_process=StaggeredProcess,
+            reverse=TIMELESS,
+            estimator=partial(WarmUp, first=ExactMasks, then=Reinforce),
+        )
     with pytest.raises(FLDDError, match="time_independent: true"):
         build(forward_process=AbsorbingProcess, estimator=ExactMasks)
     build(forward_process=AbsorbingProcess, estimator=Reinforce)
@@ -197,7 +266,8 @@ def test_on_the_command_line(
         decoding = ["--decoding", *options] if options else []
         assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", *decoding]) in (0, None)
         drawn.append(np.load("samples.npy"))
-    assert not all((x == drawn[0]).all() for x in drawn[1:])
+    assert not any((x == drawn[0]).all() for x in drawn[1:])
+    assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", "--num_steps", "9"]) in (0, None)
     with pytest.raises(SystemExit):
         main(["sample", "--ckpt_path", str(path), "--decoding", "MLP"])
     assert "--decoding" in capsys.readouterr().err

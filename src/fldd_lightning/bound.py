@@ -241,13 +241,14 @@ def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         States ``(B, *shape)`` and D/n, ``(B,)`` (Hoogeboom et al., 2022, eq. 3).
     """
-    x, uniform = step.x, uniform.to(step.x.device)
+    x = step.x
     is_pad = torch.zeros_like(x, dtype=torch.bool) if step.pad is None else x == step.pad
+    is_pad = is_pad.to(uniform.device)  # which has float64
     dims = (~is_pad).flatten(1).sum(1)  # (B,)
     n = 1 + (uniform[:, 0] * dims).long().minimum((dims - 1).clamp_min(0))
     place = uniform[:, 1:].masked_fill(is_pad.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
     is_masked = (place < n.minimum(dims)[:, None]).view(x.shape)
-    return x.masked_fill(is_masked, step.mask), dims / n
+    return x.masked_fill(is_masked.to(x.device), step.mask), (dims / n).to(x.device)
 
 
 def any_order_nelbo(

@@ -85,7 +85,8 @@ class ExactlyN(Decoding):
         log_p = log_v[..., :mask].log_softmax(-1)  # of the values, were all of them revealed
         drawn = sample_categorical(log_p, generator)
         score = self.scores(log_p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1), t / reverse.num_steps, generator)
-        place = score.masked_fill(~is_masked, -torch.inf).argsort(1, descending=True).argsort(1)
+        score = score.masked_fill(~is_masked.to(score.device), -torch.inf)  # on a device that has float64
+        place = score.argsort(1, descending=True).argsort(1).to(z_t.device)
         masked = is_masked.sum(1)
         revealed = masked - (masked * (t - 1) / t).round().long()
         return torch.where(is_masked & (place < revealed[:, None]), drawn, z_t.flatten(1)).view(z_t.shape)
@@ -101,7 +102,7 @@ class ExactlyN(Decoding):
         Returns:
             ``(B, D)``.
         """
-        return gumbel_noise(log_p.shape, generator).to(log_p.device)
+        return gumbel_noise(log_p.shape, generator)
 
 
 class ConfidentFirst(ExactlyN):
@@ -121,5 +122,5 @@ class ConfidentFirst(ExactlyN):
         self.temperature = temperature
 
     def scores(self, log_p: Tensor, time: Tensor, generator: torch.Generator) -> Tensor:
-        noise = gumbel_noise(log_p.shape, generator).to(log_p.device)
-        return log_p.double() + self.temperature * time[:, None] * noise
+        noise = gumbel_noise(log_p.shape, generator)
+        return log_p.to(noise) + self.temperature * time[:, None].to(noise) * noise

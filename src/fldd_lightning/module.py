@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from math import log
 from textwrap import shorten
 from typing import Any
@@ -23,7 +25,7 @@ from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .evaluation import Evaluation
 from .factory import build, describe, plain
-from .forward import ForwardProcess, MaskProcess
+from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .latents.base import Latent
 from .latents.several import fit_latents, make_latents
 from .networks import Backbone
@@ -40,10 +42,10 @@ _CHECK_EVERY = 100  # steps
 class FLDD(LightningModule):
     """Forward-Learned Discrete Diffusion.
 
-    Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension),
-    ``*/kl_t{t}`` for every step, ``*/kl_{name}`` for every latent and further terms of the bound. Where a latent says
-    something of the values, ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one step per
-    example, evaluation sums all T. Evaluation and checkpoints use averaged weights.
+    Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension), ``*/kl_t{t}`` for every
+    step and ``*/kl_{name}`` for every latent. Evaluation adds ``*/nelbo_se``, the standard error of the bound. Where a
+    latent says something of the values, ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one
+    step per example, evaluation sums all T. Evaluation and checkpoints use averaged weights.
 
     A modality is added by subclassing: see the methods under "what a modality may change". A subclass with options of
     its own passes the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
@@ -136,7 +138,7 @@ class FLDD(LightningModule):
     # ---- training -------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss: T E_t of the estimator's surrogate, plus the KL of latents and further terms, per dimension."""
+        """The loss: T E_t of the estimator's surrogate, plus the KL of latents, per dimension."""
         x, spec = self.data(batch).long(), self.spec
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
@@ -310,7 +312,7 @@ class FLDD(LightningModule):
         Args:
             num_samples: N.
             seed: Equal seeds and batch sizes give equal samples.
-            num_steps: If given, must equal T.
+            num_steps: If given, must equal T; but see :meth:`with_num_steps`.
             trajectory: Return z_T..z_0, ``(T + 1, N, *shape)``.
             batch_size: Samples drawn at once.
             progress: Show a progress bar.
@@ -322,6 +324,9 @@ class FLDD(LightningModule):
         Raises:
             FLDDError: If N is not positive, ``num_steps`` is not T, or the model cannot be decoded this way.
         """
+        if num_steps not in (None, self.spec.num_steps) and getattr(self.reverse, "time_independent", False):
+            other: FLDD = self.with_num_steps(int(num_steps or 0))
+            return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding)
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
@@ -332,6 +337,27 @@ class FLDD(LightningModule):
         samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding)
         self.train(was_training)
         return samples
+
+    def with_num_steps(self, num_steps: int) -> Any:
+        """A copy of this model with another T, for masked diffusion whose denoiser is not told the step.
+
+        Raises:
+            FLDDError: If it is another kind of model, which has its T from training.
+        """
+        if type(self.forward_process) is not AbsorbingProcess or not isinstance(self.reverse, MaskedReverse):
+            raise FLDDError(
+                f"this model was trained with T={self.spec.num_steps}. Another T is possible for masked diffusion "
+                "alone (AbsorbingProcess, and a reverse process with time_independent: true)."
+            )
+        other: FLDD = deepcopy(self)
+        assert isinstance(other.reverse, MaskedReverse)
+        other.spec = replace(self.spec, num_steps=num_steps)
+        other.hparams["num_steps"] = num_steps
+        process = AbsorbingProcess(other.spec).to(self.device)
+        other.reverse.follow(process)
+        other.forward_process = process
+        other.estimator = build(type(self.estimator), GradientEstimator, other.spec)
+        return other
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
         """What networks see of a batch at the most likely latents; for pictures and monitors."""

@@ -201,6 +201,16 @@ class MaskedReverse(Reverse):
         seen = [latent for latent in latents if latent.seen is not None]
         self._log_values = [(i, latent.log_conditional_of) for i, latent in enumerate(seen) if latent.says_values]
 
+    def follow(self, process: MaskProcess) -> None:
+        """Take the schedule of another process, also of another T, from now on.
+
+        Raises:
+            FLDDError: If the denoiser is told the step: it knows those of one schedule.
+        """
+        if not self.time_independent:
+            raise FLDDError("only a denoiser that is not told the step (time_independent: true) serves any schedule.")
+        self.num_steps, self._log_stay_odds = process.spec.num_steps, process.log_stay_odds
+
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_v = self._joint(*self._logits_odds(state, t, condition)).log_softmax(-1)
         log_v, mask = _without_mask_at_the_end(log_v, t), self.num_states - 1

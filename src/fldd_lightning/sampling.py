@@ -55,8 +55,8 @@ def ancestral_sample(
     decoding.check(process, reverse)
     if num_steps is not None and num_steps != spec.num_steps:
         raise FLDDError(
-            f"asked for {num_steps} steps, but this model was trained with T={spec.num_steps}: a learned "
-            f"forward process fixes its steps at training. Train a model with num_steps={num_steps}."
+            f"asked for {num_steps} steps, but this model was trained with T={spec.num_steps}, which fixes its steps. "
+            f"Train a model with num_steps={num_steps}, or masked diffusion that is not told the step."
         )
     if (padding is None) == spec.padded:
         raise FLDDError(

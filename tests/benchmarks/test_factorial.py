@@ -16,18 +16,23 @@ import torch
 from common import read_rows
 from factorial_figure import draw, steps_saved
 from torch import Tensor
-from work import TrainingWork, sampling_work, trained_numbers
+from work import TrainingWork, counted, sampling_work, trained_numbers
 
 from conftest import all_states, small_mlp
 from fldd_lightning import (
     FLDD,
     AbsorbingProcess,
+    Backbone,
     DigitsDataModule,
     DiscreteDataModule,
     ImageFLDD,
     MixtureLatent,
+    Reinforce,
+    Spec,
     TextDataModule,
+    Transformer,
 )
+from fldd_lightning.networks.base import as_weights
 from tiny import Pairs, build, fit
 
 
@@ -49,9 +54,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_combination_is_there_once() -> None:
-    rows = [tuple(row.values()) for cell in factorial.cells("mnist16") for row in cell.rows()]
+    rows = [tuple(row.values()) for cell in factorial.cells("mnist16") for row in cell.rows(7)]
     assert len(rows) == len(set(rows))
-    plain = {row[:-1] for row in rows if row[-1] == "ancestral"}
+    plain = {row[:5] for row in rows if row[5] == "ancestral"}
     wanted = {
         ("mnist16", process, latent, steps, seed)
         for process in factorial.FACTORS
@@ -71,7 +76,7 @@ def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) ->
     for cell in chosen:
         factorial.run(cell, "", path)
     rows = read_rows(path)
-    assert len(rows) == sum(len(cell.rows()) for cell in chosen)
+    assert len(rows) == sum(len(cell.rows(3)) for cell in chosen)
     assert {row["lr"] for row in rows} <= {"0.001", "0.002"}
     tried = read_rows(tmp_path / "tuning.csv")
     assert len(tried) == 2 * len(factorial.PROCESSES)  # the same effort for all
@@ -85,6 +90,8 @@ def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) ->
     for cell in chosen:
         factorial.run(cell, "", path)
     assert path.read_text() == before
+    factorial.run(chosen[0], "", path, steps=2)  # another training is another row
+    assert len(read_rows(path)) == len(rows) + len(chosen[0].rows(2))
     draw(path)
     assert path.with_suffix(".png").stat().st_size > 1_000
 
@@ -99,30 +106,55 @@ def test_steps_saved() -> None:
     assert steps_saved(rows[:2], "k", "nelbo", less_is_better=True) == "not reached at T = 4"
     assert steps_saved(rows[:1], "k", "nelbo", less_is_better=True) == "not measured"
     assert steps_saved(rows, "k", "nelbo", less_is_better=False) == "T = 4"
+    by_hand = [*rows, row("order by hand", 4, 2.5)]
+    assert steps_saved(by_hand, "k", "nelbo", less_is_better=True) == "T = 16"
+    assert steps_saved(by_hand, "k", "nelbo", less_is_better=True, against=("order by hand",)) == "T = 4"
+
+
+class Plain(Backbone):
+    """Two linear layers on one-hot states, whose operations are known."""
+
+    def __init__(self, spec: Spec, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.shape = (*spec.shape, num_outputs)
+        self.first = torch.nn.Linear(spec.num_dims * num_inputs, 32)
+        self.last = torch.nn.Linear(32, spec.num_dims * num_outputs)
+        self.num_inputs = num_inputs
+
+    def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        hidden = self.first(as_weights(state, self.num_inputs).flatten(1)).relu()
+        return self.last(hidden).view(-1, *self.shape)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_operations_and_numbers_are_counted(tmp_path: Path) -> None:
-    """A linear layer of a by b costs 2 a b an example, three times that with its gradients."""
-
-    class Line(torch.nn.Linear):
-        pass
-
+    """A linear layer of a by b costs 2 a b an example; its gradients twice that, but for inputs without any."""
     work = TrainingWork()
-    model = build(forward_process=AbsorbingProcess)
+    model = build(forward_process=AbsorbingProcess, denoiser=Plain, estimator=Reinforce)
     fit(tmp_path, model, Pairs(batch_size=16), max_steps=2, callbacks=[work])
-    layers = [m for m in model.reverse.modules() if isinstance(m, torch.nn.Linear)]
-    assert 0 < work.step < 16 * 6.5 * sum(m.weight.numel() for m in layers) * 2 * 2
+    first, last = 2 * (2 * 4) * 32, 2 * 32 * (2 * 3)
+    assert work.step == 16 * (2 * first + 3 * last)
     assert work.fit == 0
     assert work.total(10) == 10 * work.step
     operations, numbers = sampling_work(model, 4)
-    assert operations > 0
+    assert operations == model.spec.num_steps * (first + last)
     assert numbers == sum(p.numel() for p in model.reverse.parameters()) == trained_numbers(model)
 
     with_latent = TrainingWork()
     latent = build(forward_process=AbsorbingProcess, latents=partial(MixtureLatent, size=4))
     fit(tmp_path, latent, Pairs(batch_size=16), max_steps=2, callbacks=[with_latent])
     assert with_latent.fit > 0
+
+
+def test_attention_is_counted() -> None:
+    """Scores and mixtures of L by L by width: 4 L L width a block, beside the layers that see each position."""
+    length, width = 16, 8
+    network = Transformer(Spec(3, (length,), 2), 4, 4, width=width, depth=1, heads=2, time_width=8)
+    with torch.no_grad():
+        found = counted(lambda: network(torch.zeros(1, length, dtype=torch.long), torch.ones(1, dtype=torch.long)))
+    layers = 2 * length * width * (3 * width + width + 8 * width + 4)
+    of_step = 2 * 8 * (6 * width + 2 * width)  # and what makes the step's embedding
+    assert layers + 4 * length * length * width + of_step <= found < layers + 4 * length * length * width + 3 * of_step
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -136,7 +168,8 @@ def test_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     autoregressive.run("text64", str(tmp_path / "words.txt"), tmp_path / "out.csv", 0, 4)
     (row,) = read_rows(tmp_path / "out.csv")
     assert float(row["nelbo"]) > 0
-    assert int(row["training_gflop"]) >= 0
+    assert float(row["sample_mflop"]) > 0
+    assert len(read_rows(tmp_path / "tuning.csv")) == 2
 
 
 def test_the_ceiling_is_a_distribution() -> None:
@@ -152,16 +185,18 @@ def test_the_ceiling_is_a_distribution() -> None:
 
 def test_weights_come_back_from_their_files(tmp_path: Path) -> None:
     few = {"a": torch.randn(10), "n": torch.tensor(3)}
-    assert len(published.save_parts(few, 7, tmp_path, "few")) == 1
+    assert len(published.save_parts(few, few, 7, tmp_path, "few")) == 1
     state, done = published.load_parts(tmp_path, "few")
     assert done == 7
     assert all(torch.equal(state[key], value) for key, value in few.items())
     many = {str(i): torch.randn(2_000_000) for i in range(8)}
-    paths = published.save_parts(many, 9, tmp_path, "many")
+    many["table"] = torch.randn(10)
+    paths = published.save_parts(many, set(many) - {"table"}, 9, tmp_path, "many")
     assert len(paths) == 3
     assert all(path.stat().st_size < 14_000_000 for path in paths)
     state, done = published.load_parts(tmp_path, "many")
     assert done == 9
+    assert torch.equal(state.pop("table"), many.pop("table"))  # what is no parameter is not rounded
     assert all(torch.equal(state[key], value.bfloat16()) for key, value in many.items())
     torch.save({**torch.load(paths[1]), "done": 8}, paths[1])
     with pytest.raises(SystemExit, match="different pieces"):
@@ -181,9 +216,25 @@ def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     args += ["--output", str(tmp_path / "out.csv")]
     published.main([*args, "--smoke"])
     assert "4 of 4 steps" in capsys.readouterr().out
-    assert not (tmp_path / "out.csv").exists()
-    published.main(args)  # goes on from the four
-    assert "30 of 30 steps" in capsys.readouterr().out
-    published.main(args)  # nothing left to train
-    assert "steps; kept" not in capsys.readouterr().out
-    assert [row["done"] for row in read_rows(tmp_path / "out.csv")] == ["30", "30"]
+    assert list(tmp_path.iterdir()) == []  # nothing that a real run could find
+    data = TINY.data("", batch_size=8, seed=0)
+    begun = published.build("mnist28", method, 4, data)
+    if method == "ours":
+        fit_latents_of(begun, data)
+    state = begun.state_dict()
+    published.save_parts(state, state, 20, tmp_path, f"mnist28-{method}-T4-seed0")
+    published.main(args)
+    said = capsys.readouterr().out
+    assert "30 of 30 steps" in said
+    assert "'split': 'test'" in said
+    after, done = published.load_parts(tmp_path, f"mnist28-{method}-T4-seed0")
+    assert done == 30
+    assert any(not torch.equal(after[key], value) for key, value in state.items())
+    published.main(args)  # nothing left to do
+    assert "has a row" in capsys.readouterr().out
+    assert [row["done"] for row in read_rows(tmp_path / "out.csv")] == ["30"]
+
+
+def fit_latents_of(model: FLDD, data: DiscreteDataModule) -> None:
+    for latent in model.latents:
+        latent.fit(data.splits["train"].x.long())

@@ -22,7 +22,8 @@ class AnyOrderBound(Callback):
     """Logs ``{val,test}/nelbo_any_order`` and its standard error ``nelbo_any_order_se``, in nats per example.
 
     Masked diffusion with a time-independent denoiser has a bound of T = infinity, which is that of any order; see
-    :func:`~fldd_lightning.bound.any_order_nelbo`. It is what other work reports, and lower than the bound of T steps.
+    :func:`~fldd_lightning.bound.any_order_nelbo`. It is what other work reports, and usually lower than the bound of
+    T steps.
 
     Args:
         draws: Of the masks, for each example.
@@ -45,15 +46,23 @@ class AnyOrderBound(Callback):
                 "AnyOrderBound needs an FLDD with AbsorbingProcess and a reverse process with time_independent: true."
             )
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._metric = NELBOMetric(1, pl_module.spec.num_dims).to(pl_module.device)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._metric = NELBOMetric(1, pl_module.spec.num_dims).to(pl_module.device)
+
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._update(pl_module, batch, batch_idx)
+        with trainer.precision_plugin.val_step_context():
+            self._update(trainer, pl_module, batch, batch_idx)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._update(pl_module, batch, batch_idx)
+        with trainer.precision_plugin.test_step_context():
+            self._update(trainer, pl_module, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "val")
@@ -62,13 +71,11 @@ class AnyOrderBound(Callback):
         self._log(pl_module, "test")
 
     @torch.no_grad()
-    def _update(self, model: FLDD, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:  # an evaluation before may have been broken off
-            self._metric = NELBOMetric(1, model.spec.num_dims).to(model.device)
+    def _update(self, trainer: Trainer, model: FLDD, batch: Any, batch_idx: int) -> None:
         assert self._metric is not None
         x = model.data(batch).long()
-        has_index = isinstance(batch, dict) and "index" in batch
-        index = batch["index"] if has_index else batch_idx * 10**6 + torch.arange(len(x))
+        counted = (batch_idx * 10**6 + torch.arange(len(x))) * trainer.world_size + trainer.global_rank
+        index = batch["index"] if isinstance(batch, dict) and "index" in batch else counted
         size = (self.draws, 1 + model.spec.num_dims + num_uniforms(model.latents))
         # other numbers than those of the T-step bound
         noise = uniform_of(index, size, torch.initial_seed() % 2**31 + 1).to(float64_device(model.device))
@@ -77,8 +84,7 @@ class AnyOrderBound(Callback):
         self._metric.update(torch.stack(draws).mean(0).unsqueeze(1), {})
 
     def _log(self, module: LightningModule, stage: str) -> None:
-        if self._metric is None:
-            return
+        assert self._metric is not None
         values = self._metric.compute()
         for name in ("nelbo", "nelbo_se"):
             module.log(f"{stage}/{name.replace('nelbo', 'nelbo_any_order')}", values[name].float())

@@ -25,8 +25,8 @@ class CollapseMonitor(Callback):
     """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
 
     A collapsed process puts all information into one step, and its bound equals that of a
-    product of the data's marginals. Warns once per run, also when the bound was never lower than that of the latents
-    alone, or has risen since it was. Logs at every validation:
+    product of the data's marginals. Warns once per run, also when the bound is no lower than that of the latents
+    alone. Logs at every validation:
 
     - ``collapse/marginal_entropy``: of the training data, in nats per example, given where the padding is.
     - ``collapse/share_t{t}``: share of each step in the KL.
@@ -45,6 +45,13 @@ class CollapseMonitor(Callback):
         self._warned = False
         self._lowest: tuple[float, int] | None = None  # val/nelbo and its step
         self._snr = GradientSNR()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest bound so far and its step, and whether the user has been warned."""
+        return {"lowest": self._lowest, "warned": self._warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._lowest, self._warned = state_dict["lowest"], state_dict["warned"]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if isinstance(pl_module, FLDD) and trainer.global_step >= pl_module.freeze_steps:
@@ -77,7 +84,7 @@ class CollapseMonitor(Callback):
         snr = self._snr.compute()
         if snr is not None:
             pl_module.log("collapse/gradient_snr", snr)
-        bound = float(metrics["nelbo"])
+        bound, error = float(metrics["nelbo"]), float(metrics["nelbo_se"])
         if self._lowest is None or bound < self._lowest[0]:
             self._lowest = bound, trainer.global_step
         past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
@@ -85,12 +92,17 @@ class CollapseMonitor(Callback):
             nll = pl_module.evaluations["val"].metrics.get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())
             of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
-            whole = float(kl.sum()) + sum(of_names.values())
             given = sum(of_names[name] for name in observed(pl_module))  # the marginals' entropy is given those
-            self._warn(shares, whole, whole - given, moved, of_latents)
+            self._warn(shares, bound, error, bound - given, moved, of_latents)
 
     def _warn(
-        self, shares: Tensor, whole: float, of_values: float, moved: float | None, of_latents: float | None
+        self,
+        shares: Tensor,
+        bound: float,
+        error: float,
+        of_values: float,
+        moved: float | None,
+        of_latents: float | None,
     ) -> None:
         assert self._marginal_entropy is not None
         floor = self._marginal_entropy * (1 - self.margin)
@@ -102,9 +114,9 @@ class CollapseMonitor(Callback):
                 f"product of the data's marginals ({self._marginal_entropy:.3f} nats). Try a longer freeze_steps, a "
                 "smaller forward_lr_ratio, another base process, or RLOO with several samples."
             )
-        elif of_latents is not None and whole >= of_latents:
+        elif of_latents is not None and bound >= of_latents:
             self._warned = True
-            rank_zero_warn(self._nothing_added(whole, of_latents))
+            rank_zero_warn(self._nothing_added(bound, error, of_latents))
         elif moved is not None and moved < 1e-3:
             self._warned = True
             rank_zero_warn(
@@ -112,12 +124,12 @@ class CollapseMonitor(Callback):
                 "forward_lr_ratio, a shorter freeze_steps or a longer run."
             )
 
-    def _nothing_added(self, whole: float, of_latents: float) -> str:
+    def _nothing_added(self, bound: float, error: float, of_latents: float) -> str:
         """A sentence for a bound that is no lower than that of the latents alone."""
         assert self._lowest is not None
         lowest, step = self._lowest
-        said = f"val/nelbo is {whole:.3f} nats, and val/nll_latent, of the latents alone, {of_latents:.3f}. "
-        if lowest < whole:
+        said = f"val/nelbo is {bound:.3f} nats, and val/nll_latent, of the latents alone, {of_latents:.3f}. "
+        if lowest < bound - 2 * error:
             return (
                 f"The model overfits: {said}At step {step} val/nelbo was {lowest:.3f}. Use that checkpoint (best-*), "
                 "and train with dropout, fewer steps or more examples."

@@ -39,7 +39,7 @@ def sample(
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample. There are no pictures of text that the model does not render.
         num_samples: How many.
-        num_steps: If given, must be the T of the training.
+        num_steps: T. That of the training; another one for masked diffusion that is not told the step.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.

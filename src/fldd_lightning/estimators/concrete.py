@@ -10,7 +10,8 @@ from torch import Tensor
 from ..bound import StepTerms
 from ..errors import FLDDError
 from ..factory import build
-from ..forward import Step
+from ..forward import ForwardProcess, Step
+from ..reverse import Reverse
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
 
@@ -79,6 +80,10 @@ class WarmUp(GradientEstimator):
         self.first = build(first, GradientEstimator, spec)
         self.then = build(then, GradientEstimator, spec)
         self.steps = steps
+
+    def check(self, process: ForwardProcess, reverse: Reverse) -> None:
+        self.first.check(process, reverse)
+        self.then.check(process, reverse)
 
     def loss(
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
