@@ -70,7 +70,7 @@ class Kind:
     quality: tuple[str, bool]
     diversity: str
     tested: int | None = None
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
