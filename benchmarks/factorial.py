@@ -11,8 +11,9 @@ every T, also T = 1, which is the latent and one pass of the denoiser. Its sampl
 number revealed at each step, and by confidence.
 
 Each process has its learning rate from the same four (three on text), by ``val/nelbo`` at T = 4 without a latent,
-after a third of the steps (``tuning.csv``). All rows have as many steps and examples; a learned process costs up to twice the operations,
-which stand in each row, with those of a latent's fit. Rows that are there are not measured again. One thread a run.
+after a third of the steps (``tuning.csv``). All rows have as many steps and examples; a learned process costs up to
+twice the operations, which stand in each row, with those of a latent's fit. Rows that are there are not measured again.
+One thread a run.
 """
 
 from __future__ import annotations

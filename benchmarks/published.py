@@ -9,11 +9,11 @@ several such files. What is measured is what was kept. Adam's moments and the av
 piece, after 100 steps of warm-up; the learning rate and the weight of the auxiliary loss go on. A row says how many
 steps it is of.
 
-Methods: ``ours`` is the default recipe (``LearnedMaskProcess`` from an order by hand, with a latent); ``masked`` and
-``uniform`` predict x, and masked diffusion is trained with ``ExactMasks``. Samples are drawn twice, with the last step
-sampled and greedy. The bound is that of validation data until all steps are done, and of the test set then. Learning
-rates are those of the set-ups, not tuned. ``--smoke`` runs a few steps on a CPU, keeps nothing, and proves that a
-set-up works.
+Methods: ``ours`` is the default recipe (``LearnedMaskProcess`` from an order by hand, with a latent). ``masked`` and
+``uniform`` predict x; masked diffusion is trained with ``ExactMasks``, once for every T. Samples are drawn twice, with
+the last step sampled and greedy. The bound is that of validation data until all steps are done, and of the test set
+then. Learning rates are those of the set-ups, not tuned. ``--smoke`` runs a few steps on a CPU, keeps nothing, and
+proves that a set-up works.
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def load_parts(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], int]:
 def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments: argparse.Namespace) -> None:
     """Train one piece, keep it, measure it."""
     setup, smoke = SETUPS[name], arguments.smoke
-    label = f"{name}-{method}-T{num_steps}-seed{seed}"
+    is_timeless = method == "masked"  # one training for every T
+    label = f"{name}-{method}-seed{seed}" if is_timeless else f"{name}-{method}-T{num_steps}-seed{seed}"
     state, done = load_parts(arguments.checkpoints, label)
     total = 4 if smoke else setup.steps
     key = {"setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": total}
@@ -232,7 +233,7 @@ def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments:
     data = setup.data(path, batch_size=8 if smoke else setup.batch, seed=0)
     _ = data.splits  # of seed 0; from now on it is that of the training order alone
     data.seed = done
-    model = build(name, method, num_steps, data)
+    model = build(name, method, setup.num_steps[0] if is_timeless else num_steps, data)
     model.done, model.total = done, total
     model.freeze_steps = max(0, model.freeze_steps - done)
     for latent in model.latents:
@@ -255,7 +256,8 @@ def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments:
         state, done = load_parts(arguments.checkpoints, label)
     model.load_state_dict({k: tensor.to(model.state_dict()[k]) for k, tensor in state.items()})
     row = {**key, "done": done, "of": setup.steps, "training_gflop_step": round(work.step / 1e9, 3)}
-    row |= measures(setup, model, data, method == "masked", done == total, seed, arguments)
+    model = model.with_num_steps(num_steps) if is_timeless else model
+    row |= measures(setup, model, data, is_timeless, done == total, seed, arguments)
     print(row, flush=True)
     if not smoke:
         append_row(arguments.output, row)

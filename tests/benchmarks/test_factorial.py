@@ -222,17 +222,22 @@ def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if method == "ours":
         fit_latents_of(begun, data)
     state = begun.state_dict()
-    published.save_parts(state, state, 20, tmp_path, f"mnist28-{method}-T4-seed0")
+    label = f"mnist28-{method}-seed0" if method == "masked" else f"mnist28-{method}-T4-seed0"
+    published.save_parts(state, state, 20, tmp_path, label)
     published.main(args)
     said = capsys.readouterr().out
     assert "30 of 30 steps" in said
     assert "'split': 'test'" in said
-    after, done = published.load_parts(tmp_path, f"mnist28-{method}-T4-seed0")
+    after, done = published.load_parts(tmp_path, label)
     assert done == 30
     assert any(not torch.equal(after[key], value) for key, value in state.items())
     published.main(args)  # nothing left to do
     assert "has a row" in capsys.readouterr().out
     assert [row["done"] for row in read_rows(tmp_path / "out.csv")] == ["30"]
+    if method == "masked":  # nothing left to train, but another T to measure
+        published.main([*args, "--num_steps", "9"])
+        assert "steps; kept" not in capsys.readouterr().out
+        assert [row["num_steps"] for row in read_rows(tmp_path / "out.csv")] == ["4", "9"]
 
 
 def fit_latents_of(model: FLDD, data: DiscreteDataModule) -> None:
