@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -37,9 +38,15 @@ def imported(source: str) -> set[str]:
     return found - sys.stdlib_module_names - {"fldd_lightning"}
 
 
+@lru_cache
+def installed() -> Mapping[str, list[str]]:
+    """Distributions by package; looking for them takes half a second."""
+    return packages_distributions()
+
+
 def undeclared(packages: set[str], declared: set[str]) -> set[str]:
     """Those of no declared distribution."""
-    homes = {**NOT_INSTALLED, **packages_distributions()}
+    homes = {**NOT_INSTALLED, **installed()}
     return {name for name in packages if not declared & {normal(home) for home in homes.get(name, [name])}}
 
 

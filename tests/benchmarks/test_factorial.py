@@ -69,6 +69,7 @@ def test_every_combination_is_there_once() -> None:
     assert plain - wanted == alone == {("mnist16", "masked", "yes", 1, seed) for seed in range(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) -> None:
     path = tmp_path / "factorial.csv"
