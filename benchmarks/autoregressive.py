@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import append_row, machine, measured, one_thread, read_rows, train
+from common import joined, made_with, measured, one_thread, run_missing, train, tuned_rate
 from kinds import KINDS
 from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 from work import TrainingWork, counted
 
-from fldd_lightning import DiscreteDataModule, __version__
-from fldd_lightning.training import Averaging, learning_rate_factor, run_progress
+from fldd_lightning import DiscreteDataModule, NELBOMetric
+from fldd_lightning.training import Averaging, run_progress, two_time_scales
 
 __all__ = ["Autoregressive", "run"]
 
@@ -61,7 +60,7 @@ class Autoregressive(LightningModule):
         )
         self.blocks = nn.TransformerEncoder(block, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         self.last = nn.Linear(width, num_classes)
-        self.squares, self.mean = MeanMetric(), MeanMetric()
+        self.bound = NELBOMetric(1, length)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log p(x_i|x_1..x_{i-1}), ``(B, length, K)``, for integers ``(B, length)``."""
@@ -86,23 +85,18 @@ class Autoregressive(LightningModule):
         self.log("val/nelbo", self.nats(batch["x"].long()).mean(), batch_size=len(batch["x"]))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        nats = self.nats(batch["x"].long()).double()
-        self.mean.update(nats)
-        self.squares.update(nats.square())
+        self.bound.update(self.nats(batch["x"].long()).unsqueeze(1), {})
 
     def on_test_epoch_end(self) -> None:
-        mean, count = self.mean.compute(), self.mean.weight
-        self.log("test/nelbo", mean.float())
-        self.log("test/nelbo_se", ((self.squares.compute() - mean**2) / (count - 1)).sqrt().float())
+        values = self.bound.compute()
+        self.log_dict({f"test/{name}": values[name].float() for name in ("nelbo", "nelbo_se")})
 
     def configure_callbacks(self) -> list[Any]:
         return [Averaging(0.998)]
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
-        factor = learning_rate_factor(run_progress(self.trainer))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        nothing = torch.nn.Identity()  # in place of a forward process
+        return two_time_scales(self.trainer, run_progress(self.trainer), self, nothing, (self.lr, self.lr), 0, 0.0)
 
     @torch.no_grad()
     def sample(self, num_samples: int, seed: int) -> Tensor:
@@ -121,38 +115,38 @@ class Autoregressive(LightningModule):
 
 def run(name: str, path: str, output: Path, seed: int, steps: int | None = None) -> None:
     """Choose the learning rate, train and measure; appends a row if there is none."""
-    kind = KINDS[name]
-    steps = steps or kind.steps
-    there = read_rows(output) if output.exists() else []
-    if any((row["kind"], row["seed"], row["steps"]) == (name, str(seed), str(steps)) for row in there):
-        return
-    data = kind.data(path, batch_size=kind.batch, seed=0)
-    make = partial(Autoregressive, data.num_classes, data.shape[0], data.padded, **SIZES[name])
-    tried = {}
-    for lr in kind.rates:
+    key = {"kind": name, "seed": seed, "steps": steps or KINDS[name].steps}
+    run_missing(output, [key], partial(row, path, output))
+
+
+def row(path: str, output: Path, kind: str, seed: int, steps: int) -> dict[str, object]:
+    """A row of the table."""
+    chosen = KINDS[kind]
+    data = chosen.data(path, batch_size=chosen.batch, seed=0)
+    make = partial(Autoregressive, data.num_classes, data.shape[0], data.padded, **SIZES[kind])
+
+    def train_at(lr: float, steps: int) -> tuple[float, float]:
         seed_everything(0, verbose=False)
-        tried[lr], took = train(make(lr=lr), data, max(1, steps // 3))
-        key = {"kind": name, "process": "autoregressive", "lr": lr, "steps": max(1, steps // 3)}
-        append_row(output.with_name("tuning.csv"), {**key, "val_nelbo": f"{tried[lr]:.4f}", "seconds": round(took)})
-    rate = min(tried, key=lambda lr: tried[lr])
+        return train(make(lr=lr), data, steps)
+
+    tuned = {"kind": kind, "process": "autoregressive"}
+    rate = tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, steps, train_at)
     seed_everything(seed, verbose=False)
     model, work = make(lr=rate), TrainingWork()
     _, seconds = train(model, data, steps, [work])
-    logged = measured(model, data, (), kind.tested)
-    said = kind.measure(_Decodes(model, data), data, model.eval().sample(kind.samples, seed), output.parent)
+    logged = measured(model, data, (), chosen.tested)
+    said = chosen.measure(_Decodes(model, data), data, model.eval().sample(chosen.samples, seed), output.parent)
     torch.backends.mha.set_fastpath_enabled(False)  # whose operations are not counted
     operations = counted(lambda: model.sample(16, 0)) // 16
-    row = {
-        "kind": name, "process": "autoregressive", "num_steps": data.shape[0], "seed": seed, "steps": steps, "lr": rate,
+    return {
+        "kind": kind, "process": "autoregressive", "num_steps": data.shape[0], "seed": seed, "steps": steps, "lr": rate,
         "nelbo": f"{logged['test/nelbo']:.4f}", "nelbo_se": f"{logged['test/nelbo_se']:.4f}",
-        "quality": f"{said[kind.quality[0]]:.4f}", "diversity": f"{said[kind.diversity]:.4f}",
-        "measures": " ".join(f"{key}={value:.4f}" for key, value in said.items()), "samples": kind.samples,
+        "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
+        "measures": joined(said), "samples": chosen.samples,
         "training_gflop": round(work.total(steps) / 1e9), "sample_mflop": round(operations / 1e6, 3),
         "numbers": sum(p.numel() for p in model.parameters()), "seconds": round(seconds),
-        "version": __version__, "torch": torch.__version__, "machine": machine(),
+        **made_with(),
     }  # fmt: skip
-    append_row(output, row)
-    print(row, flush=True)
 
 
 class _Decodes:

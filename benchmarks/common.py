@@ -19,22 +19,38 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from fldd_lightning import FLDD, DiscreteDataModule, Reinforce
+from fldd_lightning import (
+    FLDD,
+    AbsorbingProcess,
+    DiscreteDataModule,
+    ExactMasks,
+    MaskedReverse,
+    PredictingReverse,
+    Reinforce,
+    UniformProcess,
+    __version__,
+)
 
 __all__ = [
+    "MASKED",
+    "UNIFORM",
     "Recipe",
     "append_row",
     "comparison_keys",
     "comparison_parser",
+    "joined",
     "kl_shares",
     "machine",
+    "made_with",
     "measured",
     "one_thread",
     "read_rows",
+    "rows_of",
     "run_missing",
     "split_model",
     "train",
     "train_and_test",
+    "tuned_rate",
 ]
 
 _QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -102,12 +118,23 @@ class Recipe:
     draws: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_timeless(self) -> bool:
+        """Whether one training serves every T."""
+        return self.estimator is ExactMasks
+
     def arguments(self, network: Any) -> dict[str, Any]:
         """Those of :class:`FLDD`; a process that learns gets this network."""
         learned = getattr(self.process, "func", self.process).learned
         process = partial(self.process, network=network) if learned else self.process
         made = {"forward_process": process, "latents": self.latents, "estimator": self.estimator}
         return {**made, **self.options}
+
+
+MASKED = Recipe(  # masked diffusion, as strong as we know it
+    AbsorbingProcess, estimator=ExactMasks, options={"reverse": partial(MaskedReverse, time_independent=True)}
+)
+UNIFORM = Recipe(UniformProcess, options={"reverse": PredictingReverse})
 
 
 def split_model(name: str) -> dict[str, object]:
@@ -201,13 +228,54 @@ def run_missing(path: Path, keys: Iterable[Mapping[str, object]], run: Callable[
         run: Returns a row.
     """
     for key in keys:
-        there = read_rows(path) if path.exists() else []
-        if any(all(row[name] == str(value) for name, value in key.items()) for row in there):
+        if rows_of(path, key):
             print(f"{path} has a row of {key}", flush=True)
             continue
         row = run(**key)
         append_row(path, row)
         print({name: value for name, value in row.items() if name not in ("torch", "machine")}, flush=True)
+
+
+def tuned_rate(
+    path: Path,
+    key: Mapping[str, object],
+    rates: Iterable[float],
+    steps: int,
+    train_at: Callable[[float, int], tuple[float, float]],
+) -> float:
+    """The learning rate that does best on validation data after a third of the steps; measures what has no row.
+
+    Args:
+        path: The CSV of what was tried.
+        key: The columns that tell a model from others.
+        rates: Learning rates.
+        steps: Of a whole training.
+        train_at: Trains at a rate for some steps; returns ``val/nelbo`` and seconds.
+    """
+    found, steps = {}, max(1, steps // 3)
+    for rate in rates:
+        tried = {**key, "lr": rate, "steps": steps}
+        if not rows_of(path, tried):
+            nelbo, seconds = train_at(rate, steps)
+            append_row(path, {**tried, "val_nelbo": f"{nelbo:.4f}", "seconds": round(seconds)})
+        found[rate] = float(rows_of(path, tried)[0]["val_nelbo"])
+    return min(found, key=lambda rate: found[rate])
+
+
+def rows_of(path: Path, key: Mapping[str, object]) -> list[dict[str, str]]:
+    """The rows of a CSV that agree with some columns; none if there is no file."""
+    rows = read_rows(path) if path.exists() else []
+    return [row for row in rows if all(row[name] == str(value) for name, value in key.items())]
+
+
+def joined(measures: Mapping[str, float]) -> str:
+    """Several measures as one column."""
+    return " ".join(f"{name}={value:.4f}" for name, value in measures.items())
+
+
+def made_with() -> dict[str, str]:
+    """The columns that say what a row was measured with."""
+    return {"version": __version__, "torch": torch.__version__, "machine": machine()}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -6,9 +6,9 @@
 
 {masked diffusion, order by hand, learned} x {no latent, latent} x T in {2, 4, 16, 64}; three seeds at T = 4, one at
 others. ``--baselines`` adds uniform diffusion and D3PM, which predict x. Masked diffusion is trained as well as we
-know: the denoiser does not see the step, exactly n coordinates are masked (``ExactMasks``), and one training serves
-every T, also T = 1, which is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a fixed
-number revealed at each step, and by confidence.
+know: the denoiser does not see the step, and exactly n coordinates are masked (``ExactMasks``). One training serves
+every T. T = 1 is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a fixed number
+revealed at each step, and by confidence.
 
 Each process has its learning rate from the same four (three on text), by ``val/nelbo`` at T = 4 without a latent,
 after a third of the steps (``tuning.csv``). All rows have as many steps and examples; a learned process costs up to
@@ -19,21 +19,30 @@ One thread a run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from common import append_row, machine, measured, one_thread, read_rows, train
+from common import (
+    MASKED,
+    UNIFORM,
+    Recipe,
+    append_row,
+    joined,
+    made_with,
+    measured,
+    one_thread,
+    rows_of,
+    train,
+    tuned_rate,
+)
 from kinds import KINDS, Kind
 from lightning.pytorch import seed_everything
 from work import TrainingWork, sampling_work, trained_numbers
 
 from fldd_lightning import (
     FLDD,
-    AbsorbingProcess,
     Ancestral,
     AnyOrderBound,
     ConfidentFirst,
@@ -41,47 +50,26 @@ from fldd_lightning import (
     Decoding,
     DiscreteDataModule,
     ExactlyN,
-    ExactMasks,
     LearnedMaskProcess,
-    MaskedReverse,
     PredictingReverse,
     StaggeredProcess,
-    UniformProcess,
-    __version__,
 )
 
 __all__ = ["Cell", "cells", "main", "run"]
 
 
-@dataclass(frozen=True)
-class Process:
-    """A forward process and how it is trained.
-
-    Attributes:
-        make: Makes it; a process that learns gets the kind's network.
-        options: Of the model.
-        is_timeless: Whether one training serves every T.
-    """
-
-    make: Any
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_timeless: bool = False
-
-
-MASKED = {"estimator": ExactMasks, "reverse": partial(MaskedReverse, time_independent=True)}
 PROCESSES = {
-    "masked": Process(AbsorbingProcess, MASKED, is_timeless=True),
-    "order by hand": Process(StaggeredProcess),
-    "learned": Process(LearnedMaskProcess),
-    "uniform": Process(UniformProcess, {"reverse": PredictingReverse}),
-    "D3PM": Process(D3PMProcess, {"reverse": PredictingReverse}),
+    "masked": MASKED,
+    "order by hand": Recipe(StaggeredProcess),
+    "learned": Recipe(LearnedMaskProcess),
+    "uniform": UNIFORM,
+    "D3PM": Recipe(D3PMProcess, options={"reverse": PredictingReverse}),
 }
 FACTORS = ("masked", "order by hand", "learned")
 STEPS = (4, 2, 16, 64)  # the first is the one with three seeds
 DECODINGS: dict[str, Decoding] = {
     "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(temperature=1.0),
 }  # fmt: skip
-KEYS = ("kind", "process", "latent", "num_steps", "seed", "decoding", "steps")
 
 
 @dataclass(frozen=True)
@@ -117,42 +105,30 @@ def cells(kind: str, processes: tuple[str, ...] = FACTORS, seeds: int = 3) -> It
 
 def build(kind: Kind, process: str, latent: bool, num_steps: int, rate: float, data: DiscreteDataModule) -> FLDD:
     """The model of a cell."""
-    chosen = PROCESSES[process]
-    learned = {"network": kind.forward} if chosen.make is LearnedMaskProcess else {}
-    return kind.model(
-        data.num_classes, data.shape, partial(chosen.make, **learned), kind.denoiser, num_steps=num_steps,
-        padded=data.padded, latents=kind.latent if latent else (), lr=rate, **{**kind.options, **chosen.options},
-    )  # fmt: skip
+    recipe = replace(PROCESSES[process], latents=kind.latent if latent else ())
+    return kind.build(recipe, num_steps, rate, data)
 
 
-def tuned_rate(name: str, process: str, path: str, output: Path, steps: int) -> float:
-    """The learning rate of a process that does best on validation data; measures what is not in the CSV."""
-    kind, found = KINDS[name], {}
-    for rate in kind.rates:
-        key = {"kind": name, "process": process, "lr": str(rate), "steps": str(max(1, steps // 3))}
-        there = [row for row in (read_rows(output) if output.exists() else []) if key.items() <= row.items()]
-        if not there:
-            seed_everything(0, verbose=False)
-            data = kind.data(path, batch_size=kind.batch, seed=0)
-            model = build(kind, process, False, STEPS[0], rate, data)
-            model.freeze_steps //= 3  # as the steps
-            nelbo, seconds = train(model, data, int(key["steps"]))
-            there = [{**key, "val_nelbo": f"{nelbo:.4f}", "seconds": str(round(seconds))}]
-            append_row(output, there[0])
-            print(there[0], flush=True)
-        found[rate] = float(there[0]["val_nelbo"])
-    return min(found, key=lambda rate: found[rate])
+def train_at(name: str, process: str, path: str, rate: float, steps: int) -> tuple[float, float]:
+    """Try a learning rate, at T = 4 without a latent; returns ``val/nelbo`` and seconds."""
+    kind = KINDS[name]
+    seed_everything(0, verbose=False)
+    data = kind.data(path, batch_size=kind.batch, seed=0)
+    model = build(kind, process, False, STEPS[0], rate, data)
+    model.freeze_steps //= 3  # as the steps
+    return train(model, data, steps)
 
 
 def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
     """Train and measure one cell; appends the rows that are missing."""
     kind = KINDS[cell.kind]
     steps = steps or kind.steps
-    there = [tuple(row[key] for key in KEYS) for row in (read_rows(output) if output.exists() else [])]
-    missing = [key for key in cell.rows(steps) if tuple(str(value) for value in key.values()) not in there]
+    missing = [key for key in cell.rows(steps) if not rows_of(output, key)]
     if not missing:
         return
-    rate = tuned_rate(cell.kind, cell.process, path, output.with_name("tuning.csv"), steps)
+    tuned = {"kind": cell.kind, "process": cell.process}
+    at = partial(train_at, cell.kind, cell.process, path)
+    rate = tuned_rate(output.with_name("tuning.csv"), tuned, kind.rates, steps, at)
     seed_everything(cell.seed, verbose=False)
     data, work = kind.data(path, batch_size=kind.batch, seed=0), TrainingWork()
     timeless = PROCESSES[cell.process].is_timeless
@@ -173,11 +149,11 @@ def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
                 **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
                 "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if timeless else "",
                 "quality": f"{said[kind.quality[0]]:.4f}", "diversity": f"{said[kind.diversity]:.4f}",
-                "measures": " ".join(f"{name}={value:.4f}" for name, value in said.items()),
+                "measures": joined(said),
                 "samples": kind.samples, "training_gflop": round(work.total(steps) / 1e9),
                 "fit_gflop": round(work.fit / 1e9), "sample_mflop": round(operations / 1e6, 3),
                 "numbers_sampling": numbers, "numbers_training": trained_numbers(model), "seconds": round(seconds),
-                "version": __version__, "torch": torch.__version__, "machine": machine(),
+                **made_with(),
             }  # fmt: skip
             append_row(output, row)
             print(row, flush=True)

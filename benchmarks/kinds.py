@@ -6,13 +6,14 @@ A kind has its data, the networks, the latent and the measures of samples. Rows 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import Recipe
 from mnist import classifier_features, quality
 from torch import Tensor
 
@@ -34,12 +35,12 @@ from fldd_lightning import (
     UNet,
 )
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Kind", "Source"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of data, with what suits it.
+class Source:
+    """Data, with what all models of them share.
 
     Attributes:
         data: Makes the data from a path, a batch size and a seed.
@@ -50,12 +51,7 @@ class Kind:
         batch: Examples of a training step, one draw of z_t each.
         steps: Training steps.
         samples: How many samples are measured.
-        tested: How many test examples the bound is of, None for all.
         measure: Says of samples ``(N, *shape)`` how good they are, given model, data and a folder for files.
-        quality: The name of the measure that is compared, and whether less of it is better.
-        diversity: The name of the measure that must stand beside it.
-        rates: Learning rates that are tried on validation data.
-        options: Further options of the model.
     """
 
     data: Callable[..., DiscreteDataModule]
@@ -67,11 +63,30 @@ class Kind:
     steps: int
     samples: int
     measure: Callable[[Any, DiscreteDataModule, Tensor, Path], dict[str, float]]
+
+    def build(self, recipe: Recipe, num_steps: int, lr: float, data: DiscreteDataModule) -> FLDD:
+        """A model of the data, by a recipe."""
+        return self.model(
+            data.num_classes, data.shape, denoiser=self.denoiser, num_steps=num_steps, padded=data.padded, lr=lr,
+            **recipe.arguments(self.forward),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind(Source):
+    """A kind of data of the tables.
+
+    Attributes:
+        quality: The name of the measure that is compared, and whether less of it is better.
+        diversity: The name of the measure that must stand beside it.
+        tested: How many test examples the bound is of, None for all.
+        rates: Learning rates that are tried on validation data.
+    """
+
     quality: tuple[str, bool]
     diversity: str
     tested: int | None = None
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of_pictures(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from classifier import ClassifierFeatures, train_classifier
 from common import (
+    MASKED,
     Recipe,
     comparison_keys,
     comparison_parser,
@@ -44,11 +45,9 @@ from fldd_lightning import (
     AutoencoderLatent,
     ConvAutoencoder,
     D3PMProcess,
-    ExactMasks,
     FeatureExtractor,
     ImageFLDD,
     LearnedMaskProcess,
-    MaskedReverse,
     MixtureLatent,
     MNISTDataModule,
     PixelFeatures,
@@ -90,11 +89,7 @@ PROCESSES = {
     "staggered, latent": Recipe(StaggeredProcess, MixtureLatent),
     "staggered, autoencoder": Recipe(StaggeredProcess, OF_MIXTURE),
     "staggered": Recipe(StaggeredProcess),
-    "masked, exactly n": Recipe(
-        AbsorbingProcess,
-        estimator=ExactMasks,
-        options={"reverse": partial(MaskedReverse, time_independent=True)},
-    ),
+    "masked, exactly n": MASKED,
     "absorbing": Recipe(AbsorbingProcess),
     "absorbing, latent": Recipe(AbsorbingProcess, MixtureLatent),
     "learned uniform": Recipe(ResidualUniformProcess, MixtureLatent),

@@ -48,9 +48,9 @@ class KnownOptimum(Callback):
 def energy_distance(a: Tensor, b: Tensor, num_classes: int) -> float:
     """2 E d(a, b) - E d(a, a') - E d(b, b'), with d the share of coordinates that differ to the power 1/2.
 
-    The square root of the Hamming distance is of strictly negative type (unlike the Hamming
-    distance itself, which sees the marginals alone), so that the expectation is zero only for
-    equal distributions (Székely and Rizzo, 2013). Unbiased: pairs of an example with itself are left out.
+    The Hamming distance itself would see the marginals alone. Its square root is of strictly negative type: the
+    expectation is zero only for equal distributions (Székely and Rizzo, 2013). Unbiased: pairs of an example with
+    itself are left out.
 
     Args:
         a: Integers ``(N, *shape)``.

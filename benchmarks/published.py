@@ -19,8 +19,8 @@ proves that a set-up works.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log
 from pathlib import Path
@@ -28,33 +28,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import append_row, machine, measured, one_thread, read_rows
-from kinds import molecules, of_molecules, of_pictures, of_texts, smiles
+from common import MASKED, UNIFORM, Recipe, append_row, joined, made_with, measured, one_thread, rows_of
+from kinds import Source, molecules, of_molecules, of_pictures, of_texts, smiles
 from lightning.pytorch import Trainer, seed_everything
 from work import TrainingWork, sampling_work, trained_numbers
 
 from fldd_lightning import (
     FLDD,
-    AbsorbingProcess,
     Ancestral,
     AnyOrderBound,
     AutoencoderLatent,
     ConvAutoencoder,
     DiscreteDataModule,
-    ExactMasks,
     GreedyEnd,
     ImageFLDD,
     LearnedMaskProcess,
-    MaskedReverse,
     MixtureLatent,
     MNISTDataModule,
-    PredictingReverse,
     TextDataModule,
     TextFLDD,
     Transformer,
     UNet,
-    UniformProcess,
-    __version__,
 )
 from fldd_lightning.training import two_time_scales
 
@@ -64,36 +58,18 @@ MOST_BYTES = 13_500_000  # of one file
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Source):
     """A published set-up.
 
     Attributes:
-        data: Makes the data from a path, a batch size and a seed.
-        model: The class of the module.
-        denoiser: Makes the denoiser.
-        forward: Makes the network of a learned process.
-        latent: Makes our latent; () for none.
-        batch: Examples of a step.
-        steps: Optimiser steps.
         lr: Peak learning rate.
         num_steps: The T that are compared; the first by default.
-        samples: How many samples are measured.
-        measure: As for a kind of data in ``kinds.py``.
         dims: Dimensions that bits are counted for.
         published: Figures of others, to stand beside ours.
     """
 
-    data: Callable[..., DiscreteDataModule]
-    model: Callable[..., FLDD]
-    denoiser: Any
-    forward: Any
-    latent: Any
-    batch: int
-    steps: int
     lr: float
     num_steps: tuple[int, ...]
-    samples: int
-    measure: Callable[..., dict[str, float]]
     dims: int
     published: str
 
@@ -124,15 +100,7 @@ SETUPS = {
         published="bits a character of the whole text8: D3PM absorbing with 20 steps 1.56",
     ),
 }  # fmt: skip
-METHODS = {
-    "ours": {"forward_process": LearnedMaskProcess},
-    "masked": {
-        "forward_process": AbsorbingProcess,
-        "reverse": partial(MaskedReverse, time_independent=True),
-        "estimator": ExactMasks,
-    },
-    "uniform": {"forward_process": UniformProcess, "reverse": PredictingReverse},
-}
+METHODS = {"ours": Recipe(LearnedMaskProcess), "masked": MASKED, "uniform": UNIFORM}
 
 
 class Piece(FLDD):
@@ -159,13 +127,9 @@ class Piece(FLDD):
 
 def build(name: str, method: str, num_steps: int, data: DiscreteDataModule) -> Any:
     """The model of a set-up."""
-    setup, options = SETUPS[name], dict(METHODS[method])
-    if method == "ours":
-        options |= {"forward_process": partial(LearnedMaskProcess, network=setup.forward), "latents": setup.latent}
-    model = setup.model(
-        data.num_classes, data.shape, denoiser=setup.denoiser, num_steps=num_steps, padded=data.padded, lr=setup.lr,
-        **options,
-    )  # fmt: skip
+    setup, recipe = SETUPS[name], METHODS[method]
+    recipe = replace(recipe, latents=setup.latent) if method == "ours" else recipe
+    model = setup.build(recipe, num_steps, setup.lr, data)
     model.__class__ = type("Piece", (Piece, type(model)), {})
     return model
 
@@ -217,20 +181,20 @@ def load_parts(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], int]:
     return {key: tensor for part in parts for key, tensor in part["state"].items()}, int(first["done"])
 
 
-def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Train one piece, keep it, measure it."""
-    setup, smoke = SETUPS[name], arguments.smoke
-    is_timeless = method == "masked"  # one training for every T
+    name, method, seed, smoke = arguments.setup, arguments.method, arguments.seed, arguments.smoke
+    setup, is_timeless = SETUPS[name], METHODS[method].is_timeless
+    num_steps = arguments.num_steps or setup.num_steps[0]
     label = f"{name}-{method}-seed{seed}" if is_timeless else f"{name}-{method}-T{num_steps}-seed{seed}"
     state, done = load_parts(arguments.checkpoints, label)
     total = 4 if smoke else setup.steps
     key = {"setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": total}
-    rows = read_rows(arguments.output) if arguments.output.exists() else []
-    if any(all(row[column] == str(value) for column, value in key.items()) for row in rows):
+    if rows_of(arguments.output, key):
         print(f"{arguments.output} has a row of {key}", flush=True)
         return
     seed_everything(seed + 1_000 * done, verbose=False)  # other noise in each piece
-    data = setup.data(path, batch_size=8 if smoke else setup.batch, seed=0)
+    data = setup.data(arguments.path, batch_size=8 if smoke else setup.batch, seed=0)
     _ = data.splits  # of seed 0; from now on it is that of the training order alone
     data.seed = done
     model = build(name, method, setup.num_steps[0] if is_timeless else num_steps, data)
@@ -242,7 +206,7 @@ def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments:
     work = TrainingWork()
     if done < total:
         if state:
-            model.load_state_dict({k: tensor.to(model.state_dict()[k]) for k, tensor in state.items()})
+            model.load_state_dict(state)
         trainer = Trainer(
             max_steps=total - done, max_time={"minutes": arguments.minutes}, limit_val_batches=0, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[work],
@@ -254,45 +218,37 @@ def run(name: str, method: str, num_steps: int, seed: int, path: str, arguments:
         paths = save_parts(model.state_dict(), parameters, done, arguments.checkpoints, label)
         print(f"{label}: {done} of {total} steps; kept {', '.join(each.name for each in paths)}", flush=True)
         state, done = load_parts(arguments.checkpoints, label)
-    model.load_state_dict({k: tensor.to(model.state_dict()[k]) for k, tensor in state.items()})
+    model.load_state_dict(state)
     row = {**key, "done": done, "of": setup.steps, "training_gflop_step": round(work.step / 1e9, 3)}
     model = model.with_num_steps(num_steps) if is_timeless else model
-    row |= measures(setup, model, data, is_timeless, done == total, seed, arguments)
+    row |= measures(setup, model, data, done == total, arguments)
     print(row, flush=True)
     if not smoke:
         append_row(arguments.output, row)
 
 
 def measures(
-    setup: Setup,
-    model: Any,
-    data: DiscreteDataModule,
-    is_timeless: bool,
-    is_final: bool,
-    seed: int,
-    arguments: argparse.Namespace,
+    setup: Setup, model: Any, data: DiscreteDataModule, is_final: bool, arguments: argparse.Namespace
 ) -> dict[str, object]:
     """The columns of a row that are measured: bounds, samples, size."""
-    most, smoke = 16 if arguments.smoke else None, arguments.smoke
-    split = "test" if is_final else "val"
+    smoke, split = arguments.smoke, "test" if is_final else "val"
+    further = [AnyOrderBound()] if METHODS[arguments.method].is_timeless else []
     if is_final:
-        logged = measured(model, data, [AnyOrderBound()] if is_timeless else [], most)
+        logged = measured(model, data, further, 16 if smoke else None)
     else:
         logged = {f"val/{k}": float(v) for k, v in model.evaluate(data.val_dataloader(), "val").items()}
     said = {}
     for last, decoding in (("sampled", Ancestral()), ("greedy", GreedyEnd())):
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        x = model.sample(16 if smoke else setup.samples, seed, decoding=decoding)
-        values = setup.measure(model.cpu(), data, x, arguments.output.parent)
-        said[last] = " ".join(f"{k}={value:.4f}" for k, value in values.items())
+        x = model.sample(16 if smoke else setup.samples, arguments.seed, decoding=decoding)
+        said[last] = joined(setup.measure(model.cpu(), data, x, arguments.output.parent))
     operations, numbers = sampling_work(model, 2 if smoke else 64)
     return {
         "split": split, **{k: f"{logged[f'{split}/{k}']:.4f}" for k in ("nelbo", "nelbo_se")},
-        "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if is_timeless and is_final else "",
+        "nelbo_any_order": f"{logged['test/nelbo_any_order']:.4f}" if further and is_final else "",
         "bits": f"{logged[f'{split}/nelbo'] / setup.dims / log(2):.4f}", **said,
         "sample_mflop": round(operations / 1e6, 3), "numbers_sampling": numbers,
-        "numbers_training": trained_numbers(model), "published": setup.published, "version": __version__,
-        "torch": torch.__version__, "machine": machine(),
+        "numbers_training": trained_numbers(model), "published": setup.published, **made_with(),
     }  # fmt: skip
 
 
@@ -310,13 +266,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, and no row")
     arguments = parser.parse_args(args)
     one_thread()
-    num_steps = arguments.num_steps or SETUPS[arguments.setup].num_steps[0]
-    if arguments.smoke:
-        with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
+        if arguments.smoke:
             arguments.checkpoints = Path(folder)
-            run(arguments.setup, arguments.method, num_steps, arguments.seed, arguments.path, arguments)
-        return
-    run(arguments.setup, arguments.method, num_steps, arguments.seed, arguments.path, arguments)
+        run(arguments)
 
 
 if __name__ == "__main__":

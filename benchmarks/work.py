@@ -94,9 +94,8 @@ def sampling_work(model: FLDD, num_samples: int = 64) -> tuple[int, int]:
     Those are the parameters, and what a latent has fitted and keeps as tables.
     """
     held = [*model.parameters(), *(buffer for latent in model.latents for buffer in latent.buffers())]
-    operations = counted(lambda: model.sample(num_samples, batch_size=num_samples))
     with _Touched() as touched:
-        model.sample(2)
+        operations = counted(lambda: model.sample(num_samples, batch_size=num_samples))
     read = {p.untyped_storage().data_ptr(): p.numel() for p in held if p.is_floating_point()}
     numbers = sum(numel for place, numel in read.items() if place in touched.places)
     return operations // num_samples, numbers

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .forward import DenseStep, ForwardProcess, MaskedStep, Step
+from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
 from .latents.base import Latent, LatentPosterior
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
@@ -31,7 +31,8 @@ __all__ = [
     "any_order_nelbo",
     "draw_latents",
     "exactly_masked",
-    "mixed",
+    "has_any_order",
+    "mixed_seed",
     "nelbo",
     "noise_of",
     "num_uniforms",
@@ -245,10 +246,16 @@ def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
     is_pad = torch.zeros_like(x, dtype=torch.bool) if step.pad is None else x == step.pad
     is_pad = is_pad.to(uniform.device)  # which has float64
     dims = (~is_pad).flatten(1).sum(1)  # (B,)
-    n = 1 + (uniform[:, 0] * dims).long().minimum((dims - 1).clamp_min(0))
+    n = (1 + (uniform[:, 0] * dims).long()).minimum(dims)
     place = uniform[:, 1:].masked_fill(is_pad.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
-    is_masked = (place < n.minimum(dims)[:, None]).view(x.shape)
-    return x.masked_fill(is_masked.to(x.device), step.mask), (dims / n).to(x.device)
+    is_masked = (place < n[:, None]).view(x.shape)
+    return x.masked_fill(is_masked.to(x.device), step.mask), (dims / n.clamp_min(1)).to(x.device)
+
+
+def has_any_order(process: ForwardProcess, reverse: Reverse) -> bool:
+    """Whether this is masked diffusion whose denoiser is not told the step: one training then serves every T."""
+    is_masked = type(process) is AbsorbingProcess and isinstance(reverse, MaskedReverse)
+    return is_masked and reverse.time_independent
 
 
 def any_order_nelbo(
@@ -257,7 +264,7 @@ def any_order_nelbo(
     """One draw of the bound of T = infinity of masked diffusion, which is that of any order.
 
     -log p(x) <= sum_latents KL + E_n E_{z: n masks} D/n sum_{masked i} -log p(x^i|z), n uniform in 1..D (Uria et al.,
-    2014; Hoogeboom et al., 2022, eq. 3). Valid for :class:`AbsorbingProcess` with a time-independent denoiser.
+    2014; Hoogeboom et al., 2022, eq. 3). Valid where :func:`has_any_order` is true.
 
     Args:
         process: The forward process.
@@ -280,18 +287,18 @@ def any_order_nelbo(
     return step_terms(step, reverse, z.unsqueeze(0)).kl[0] * weight + sum(drawn.kl().values(), 0.0)
 
 
-def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent], seed: int = 0) -> Tensor:
+def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent], seed: int) -> Tensor:
     """Uniform numbers ``(B, T, D + n)`` for :func:`nelbo`, on the CPU, by each example's index and the seed alone."""
     return uniform_of(index, (spec.num_steps, spec.num_dims + num_uniforms(latents)), seed)
 
 
 def uniform_of(index: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
     """Float64 numbers in [0, 1), ``(B, *size)``, on the CPU, by each example's index and a seed alone."""
-    generators = (torch.Generator().manual_seed(mixed(seed, i)) for i in index.tolist())
+    generators = (torch.Generator().manual_seed(mixed_seed(seed, i)) for i in index.tolist())
     return torch.stack([torch.rand(size, dtype=torch.float64, generator=each) for each in generators])
 
 
-def mixed(seed: int, *numbers: int) -> int:
+def mixed_seed(seed: int, *numbers: int) -> int:
     """A seed that depends on all of several numbers, in their order."""
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)

@@ -237,12 +237,20 @@ def _identity(module: FLDD) -> dict[str, Any]:
 
 def _recipe(checkpoint: dict[str, Any], cls: type[FLDD]) -> partial[Any]:
     """The module of a checkpoint, ready to be called."""
-    path, settings = checkpoint["fldd"]["class"], checkpoint["fldd"]["settings"]
-    if _is_of_caller(cls):
+    about = checkpoint["fldd"]
+    return _chosen(cls, fldd_lightning.FLDD, about["class"], about["settings"], "model")
+
+
+def _chosen(cls: type[Any], base: type[Any], path: Any, settings: dict[str, Any], where: str) -> partial[Any]:
+    """A class with its settings: the caller's own, or the one a checkpoint names, if that is a subclass of ``cls``."""
+    if cls is not base and _is_of_caller(cls):
         return recipe_of(cls, settings)
-    found = resolve({"class_path": path}, type[fldd_lightning.FLDD], "model")
+    found = resolve({"class_path": path}, base, where)
     if not issubclass(found, cls):
-        raise FLDDError(f"the checkpoint holds a {found.__name__}, no {cls.__name__}. Load it with load_model.")
+        raise FLDDError(
+            f"the checkpoint holds a {found.__name__}, no {cls.__name__}. Use load_model for its model, and "
+            "DiscreteDataModule.load_from_checkpoint for its data."
+        )
     return recipe_of(found, settings)
 
 
@@ -265,9 +273,4 @@ def _data_of(checkpoint: dict[str, Any], cls: type[Any] = LightningDataModule) -
         return None
     left_out = ("_class_path", "_instantiator", *_WRITTEN)
     options = {key: value for key, value in settings.items() if key not in left_out}
-    if cls is not LightningDataModule and _is_of_caller(cls):
-        return recipe_of(cls, options)
-    found = resolve({"class_path": settings["_class_path"]}, type[LightningDataModule], "data")
-    if not issubclass(found, cls):
-        raise FLDDError(f"the checkpoint's data are a {found.__name__}, no {cls.__name__}. Use that class.")
-    return recipe_of(found, options)
+    return _chosen(cls, LightningDataModule, settings["_class_path"], options, "data")

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
-from .bound import Bound, draw_latents, mixed, nelbo, noise_of, num_uniforms, step_terms, stratified_steps
+from .bound import (
+    Bound,
+    draw_latents,
+    has_any_order,
+    mixed_seed,
+    nelbo,
+    noise_of,
+    num_uniforms,
+    step_terms,
+    stratified_steps,
+)
 from .categorical import check_states, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .data.base import DiscreteDataModule
@@ -324,8 +334,8 @@ class FLDD(LightningModule):
         Raises:
             FLDDError: If N is not positive, ``num_steps`` is not T, or the model cannot be decoded this way.
         """
-        if num_steps not in (None, self.spec.num_steps) and getattr(self.reverse, "time_independent", False):
-            other: FLDD = self.with_num_steps(int(num_steps or 0))
+        if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
+            other: FLDD = self.with_num_steps(num_steps)
             return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding)
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
@@ -344,7 +354,7 @@ class FLDD(LightningModule):
         Raises:
             FLDDError: If it is another kind of model, which has its T from training.
         """
-        if type(self.forward_process) is not AbsorbingProcess or not isinstance(self.reverse, MaskedReverse):
+        if not has_any_order(self.forward_process, self.reverse):
             raise FLDDError(
                 f"this model was trained with T={self.spec.num_steps}. Another T is possible for masked diffusion "
                 "alone (AbsorbingProcess, and a reverse process with time_independent: true)."
@@ -456,7 +466,7 @@ class FLDD(LightningModule):
 
     def _generator(self, *counters: int) -> torch.Generator:
         """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
-        seed = mixed(torch.initial_seed() % 2**31, self.global_rank, *counters)
+        seed = mixed_seed(torch.initial_seed() % 2**31, self.global_rank, *counters)
         on_device = "cpu" if self.device.type == "mps" else self.device
         return torch.Generator(on_device).manual_seed(seed)
 

@@ -202,13 +202,7 @@ class MaskedReverse(Reverse):
         self._log_values = [(i, latent.log_conditional_of) for i, latent in enumerate(seen) if latent.says_values]
 
     def follow(self, process: MaskProcess) -> None:
-        """Take the schedule of another process, also of another T, from now on.
-
-        Raises:
-            FLDDError: If the denoiser is told the step: it knows those of one schedule.
-        """
-        if not self.time_independent:
-            raise FLDDError("only a denoiser that is not told the step (time_independent: true) serves any schedule.")
+        """Take the schedule of another process from now on, also of another T if the denoiser is not told the step."""
         self.num_steps, self._log_stay_odds = process.spec.num_steps, process.log_stay_odds
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:

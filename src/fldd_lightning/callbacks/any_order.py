@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..bound import any_order_nelbo, num_uniforms, uniform_of
+from ..bound import any_order_nelbo, has_any_order, num_uniforms, uniform_of
 from ..categorical import float64_device
 from ..errors import FLDDError
-from ..forward import AbsorbingProcess
 from ..metrics import NELBOMetric
 from ..module import FLDD
-from ..reverse import Reverse
 
 __all__ = ["AnyOrderBound"]
 
@@ -39,9 +37,7 @@ class AnyOrderBound(Callback):
         self._metric: NELBOMetric | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        reverse = pl_module.reverse if isinstance(pl_module, FLDD) else None
-        is_masked = isinstance(pl_module, FLDD) and type(pl_module.forward_process) is AbsorbingProcess
-        if not (is_masked and isinstance(reverse, Reverse) and reverse.time_independent):
+        if not isinstance(pl_module, FLDD) or not has_any_order(pl_module.forward_process, pl_module.reverse):
             raise FLDDError(
                 "AnyOrderBound needs an FLDD with AbsorbingProcess and a reverse process with time_independent: true."
             )

@@ -45,9 +45,9 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         seed: Of the samples.
 
     Raises:
-        FLDDError: If the numbers are out of range, a package is missing, the module or data is of another kind, or
-            more than a tenth of the real examples' tokens are unknown to the judge. Of samples this is a warning
-            only, as an untrained model may well write what no text holds.
+        FLDDError: If the numbers are out of range, a package is missing, or the module or data is of another kind. Also
+            if more than a tenth of the real examples' tokens are unknown to the judge. Of samples that is a warning
+            only: an untrained model may well write what no text holds.
     """
 
     module_class = TextFLDD

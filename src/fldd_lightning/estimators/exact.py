@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..bound import StepTerms, exactly_masked
+from ..bound import StepTerms, exactly_masked, has_any_order
 from ..errors import FLDDError
-from ..forward import AbsorbingProcess, ForwardProcess, MaskedStep, Step
+from ..forward import ForwardProcess, MaskedStep, Step
 from ..reverse import Reverse
 from .base import GradientEstimator, StepLoss
 
@@ -31,7 +31,7 @@ class ExactMasks(GradientEstimator):
     """
 
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
-        if type(process) is not AbsorbingProcess or not reverse.time_independent:
+        if not has_any_order(process, reverse):
             raise FLDDError(
                 "ExactMasks needs AbsorbingProcess and a reverse process with time_independent: true, because the step "
                 "is not drawn. Use Reinforce with others."
