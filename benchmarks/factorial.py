@@ -5,10 +5,11 @@
     python benchmarks/factorial.py --figure
 
 {masked diffusion, order by hand, learned} x {no latent, latent} x T in {2, 4, 16, 64}; three seeds at T = 4, one at
-others. ``--baselines`` adds uniform diffusion and D3PM, which predict x. Masked diffusion is trained as well as we
-know: the denoiser does not see the step, and exactly n coordinates are masked (``ExactMasks``). One training serves
-every T. T = 1 is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a fixed number
-revealed at each step, and by confidence.
+others. ``--baselines`` adds uniform diffusion and D3PM, which predict x. ``--one_stage`` adds, at T = 4, a schedule
+learned from masked diffusion, and latents that are trained with the rest instead of before it. Masked diffusion is
+trained as well as we know: the denoiser does not see the step, and exactly n coordinates are masked (``ExactMasks``).
+One training serves every T. T = 1 is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a
+fixed number revealed at each step, and by confidence.
 
 Each process has its learning rate from the same four (three on text), by ``val/nelbo`` at T = 4 without a latent,
 after a third of the steps (``tuning.csv``). All rows have as many steps and examples; a learned process costs up to
@@ -43,6 +44,7 @@ from work import TrainingWork, sampling_work, trained_numbers
 
 from fldd_lightning import (
     FLDD,
+    AbsorbingProcess,
     Ancestral,
     AnyOrderBound,
     ConfidentFirst,
@@ -62,10 +64,13 @@ PROCESSES = {
     "masked": MASKED,
     "order by hand": Recipe(StaggeredProcess),
     "learned": Recipe(LearnedMaskProcess),
+    "learned from masks": Recipe(partial(LearnedMaskProcess, base=AbsorbingProcess)),
     "uniform": UNIFORM,
     "D3PM": Recipe(D3PMProcess, options={"reverse": PredictingReverse}),
 }
 FACTORS = ("masked", "order by hand", "learned")
+BASELINES = ("uniform", "D3PM")
+ONE_STAGE = (("learned from masks", "no"), ("learned from masks", "joint"), ("order by hand", "joint"))
 STEPS = (4, 2, 16, 64)  # the first is the one with three seeds
 DECODINGS: dict[str, Decoding] = {
     "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(temperature=1.0),
@@ -74,18 +79,26 @@ DECODINGS: dict[str, Decoding] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: of several T where the process serves them all."""
+    """One training: of several T where the process serves them all.
+
+    Attributes:
+        kind: Of the data.
+        process: The forward process.
+        latent: ``no``, ``yes`` for one that is fitted before training, ``joint`` for one that is trained with the rest.
+        num_steps: Each T.
+        seed: Of weights and noise.
+    """
 
     kind: str
     process: str
-    latent: bool
+    latent: str
     num_steps: tuple[int, ...]
     seed: int
 
     def rows(self, steps: int) -> list[dict[str, object]]:
         """What tells the rows of this cell from others, after so many optimiser steps."""
         decodings = list(DECODINGS) if self.process == "masked" else ["ancestral"]
-        base = {"kind": self.kind, "process": self.process, "latent": "yes" if self.latent else "no"}
+        base = {"kind": self.kind, "process": self.process, "latent": self.latent}
         pairs = [(t, d) for t in self.num_steps for d in decodings if t > 1 or d == "ancestral"]
         return [{**base, "num_steps": t, "seed": self.seed, "decoding": d, "steps": steps} for t, d in pairs]
 
@@ -94,18 +107,26 @@ def cells(kind: str, processes: tuple[str, ...] = FACTORS, seeds: int = 3) -> It
     """All trainings of a kind, the most telling first."""
     for seed in range(seeds):
         for steps in STEPS if seed == 0 else STEPS[:1]:
-            for latent in (False, True):
+            for latent in ("no", "yes"):
                 for process in processes:
                     if not PROCESSES[process].is_timeless:
                         yield Cell(kind, process, latent, (steps,), seed)
                     elif steps == STEPS[0]:
-                        alone = (1,) if latent else ()
+                        alone = (1,) if latent == "yes" else ()
                         yield Cell(kind, process, latent, (*alone, *(STEPS if seed == 0 else STEPS[:1])), seed)
 
 
-def build(kind: Kind, process: str, latent: bool, num_steps: int, rate: float, data: DiscreteDataModule) -> FLDD:
+def one_stage(kind: str, seeds: int = 3) -> Iterator[Cell]:
+    """The trainings of a kind in which nothing is fitted beforehand, at T = 4."""
+    for seed in range(seeds):
+        for process, latent in ONE_STAGE:
+            yield Cell(kind, process, latent, STEPS[:1], seed)
+
+
+def build(kind: Kind, process: str, latent: str, num_steps: int, rate: float, data: DiscreteDataModule) -> FLDD:
     """The model of a cell."""
-    recipe = replace(PROCESSES[process], latents=kind.latent if latent else ())
+    latents = {"no": (), "yes": kind.latent, "joint": kind.joint}[latent]
+    recipe = replace(PROCESSES[process], latents=latents)
     return kind.build(recipe, num_steps, rate, data)
 
 
@@ -114,7 +135,7 @@ def train_at(name: str, process: str, path: str, rate: float, steps: int) -> tup
     kind = KINDS[name]
     seed_everything(0, verbose=False)
     data = kind.data(path, batch_size=kind.batch, seed=0)
-    model = build(kind, process, False, STEPS[0], rate, data)
+    model = build(kind, process, "no", STEPS[0], rate, data)
     model.freeze_steps //= 3  # as the steps
     return train(model, data, steps)
 
@@ -165,6 +186,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--path", help="the kind's data: a folder or a file")
     parser.add_argument("--baselines", action="store_true", help="also uniform diffusion and D3PM")
+    parser.add_argument("--one_stage", action="store_true", help="also models in which nothing is fitted beforehand")
     parser.add_argument("--steps", type=int, help="optimiser steps, if not those of the kind")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/factorial.csv"))
     parser.add_argument("--figure", action="store_true", help="draw what is in the CSV and run nothing")
@@ -177,7 +199,8 @@ def main() -> None:
     if arguments.kind is None or arguments.path is None:
         parser.error("give --kind and --path, or --figure")
     one_thread()
-    for cell in cells(arguments.kind, tuple(PROCESSES) if arguments.baselines else FACTORS):
+    chosen = [*cells(arguments.kind, (*FACTORS, *BASELINES) if arguments.baselines else FACTORS)]
+    for cell in [*one_stage(arguments.kind), *chosen] if arguments.one_stage else chosen:
         run(cell, arguments.path, arguments.output, arguments.steps)
 
 

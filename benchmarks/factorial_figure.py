@@ -11,7 +11,8 @@ __all__ = ["draw", "steps_saved"]
 
 FIXED = ("masked", "uniform", "D3PM")
 _COLOURS = {
-    "masked": "#777777", "order by hand": "#c77b30", "learned": "#2a6fb0", "uniform": "#4f9d69", "D3PM": "#9467bd",
+    "masked": "#777777", "order by hand": "#c77b30", "learned": "#2a6fb0",
+    "learned from masks": "#d62728", "uniform": "#4f9d69", "D3PM": "#9467bd",
 }  # fmt: skip
 
 
@@ -60,11 +61,11 @@ def draw(csv_path: Path) -> None:
         for line, (name, title) in enumerate((("nelbo", "bound, nats"), ("quality", quality))):
             axis = axes[line][column]
             for process, colour in _COLOURS.items():
-                for latent, style in (("no", "--"), ("yes", "-")):
+                for latent, style in (("no", "--"), ("yes", "-"), ("joint", ":")):
                     for decoding, mark in _MARKS.items():
                         points = _points(rows, kind, process, latent, name, decoding)
                         if points and (name == "quality" or decoding == "ancestral"):
-                            label = process + (", latent" if latent == "yes" else "")
+                            label = process + {"no": "", "yes": ", latent", "joint": ", latent trained with it"}[latent]
                             label += "" if decoding == "ancestral" else f", {decoding}"
                             axis.plot(*zip(*points, strict=True), style, color=colour, marker=mark, ms=4, label=label)
             axis.set_xscale("log", base=2)

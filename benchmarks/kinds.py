@@ -31,6 +31,7 @@ from fldd_lightning import (
     NGramJudge,
     TextDataModule,
     TextFLDD,
+    TrainedMixtureLatent,
     Transformer,
     UNet,
 )
@@ -81,12 +82,14 @@ class Kind(Source):
         diversity: The name of the measure that must stand beside it.
         tested: How many test examples the bound is of, None for all.
         rates: Learning rates that are tried on validation data.
+        joint: Makes a latent that is trained with the rest from the first step.
     """
 
     quality: tuple[str, bool]
     diversity: str
     tested: int | None = None
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    joint: Any = TrainedMixtureLatent
 
 
 def of_pictures(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
@@ -156,12 +159,13 @@ KINDS = {
         partial(MNISTDataModule, size=16), ImageFLDD, partial(MLP, width=512, embedding=4),
         partial(MLP, width=512, embedding=4), MixtureLatent, batch=512, steps=3_000, samples=5_000,
         measure=of_pictures, quality=("frechet", True), diversity="coverage",
+        joint=partial(AutoencoderLatent, fit_steps=0),
     ),
     "mnist28": Kind(
         partial(MNISTDataModule, size=28), ImageFLDD, partial(UNet, widths=(16, 32, 64)),
         partial(UNet, widths=(16, 32, 64)), partial(AutoencoderLatent, autoencoder=ConvAutoencoder), batch=128,
         steps=1_000, samples=2_000, measure=of_pictures, quality=("frechet", True), diversity="coverage",
-        tested=1_024,
+        tested=1_024, joint=partial(AutoencoderLatent, autoencoder=ConvAutoencoder, fit_steps=0),
     ),
     "qm9": Kind(
         smiles, molecules, partial(MLP, width=512), partial(MLP, width=512), MixtureLatent, batch=256, steps=3_000,

@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import MixtureLatent as MixtureLatent
     from .latents import PointPosterior as PointPosterior
     from .latents import TableLatent as TableLatent
+    from .latents import TrainedMixtureLatent as TrainedMixtureLatent
     from .metrics import CausalLMJudge as CausalLMJudge
     from .metrics import Coverage as Coverage
     from .metrics import FeatureExtractor as FeatureExtractor
@@ -127,7 +128,7 @@ _HOMES = {
     "image": "ImageFLDD",
     "latents": (
         "AutoencoderLatent ChainLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
-        "PointPosterior TableLatent"
+        "PointPosterior TableLatent TrainedMixtureLatent"
     ),
     "metrics": (
         "CausalLMJudge Coverage FeatureExtractor FrechetDistance GeneratedText InceptionFeatures Judge "

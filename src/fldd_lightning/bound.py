@@ -81,6 +81,24 @@ class Drawn:
         each = zip(self.latents, self.posteriors, self.values, strict=True)
         return {f"kl_{latent.name}": posterior.kl(c) for latent, posterior, c in each}
 
+    def loss(self, kl: dict[str, Tensor]) -> Tensor:
+        """What latents add to the loss of an example, ``(B,)``: their weighted KL, and bounds of their own.
+
+        Args:
+            kl: What :meth:`kl` gave.
+        """
+        each = zip(self.latents, self.posteriors, self.values, kl.values(), strict=True)
+        parts = [
+            latent.weight * term + (latent.weight_alone * q.nll(c) if latent.weight_alone else 0.0)
+            for latent, q, c, term in each
+        ]
+        return torch.stack(parts).sum(0)
+
+    def log_q(self) -> Tensor:
+        """Log q(c|x) of the draws that have no gradient of their own, ``(B,)``."""
+        each = zip(self.latents, self.posteriors, self.values, strict=True)
+        return torch.stack([q.log_prob(c) for latent, q, c in each if latent.has_score]).sum(0)
+
     def nll(self, kl: dict[str, Tensor]) -> Tensor | None:
         """The bound of the latents alone, T = 1, ``(B,)``; None where none of them says anything of the values.
 

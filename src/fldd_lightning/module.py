@@ -33,6 +33,7 @@ from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
+from .estimators.score import LatentScore
 from .evaluation import Evaluation
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
@@ -135,6 +136,7 @@ class FLDD(LightningModule):
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.estimator = build(estimator, GradientEstimator, self.spec)
         self.estimator.check(self.forward_process, self.reverse)
+        self.latent_score = LatentScore(self.spec) if any(each.has_score for each in self.latents) else None
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
         self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
@@ -143,12 +145,12 @@ class FLDD(LightningModule):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.evaluations: dict[str, Evaluation] = {}
         self._num_seen = 0
-        self._auxiliary_now = auxiliary_weight
+        self._progress = 0.0  # share of the run that is done, for weights that change along it
 
     # ---- training -------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss: T E_t of the estimator's surrogate, plus the KL of latents, per dimension."""
+        """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension."""
         x, spec = self.data(batch).long(), self.spec
         generator = self._generator(self.current_epoch, batch_idx)
         t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
@@ -159,11 +161,17 @@ class FLDD(LightningModule):
         out = self.estimator.loss(step, lambda z_t: step_terms(step, self.reverse, z_t), generator, self.global_step)
         per_step = out.surrogate
         if out.auxiliary is not None:
-            per_step = per_step + self._auxiliary_now * out.auxiliary
-        terms = {name: term.mean() for name, term in drawn.kl().items()}
+            per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary
+        if self.latent_score is not None:
+            if out.kl is None:
+                raise FLDDError("a latent that learns by its score needs the KL of a draw: use Reinforce or RLOO.")
+            per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t)
+        kl = drawn.kl()
+        terms = {name: term.mean() for name, term in kl.items()}
         further = sum(terms.values(), torch.zeros((), device=self.device))
         self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
-        return (spec.num_steps * per_step.mean() + further) / spec.num_dims
+        of_latents = drawn.loss(kl).mean() if kl else further
+        return (spec.num_steps * per_step.mean() + of_latents) / spec.num_dims
 
     def _log_training(
         self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor], further: Tensor
@@ -193,7 +201,9 @@ class FLDD(LightningModule):
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self._checked(batch)
         if self._run_progress is not None:
-            self._auxiliary_now = self.auxiliary_weight * (1 - min(1.0, self._run_progress(self.global_step)))
+            self._progress = min(1.0, self._run_progress(self.global_step))
+        for latent in self.latents:
+            latent.anneal(self._progress)
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""

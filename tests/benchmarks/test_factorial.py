@@ -65,6 +65,8 @@ def test_every_combination_is_there_once() -> None:
         for seed in (range(3) if steps == 4 else range(1))
     }
     assert wanted <= plain
+    one_stage = [row for cell in factorial.one_stage("mnist16") for row in cell.rows(7)]
+    assert len({tuple(row.values()) for row in one_stage} - set(rows)) == len(one_stage) == 9
     alone = {row for row in plain if row[3] == 1}
     assert plain - wanted == alone == {("mnist16", "masked", "yes", 1, seed) for seed in range(3)}
 
@@ -73,7 +75,8 @@ def test_every_combination_is_there_once() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) -> None:
     path = tmp_path / "factorial.csv"
-    chosen = [cell for cell in factorial.cells("mnist16", tuple(factorial.PROCESSES)) if cell.seed == 0]
+    every = [*factorial.cells("mnist16", (*factorial.FACTORS, *factorial.BASELINES)), *factorial.one_stage("mnist16")]
+    chosen = [cell for cell in every if cell.seed == 0]
     for cell in chosen:
         factorial.run(cell, "", path)
     rows = read_rows(path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
 from fldd_lightning import FLDD, AutoencoderLatent, FLDDError
@@ -16,7 +18,7 @@ from fldd_lightning.forward import AbsorbingProcess
 from fldd_lightning.networks import MLPAutoencoder
 from fldd_lightning.spec import Seen, Spec
 from some_latents import clustered
-from tiny import build
+from tiny import build, trainer
 
 SMALL = partial(AutoencoderLatent, size=1, autoencoder=partial(MLPAutoencoder, width=8), components=3, fit_steps=5)
 BENT = partial(SMALL, size=2, couplings=2)  # a single number has no flow
@@ -199,6 +201,48 @@ def test_fit_finds_clusters() -> None:
     assert 1.0 < float(posterior.kl(drawn).detach().mean()) < 2.5  # four clusters: log 4 = 1.39
 
 
+def test_without_a_fit_the_weight_of_its_kl_falls_to_one() -> None:
+    fitted, joint = (latent_of(model_with(latents=partial(SMALL, fit_steps=n, kl_weight=3.0))) for n in (5, 0))
+    assert fitted.num_examples > 0
+    assert joint.num_examples == 0
+    for share, weight in ((0.0, 3.0), (0.4, 2.0), (0.8, 1.0), (1.0, 1.0)):
+        for latent in (fitted, joint):
+            latent.anneal(share)
+        assert (fitted.weight, joint.weight) == pytest.approx((1.0, weight))
+    assert not joint.says_nothing
+    # in the loss it is this weight that counts, per coordinate; what is logged is the bound itself
+    model, x, losses = model_with(latents=partial(SMALL, fit_steps=0, kl_weight=3.0)), all_states(3, 2), []
+    for share in (0.0, 1.0):
+        logged: dict[str, float] = {}
+        with (
+            patch.object(model, "_run_progress", lambda step, share=share: share),
+            patch.object(
+                model, "log", lambda name, value, logged=logged, **_: logged.update({name: float(value.detach())})
+            ),
+        ):
+            model.on_train_batch_start(x, 0)
+            losses.append(float(model.training_step(x, 0)))
+        # the first of a step sets REINFORCE's mean; AbsorbingProcess has no score and the auxiliary loss is 0
+        assert logged["train/nelbo"] == pytest.approx(2 * losses[-1] - (2 - 2 * share) * logged["train/kl_autoencoder"])
+    assert losses[0] - losses[1] == pytest.approx((3 - 1) * logged["train/kl_autoencoder"] / 2, rel=1e-5)
+
+
+def test_trained_with_the_rest_from_the_first_step_it_finds_clusters(tmp_path: Path) -> None:
+    """Where a factorised step cannot draw the coordinates together, and nothing was fitted."""
+    x, bounds = clustered(3_000), {}
+    joint = partial(
+        AutoencoderLatent, size=4, autoencoder=partial(MLPAutoencoder, width=32), components=8, couplings=2, fit_steps=0
+    )
+    for name, latents in (("none", ()), ("joint", joint)):
+        torch.manual_seed(0)
+        model = FLDD(4, (12,), AbsorbingProcess, small_mlp, latents=latents, num_steps=2, lr=5e-3)
+        trainer(tmp_path, max_steps=300, limit_val_batches=0).fit(model, DataLoader(x, 128, shuffle=True))
+        terms = model.nelbo_terms(x, torch.rand(len(x), 2, 12 + (4 if latents else 0), dtype=torch.float64))
+        bounds[name] = float(terms.nelbo.mean())
+    assert bounds["joint"] < bounds["none"] - 0.5
+    assert float(terms.further["kl_autoencoder"].mean()) > 0.7  # four clusters: log 4 = 1.39
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_latent_says_what_is_worth_its_price() -> None:
@@ -282,11 +326,12 @@ def test_double_precision() -> None:
 
 
 def test_what_cannot_be() -> None:
-    for option in ("size", "components", "fit_steps"):
+    for option in ("size", "components"):
         with pytest.raises(FLDDError, match="must be at least 1"):
             AutoencoderLatent(Spec(3, (2,), 2), **{option: 0})
-    with pytest.raises(FLDDError, match="couplings at least 0"):
-        AutoencoderLatent(Spec(3, (2,), 2), couplings=-1)
+    for option in ("couplings", "fit_steps"):
+        with pytest.raises(FLDDError, match="couplings and fit_steps at least 0"):
+            AutoencoderLatent(Spec(3, (2,), 2), **{option: -1})
     with pytest.raises(FLDDError, match="Autoencoder is needed here, but this makes a Linear"):
         AutoencoderLatent(Spec(3, (2,), 2), autoencoder=lambda *_: torch.nn.Linear(1, 1))  # type: ignore[arg-type,return-value]
     with pytest.raises(FLDDError, match="kl_weight above 0"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..bound import StepTerms
 from ..errors import FLDDError
@@ -20,7 +20,7 @@ from ..forward import Step
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
 
-__all__ = ["RLOO", "Reinforce"]
+__all__ = ["RLOO", "LatentScore", "Reinforce"]
 
 
 class Reinforce(GradientEstimator):
@@ -114,6 +114,36 @@ class RLOO(GradientEstimator):
         self.moments.copy_(moved(self.moments, step.t, fit, self.fit_decay))
         self.mean.copy_(moved(self.mean, step.t, kl.detach(), self.fit_decay))
         return StepLoss(kl + score, kl.detach(), auxiliary)
+
+
+class LatentScore(nn.Module):
+    """The gradient of E_{c ~ q(c|x)}[KL] through q, for latents whose draws hand none on (Williams, 1992).
+
+    Unbiased from the second batch on; the first of a step sets the mean and has no score.
+
+    Args:
+        spec: K, shape and T.
+        decay: Of the running mean of each step's KL.
+    """
+
+    mean: Tensor
+
+    def __init__(self, spec: Spec, decay: float = 0.98) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
+
+    def forward(self, log_q: Tensor, kl: Tensor, t: Tensor) -> Tensor:
+        """What to add to the loss of each example, ``(B,)``; its value means nothing.
+
+        Args:
+            log_q: Log q(c|x) at the draws, ``(B,)``.
+            kl: Of the step, detached, ``(B,)``.
+            t: Steps ``(B,)``.
+        """
+        advantage = around(kl, self.mean[t])
+        self.mean.copy_(moved(self.mean, t, kl, self.decay))
+        return advantage * log_q
 
 
 def mean_of_draws(values: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ from .chain import ChainLatent
 from .mixture import MixtureLatent
 from .observed import LabelLatent, LengthLatent
 from .tabular import TableLatent
+from .trained_mixture import TrainedMixtureLatent
 
 __all__ = [
     "AutoencoderLatent",
@@ -17,4 +18,5 @@ __all__ = [
     "MixtureLatent",
     "PointPosterior",
     "TableLatent",
+    "TrainedMixtureLatent",
 ]

@@ -29,6 +29,7 @@ _BATCH = 256
 _LR, _LR_MIXTURE = 2e-3, 1e-2
 _MOST_GRADIENT = 10.0
 _WARM_UP = 0.2  # of the fit, while the weight of the KL grows
+_ANNEALED = 0.8  # of a training without a fit, while it falls to 1
 _CHECKS = 10  # of the bound of held-out examples, whose best is kept
 
 
@@ -69,11 +70,12 @@ class AutoencoderPosterior(LatentPosterior):
 class AutoencoderLatent(Latent):
     """m real numbers of the whole example: q(c|x) by an encoder, p(x_i|c) by a decoder.
 
-    A number out of 256 says little of many coordinates; this latent has no such bound. :meth:`fit` trains the
-    autoencoder by itself. From then on it is trained with the denoiser, in its parameter group and by the same loss,
-    through the draws of c. Where the fit does not help held-out examples the latent starts by saying nothing. It is
-    trained with the denoiser all the same.
-    It takes a process that only masks, whose denoiser starts from log p(x_i|c).
+    A number out of 256 says little of many coordinates; this latent has no such bound. It is trained with the
+    denoiser, in its parameter group and by the same loss, through the draws of c. Its process only masks, and the
+    denoiser starts from log p(x_i|c).
+
+    By default :meth:`fit` trains the autoencoder by itself before. Where that does not help held-out examples the
+    latent starts by saying nothing. With ``fit_steps=0`` there is no fit: all is trained together from the first step.
 
     The prior is learned too, a mixture of normal distributions that a normalising flow bends
     (:class:`~fldd_lightning.latents.autoencoder.FlowPrior`). Under a single normal one many a draw is a latent that
@@ -87,12 +89,14 @@ class AutoencoderLatent(Latent):
         components: Of the prior's mixture.
         couplings: Of the prior's flow; with 0 it is the mixture.
         kl_weight: Weight of the KL in the loss of :meth:`fit`, and in its choice by held-out examples: the beta of a
-            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. The more, the less the latent says. By
-            itself it would say much that a denoiser, which sees the coordinates already revealed, finds alone.
-        fit_steps: Updates of 256 examples before training.
+            beta-VAE (Higgins et al., 2017, eq. 4). Training afterwards uses 1. Without a fit it is the weight at first
+            in training, which falls to 1 along four fifths of the run (a run without an end keeps it). The more, the
+            less the latent says. Without it a latent says much that a denoiser, which sees the coordinates already
+            revealed, finds alone.
+        fit_steps: Updates of 256 examples before training; 0 for none.
 
     Raises:
-        FLDDError: If an option is not positive (couplings: negative), or the networks are no Autoencoder.
+        FLDDError: If an option is not positive (couplings, fit_steps: negative), or the networks are no Autoencoder.
     """
 
     name = "autoencoder"
@@ -109,9 +113,9 @@ class AutoencoderLatent(Latent):
         fit_steps: int = 4_000,
     ) -> None:
         super().__init__(spec)
-        if min(size, components, fit_steps, couplings + 1) < 1 or not kl_weight > 0:
+        if min(size, components, fit_steps + 1, couplings + 1) < 1 or not kl_weight > 0:
             raise FLDDError(
-                "size, components and fit_steps of an AutoencoderLatent must be at least 1, couplings at least 0, "
+                "size and components of an AutoencoderLatent must be at least 1, couplings and fit_steps at least 0, "
                 "kl_weight above 0."
             )
         self.size, self.components, self.couplings = size, components, couplings
@@ -121,10 +125,12 @@ class AutoencoderLatent(Latent):
         self.autoencoder = build(autoencoder, Autoencoder, spec, size, spec.num_classes - 1, self.num_values - 1)
         self.bias = nn.Parameter(torch.zeros(*spec.shape, self.num_values - 1))  # of the decoder
         self.prior = FlowPrior(size, components, couplings)
+        if fit_steps == 0:
+            self._wake(torch.default_generator)
 
     @property
     def num_examples(self) -> int:
-        return MOST_EXAMPLES
+        return MOST_EXAMPLES if self.fit_steps else 0
 
     @property
     def says_nothing(self) -> bool:
@@ -155,8 +161,7 @@ class AutoencoderLatent(Latent):
         free = marginals[..., : self.num_values - 1] - marginals[..., self.num_values - 1 : self.num_values]
         fitted.bias.data.copy_(free)
         self.load_state_dict(fitted.state_dict())
-        fitted.prior.spread(generator)
-        fitted.autoencoder.wake(generator)
+        fitted._wake(generator)
         least = nll = nll_marginals
         for _ in fitted._updates(kept, generator):
             kl, bound = fitted._held_out_bound(held, generator)
@@ -174,6 +179,15 @@ class AutoencoderLatent(Latent):
         networks = self.autoencoder.configuration()
         prior = f"components={self.components}, couplings={self.couplings}"
         return f"{type(self).__name__}(size={self.size}, autoencoder={networks}, {prior})"
+
+    def anneal(self, progress: float) -> None:
+        if self.fit_steps == 0:
+            self.weight = self.kl_weight + (1 - self.kl_weight) * min(1.0, progress / _ANNEALED)
+
+    def _wake(self, generator: torch.Generator) -> None:
+        """Leave the state in which nothing is said, and nothing would ever have reason to move."""
+        self.prior.spread(generator)
+        self.autoencoder.wake(generator)
 
     def _updates(self, x: Tensor, generator: torch.Generator) -> Iterator[None]:
         """Train on the latent's own bound, its KL weighted; stops now and then to have a look."""

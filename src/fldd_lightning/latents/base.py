@@ -40,6 +40,10 @@ class LatentPosterior(ABC):
     def kl(self, c: Tensor) -> Tensor:
         """KL(q(c|x) || p(c)) in nats per example, ``(B,)``; where it is not exact, unbiased by a draw ``(B, m)``."""
 
+    def log_prob(self, c: Tensor) -> Tensor:
+        """Log q(c|x), ``(B,)``, for latents ``(B, m)``, with a gradient to q."""
+        raise NotImplementedError("this latent's draws have a gradient of their own, or none is needed")
+
     def nll(self, c: Tensor) -> Tensor:
         """The bound of the latent alone, T = 1, in nats per example, ``(B,)``; from a draw, as :meth:`kl`."""
         raise NotImplementedError("this latent says nothing of the values")
@@ -81,6 +85,10 @@ class Latent(nn.Module, ABC):
         seen: What networks see of it, or None for nothing.
         num_uniforms: Uniform numbers that a draw takes.
         says_values: Whether it gives log p(x_i|c), from which the logits of masked coordinates start.
+        weight: Of the KL in the loss of training.
+        weight_alone: Of the bound of the latent alone in the loss of training.
+        has_score: Whether draws of c have no gradient, so that q(c|x) learns by its score.
+        announcement: What is said before :meth:`fit`.
         num_examples: To how many training examples it is fitted, at most; 0 for no fit.
         is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
     """
@@ -89,6 +97,10 @@ class Latent(nn.Module, ABC):
     seen: Seen | None = None
     num_uniforms: int = 0
     says_values: bool = False
+    weight: float = 1.0
+    weight_alone: float = 0.0
+    has_score: bool = False
+    announcement: str = "Fitting the {name} to"
     is_fitted: Tensor
 
     def __init__(self, spec: Spec) -> None:
@@ -139,6 +151,13 @@ class Latent(nn.Module, ABC):
             FLDDError: If there are fewer than two examples.
         """
         raise NotImplementedError(f"{type(self).__name__} is not fitted")
+
+    def anneal(self, progress: float) -> None:
+        """Set the weights, before each step of training. At the end they must be those of the bound, 1 and 0.
+
+        Args:
+            progress: Share of the run that is done, in [0, 1]; 0 where nobody knows how long it is.
+        """
 
     def summary(self) -> str:
         """What was fitted, in words."""

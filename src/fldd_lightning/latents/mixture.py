@@ -46,6 +46,9 @@ class MixturePosterior(LatentPosterior):
         c = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(cumulative.shape[1] - 1)
         return c.to(self.log_q.device)
 
+    def log_prob(self, c: Tensor) -> Tensor:
+        return self.log_q.gather(-1, c).squeeze(-1)
+
     def likely(self) -> Tensor:
         return self.log_q.argmax(-1, keepdim=True)
 

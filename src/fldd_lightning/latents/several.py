@@ -92,7 +92,7 @@ def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Ca
             break
     examples = torch.cat(parts)[: latent.num_examples]
     name = type(latent).__name__
-    rank_zero_info(f"Fitting the {name} to {len(examples)} training examples ...")
+    rank_zero_info(f"{latent.announcement.format(name=name)} {len(examples)} training examples ...")
     fit = latent.fit(examples, seed=torch.initial_seed() % 2**31)
     if latent.says_nothing:
         rank_zero_info(

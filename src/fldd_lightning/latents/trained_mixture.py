@@ -1,0 +1,115 @@
+"""A latent of the whole example: a mixture of products, trained with the rest by gradients on the bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import FLDDError
+from ..spec import MOST_NUMBERS, Seen, Spec
+from .base import Latent
+from .mixture import MixturePosterior, log_likelihood
+from .tables import count_all
+from .tabular import started_from
+
+__all__ = ["TrainedMixtureLatent"]
+
+_SCALE = 10.0  # of the tables, which Adam thereby moves ten times as fast as a weight
+_NOISE = 0.1  # standard deviation of log-probabilities at the start, so that no two values are the same
+_EXAMPLES = 4_096  # that are looked at before training
+_ALONE = 0.5  # of a run, while the bound of the latent alone counts
+
+
+class TrainedMixtureLatent(Latent):
+    """One number c of the example, with tables p(c) and p(x_i|c) that training moves from the first step.
+
+    q(c|x) is the posterior of the tables, so there is no encoder that could collapse. Three gradients move them. The
+    KL of q(c|x) is exact. log p(x_i|c) reaches the denoiser's logits, under processes that only mask. The KL of a step
+    weighs the score of the draw of c (Williams, 1992), less its running mean. Together they are the gradient of the
+    bound.
+
+    In the first half of the run the bound of the latent alone, -log sum_c p(c) p(x|c), is added to the loss. Its weight
+    falls from 1 to 0. It teaches the tables before the denoiser can.
+
+    Nothing is fitted. Each value starts as a blend of one training example and the marginals.
+
+    Args:
+        spec: K and shape.
+        size: C, the values that c may take.
+
+    Attributes:
+        prior: Logits of p(c), divided by 10, ``(C,)``.
+        table: Logits of p(x_i|c), divided by 10, ``(*shape, values, C)``; PAD has none.
+
+    Raises:
+        FLDDError: If the size is below 2, or the table would be larger than 256 MiB.
+    """
+
+    name = "mixture"
+    says_values = True
+    num_uniforms = 1
+    has_score = True
+    announcement = "Starting the {name} from"
+
+    def __init__(self, spec: Spec, size: int = 256) -> None:
+        super().__init__(spec)
+        if size < 2:
+            raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
+        if size * spec.num_dims * spec.num_classes > MOST_NUMBERS:
+            raise FLDDError(
+                f"a latent of size {size} for {spec.num_dims} coordinates of {spec.num_classes} classes would need "
+                "a table of more than 256 MiB. Lower model.latents.size, or set model.latents to []."
+            )
+        self.size, self.seen = size, Seen(self.name, num_values=size)
+        self.num_values = spec.num_classes - int(spec.padded)
+        self.prior = nn.Parameter(torch.zeros(size))
+        self.table = nn.Parameter(_NOISE / _SCALE * torch.randn(*spec.shape, self.num_values, size))
+
+    @property
+    def num_examples(self) -> int:
+        return max(_EXAMPLES, self.size)
+
+    def log_prior(self) -> Tensor:
+        """Log p(c), ``(C,)``."""
+        return (_SCALE * self.prior).log_softmax(0)
+
+    def log_conditional(self) -> Tensor:
+        """Log p(x_i|c), ``(*shape, K, C)``; 0 at PAD."""
+        log_p = (_SCALE * self.table).log_softmax(-2)
+        return F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
+
+    def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
+        return MixturePosterior(log_likelihood(x, self.log_conditional()), self.log_prior())
+
+    def log_conditional_of(self, c: Tensor) -> Tensor:
+        return self.log_conditional().index_select(-1, c[:, 0]).movedim(-1, 0)
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        p = self.log_prior().detach().exp().to(generator.device)
+        return torch.multinomial(p, num_samples, True, generator=generator).unsqueeze(1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        """Start each value from an example. Nothing is fitted."""
+        generator = torch.Generator().manual_seed(seed)
+        counts = count_all(x, self.spec)
+        marginals = counts / counts.sum(-2, keepdim=True)  # (*shape, K, 1)
+        chosen = torch.randperm(len(x), generator=generator).repeat(-(-self.size // len(x)))[: self.size]
+        log_p = started_from(x[chosen.to(x.device)], marginals, self.spec)[..., : self.num_values, :]
+        noise = _NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
+        self.table.data.copy_((log_p + noise) / _SCALE)
+        self.is_fitted.fill_(True)
+        return {}
+
+    def anneal(self, progress: float) -> None:
+        self.weight_alone = max(0.0, 1 - progress / _ALONE)
+
+    def summary(self) -> str:
+        entropy = -(self.log_prior() * self.log_prior().exp()).sum()
+        return f"{float(entropy.detach().exp()):.0f} of {self.size} values in use"
+
+    def configuration(self) -> str:
+        return f"{type(self).__name__}(size={self.size})"

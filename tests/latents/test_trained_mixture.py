@@ -1,0 +1,171 @@
+"""A mixture that training moves: its bound and its gradient against enumeration, its start, and that it learns."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
+from fldd_lightning import FLDD, Concrete, FLDDError, TrainedMixtureLatent
+from fldd_lightning.estimators import RLOO, Reinforce
+from fldd_lightning.forward import AbsorbingProcess
+from fldd_lightning.spec import Spec
+from some_latents import clustered
+from tiny import build, trainer
+
+SIZE = 3
+
+
+def model_with(**options: Any) -> FLDD:
+    """Two coordinates of three classes and random weights."""
+    latents = partial(TrainedMixtureLatent, size=SIZE)
+    model = build(
+        **{"forward_process": PROCESSES["learned_mask"], "latents": latents, "auxiliary_weight": 0.0, **options}
+    )
+    randomise(model, 0.4)
+    with torch.no_grad():
+        for p in model.latents[0].parameters():  # type: ignore[union-attr]
+            p *= 0.2  # which the scale makes 2 times as large
+    return model
+
+
+def latent_of(model: FLDD) -> TrainedMixtureLatent:
+    (latent,) = model.latents
+    assert isinstance(latent, TrainedMixtureLatent)
+    return latent
+
+
+def exact_bound(model: FLDD, x: torch.Tensor) -> torch.Tensor:
+    """KL(q(c|x) || p(c)) + sum_c q(c|x) NELBO(x|c), ``(B,)``, with gradients, from the definition."""
+    latent = latent_of(model)
+    log_prior, log_p = latent.log_prior(), latent.log_conditional()  # (C,), (*shape, K, C)
+    given = sum(log_p[i, x[:, i]] for i in range(x.shape[1]))  # (B, C)
+    log_q = (given + log_prior).log_softmax(1)
+    bound = (log_q.exp() * (log_q - log_prior)).sum(1)
+    for c in range(SIZE):
+        at_c = (torch.full((len(x), 1), c),)
+        steps = sum(exact_step_kl(model.forward_process, model.reverse, x, t, at_c) for t in (1, 2))
+        bound = bound + log_q[:, c].exp() * steps
+    return bound
+
+
+@pytest.mark.parametrize("name", ["absorbing", "staggered", "learned_mask"])
+def test_bound_with_the_latent_is_one(name: str) -> None:
+    model, x = model_with(num_steps=2, forward_process=PROCESSES[name]), all_states(3, 2)
+    process, reverse = model.forward_process, model.reverse
+    prior = latent_of(model).log_prior().detach().double().exp()
+    p = sum(
+        prior[c] * exact_log_likelihood(process, reverse, 2, (torch.tensor([[c]]),)).detach().exp() for c in range(SIZE)
+    )
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-5)
+    is_data = (all_states(process.num_states, 2) < 3).all(1)
+    assert (exact_bound(model, x).detach() >= -p[is_data].log() - 1e-5).all()
+
+
+@pytest.mark.parametrize("estimator", [Reinforce, partial(RLOO, samples=2)])
+@pytest.mark.parametrize("name", ["absorbing", "learned_mask"])
+def test_gradients_are_those_of_the_bound(name: str, estimator: Any) -> None:
+    """On average, against enumeration of c and z_t: of tables, process and denoiser."""
+    model, x = model_with(num_steps=2, forward_process=PROCESSES[name], estimator=estimator), all_states(3, 2)
+    model.latents[0].anneal(1.0)
+    latent = latent_of(model)
+    parts: dict[str, list[torch.nn.Parameter]] = {
+        "prior": [latent.prior],
+        "table": [latent.table],
+        "process": list(model.forward_process.parameters()),
+        "denoiser": list(model.reverse.parameters()),
+    }
+    flat = [p for part in parts.values() for p in part]
+    exact = torch.autograd.grad(exact_bound(model, x).mean() / 2, flat)  # a loss is per coordinate
+    many = x.repeat(200, 1)
+    drawn = [torch.autograd.grad(model.training_step(many, i), flat) for i in range(31)]
+    first = 0
+    for part_name, part in parts.items():
+        index = range(first, first + len(part))
+        first += len(part)
+        if not part:
+            continue
+        length = float(sum((exact[j] ** 2).sum() for j in index)) ** 0.5
+        along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
+        error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
+        assert float(along.mean()) == pytest.approx(length, abs=4 * error), part_name
+        assert error < 0.12 * length, part_name
+
+
+def test_without_the_score_tables_would_learn_something_else() -> None:
+    """What the test above is worth: the score is a part of the gradient that can be told from none."""
+    model, x = model_with(num_steps=2, forward_process=AbsorbingProcess), all_states(3, 2)
+    table = latent_of(model).table
+    (exact,) = torch.autograd.grad(exact_bound(model, x).mean() / 2, [table])
+    model.latent_score = None
+    drawn = [torch.autograd.grad(model.training_step(x.repeat(200, 1), i), [table])[0] for i in range(30)]
+    assert float((torch.stack(drawn).mean(0) - exact).norm() / exact.norm()) > 0.2
+
+
+def test_the_bound_of_the_latent_alone_counts_in_the_first_half() -> None:
+    model, x, losses = model_with(forward_process=AbsorbingProcess), all_states(3, 2), []
+    latent = latent_of(model)
+    for share, weight in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0)):
+        latent.anneal(share)
+        assert (latent.weight, latent.weight_alone) == (1, weight)
+        model.latent_score.mean.fill_(float("nan"))  # type: ignore[union-attr]
+        losses.append(float(model.training_step(x, 0).detach()))
+    alone = float(latent.posterior(x).nll().detach().mean()) / 2
+    assert losses[0] - losses[3] == pytest.approx(alone, rel=1e-4)
+    assert losses[1] - losses[3] == pytest.approx(alone / 2, rel=1e-4)
+    assert losses[2] == losses[3]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_values_start_from_examples(padded: bool) -> None:
+    x = clustered(500)
+    if padded:
+        x[:, 9:] = 4
+    latent = TrainedMixtureLatent(Spec(4 + padded, (12,), 2, padded), size=100)
+    assert latent.num_examples >= 100
+    before = torch.random.get_rng_state()
+    assert latent.fit(x) == {}
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert bool(latent.is_fitted)
+    log_p = latent.log_conditional().detach()
+    torch.testing.assert_close(log_p[..., :4, :].exp().sum(-2), torch.ones(12, 100))
+    if padded:
+        assert not log_p[..., 4, :].any()
+    p = log_p.exp()  # (12, K, C)
+    at_examples = torch.stack([p[i, x[:, i]] for i in range(9)])  # (9, B, C)
+    assert (at_examples.amin(0).amax(0) > 0.2).all()  # a blend of 0.3, but for the noise
+    nll = latent.posterior(x).nll().detach().mean()
+    few = TrainedMixtureLatent(Spec(4 + padded, (12,), 2, padded), size=100)
+    few.fit(x[:2])
+    assert float(few.posterior(x).nll().detach().mean()) > float(nll)
+
+
+def test_it_finds_clusters_with_the_rest(tmp_path: Path) -> None:
+    """Where a factorised step cannot draw the coordinates together, and nothing was fitted."""
+    x, bounds = clustered(3_000), {}
+    for name, latents in (("none", ()), ("mixture", partial(TrainedMixtureLatent, size=8))):
+        torch.manual_seed(0)
+        model = FLDD(4, (12,), AbsorbingProcess, small_mlp, latents=latents, num_steps=2, lr=5e-3)
+        trainer(tmp_path, max_steps=300, limit_val_batches=0).fit(model, DataLoader(x, 128, shuffle=True))  # type: ignore[arg-type]
+        terms = model.nelbo_terms(x, torch.rand(len(x), 2, 13 if latents else 12, dtype=torch.float64))
+        bounds[name] = float(terms.nelbo.mean())
+    assert bounds["mixture"] < bounds["none"] - 0.5
+    assert 1.0 < float(terms.further["kl_mixture"].mean()) < 2.0  # four clusters: log 4 = 1.39
+    assert "of 8 values in use" in latent_of(model).summary()
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(FLDDError, match="at least 2"):
+        TrainedMixtureLatent(Spec(3, (2,), 2), size=1)
+    with pytest.raises(FLDDError, match="more than 256 MiB"):
+        TrainedMixtureLatent(Spec(50_000, (1_024,), 2))
+    with pytest.raises(FLDDError, match="there is more than masks"):
+        model_with(forward_process=PROCESSES["residual_uniform"])
+    model = model_with(estimator=Concrete)
+    with pytest.raises(FLDDError, match="use Reinforce or RLOO"):
+        model.training_step(all_states(3, 2), 0)
