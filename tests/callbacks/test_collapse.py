@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from conftest import PROCESSES, Stripes, image_model, randomise, small_mlp
 from fldd_lightning import FLDD, ImageFLDD, LabelLatent, LearnedMaskProcess, MixtureLatent, Split
 from fldd_lightning.callbacks import CollapseMonitor
-from fldd_lightning.callbacks.collapse import GradientSNR, moved_from_base, observed
+from fldd_lightning.callbacks.collapse import GradientSNR, dependence_on_x, moved_from_base, observed
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])
@@ -150,3 +150,58 @@ def test_a_run_twice_as_long_as_the_freeze_is_told(tmp_path: Path, freeze_steps:
         warnings.simplefilter("always")
         run.fit(model, Stripes())
     assert any("hardly moved" in str(each.message) for each in caught) == speaks
+
+
+@pytest.mark.parametrize(("spoiled_at", "freeze_steps", "speaks"), [(5, 4, True), (3, 2, False), (5, 9, False)])
+def test_a_best_checkpoint_from_before_the_process_moved_is_told(
+    tmp_path: Path, spoiled_at: int, freeze_steps: int, speaks: bool
+) -> None:
+    """Validations are at steps 4 and 8; weights are spoiled in between, before or after the process is freed."""
+
+    class Spoil(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == spoiled_at:
+                randomise(pl_module.reverse, 3.0)
+
+    model = image_model(2)
+    model.freeze_steps = freeze_steps
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = Trainer(
+            accelerator="cpu", max_steps=8, val_check_interval=4, check_val_every_n_epoch=None, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, callbacks=[CollapseMonitor(), Spoil()],
+        )  # fmt: skip
+        trainer.fit(model, Stripes())
+    said = [str(each.message) for each in caught if "nothing of what the forward process learned" in str(each.message)]
+    assert len(said) == int(speaks)
+    if speaks:
+        assert "lowest at step 4" in said[0]
+        assert "until step 4" in said[0]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_dependence_on_x_against_its_definition(padded: bool) -> None:
+    torch.manual_seed(0)
+    process = partial(LearnedMaskProcess, network=small_mlp)
+    model = FLDD(3 + padded, (4,), process, small_mlp, num_steps=3, padded=padded)
+    x = torch.randint(3, (50, 4))
+    if padded:
+        x[:20, 3] = 3
+    assert dependence_on_x(model, x) == pytest.approx((0.0, 0.0), abs=1e-6)  # its network starts at zero
+    randomise(model.forward_process)
+    spreads, nats, weights = [], [0.0, 0.0], []
+    for t in (1, 2):
+        kept = model.forward_process.kept(x, torch.full((50, 1), t)).detach().double().squeeze(1)
+        for i in range(4):
+            p = kept[x[:, i] != 3, i]
+            h = lambda q: -float((q * q.log() + (1 - q) * (1 - q).log()).mean())  # noqa: E731
+            spreads.append(float(p.std(unbiased=False)) * len(p))
+            weights.append(len(p))
+            nats[t - 1] += (h(p.mean()) - h(p)) * len(p) / 50
+    found = dependence_on_x(model, x)
+    assert found == pytest.approx((sum(spreads) / sum(weights), sum(nats) / 2), rel=1e-4)
+    assert found is not None
+    assert min(found) > 1e-3
+    fixed = FLDD(3, (4,), PROCESSES["absorbing"], small_mlp, num_steps=3)
+    assert dependence_on_x(fixed, x) is None

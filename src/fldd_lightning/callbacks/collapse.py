@@ -18,19 +18,21 @@ from ..forward import ForwardProcess, MaskProcess
 from ..latents import LabelLatent, LengthLatent
 from ..module import FLDD
 
-__all__ = ["CollapseMonitor", "marginal_entropy", "moved_from_base", "observed"]
+__all__ = ["CollapseMonitor", "dependence_on_x", "marginal_entropy", "moved_from_base", "observed"]
 
 
 class CollapseMonitor(Callback):
     """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
 
     A collapsed process puts all information into one step, and its bound equals that of a
-    product of the data's marginals. Warns once per run, also when the bound is no lower than that of the latents
-    alone. Logs at every validation:
+    product of the data's marginals. Warns of that once per run, also when the bound is no lower than that of the
+    latents alone. Warns at the end of a run whose bound was lowest before the forward process moved. Logs at every
+    validation:
 
     - ``collapse/marginal_entropy``: of the training data, in nats per example, given where the padding is.
     - ``collapse/share_t{t}``: share of each step in the KL.
     - ``collapse/moved``: mean total variation between the learned marginals and their base, over one validation batch.
+    - ``collapse/spread`` and ``collapse/mask_nats``: how the schedule depends on x; see :func:`dependence_on_x`.
     - ``collapse/gradient_snr``: see :class:`GradientSNR`.
 
     Args:
@@ -44,6 +46,7 @@ class CollapseMonitor(Callback):
         self._batch: Any = None
         self._warned = False
         self._lowest: tuple[float, int] | None = None  # val/nelbo and its step
+        self._validated = 0  # the step of the last validation
         self._snr = GradientSNR()
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,10 +84,13 @@ class CollapseMonitor(Callback):
         moved = trainer.strategy.broadcast(moved_from_base(pl_module, self._batch))
         if moved is not None:
             pl_module.log("collapse/moved", moved)
+        depends = trainer.strategy.broadcast(dependence_on_x(pl_module, self._batch))
+        if depends is not None:
+            pl_module.log_dict({"collapse/spread": depends[0], "collapse/mask_nats": depends[1]})
         snr = self._snr.compute()
         if snr is not None:
             pl_module.log("collapse/gradient_snr", snr)
-        bound, error = float(metrics["nelbo"]), float(metrics["nelbo_se"])
+        bound, error, self._validated = float(metrics["nelbo"]), float(metrics["nelbo_se"]), trainer.global_step
         if self._lowest is None or bound < self._lowest[0]:
             self._lowest = bound, trainer.global_step
         past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
@@ -94,6 +100,17 @@ class CollapseMonitor(Callback):
             of_names = {latent.name: float(metrics[f"kl_{latent.name}"]) for latent in pl_module.latents}
             given = sum(of_names[name] for name in observed(pl_module))  # the marginals' entropy is given those
             self._warn(shares, bound, error, bound - given, moved, of_latents)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, FLDD) or not pl_module.forward_process.learned or self._lowest is None:
+            return
+        step, freeze = self._lowest[1], pl_module.freeze_steps
+        if step <= freeze < self._validated:
+            rank_zero_warn(
+                f"The best checkpoint has nothing of what the forward process learned. val/nelbo was lowest at step "
+                f"{step}, and the process was held still until step {freeze} (freeze_steps). Lower freeze_steps, or "
+                "start from a base that leaves more to learn, such as AbsorbingProcess."
+            )
 
     def _warn(
         self,
@@ -220,3 +237,37 @@ def moved_from_base(module: FLDD, batch: Any) -> float | None:
         distance = 0.5 * difference.abs().sum(-1)
     drawn = (x != (-1 if module.spec.pad is None else module.spec.pad)).unsqueeze(1).expand_as(distance)
     return float(distance[drawn].mean())
+
+
+def dependence_on_x(module: FLDD, batch: Any) -> tuple[float, float] | None:
+    """How a learned mask schedule depends on x, over one batch; None for other processes.
+
+    Args:
+        module: The model.
+        batch: What the data loader gives.
+
+    Returns:
+        The standard deviation of q(z_t^i = x^i|x) over examples, mean over coordinates and 0 < t < T. And what the
+        masks say of x, sum_i H(mean_x gamma_t^i) - mean_x H(gamma_t^i) in nats, mean over t. That is an upper bound of
+        the information that they carry. Both are 0 where all examples share the schedule.
+    """
+    process = module.forward_process
+    if not (process.learned and isinstance(process, MaskProcess)) or batch is None or module.spec.num_steps < 2:
+        return None
+    x, condition = module.data(batch).long(), module.likely_condition(batch)
+    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    kept = process.kept(x, t, condition).double().cpu()  # (B, T - 1, *shape); 1 at PAD
+    live = torch.ones_like(kept)
+    if module.spec.pad is not None:
+        live = (x != module.spec.pad).unsqueeze(1).expand(kept.shape).double().cpu()
+    count = live.sum(0).clamp_min(1)  # (T - 1, *shape)
+    mean = (kept * live).sum(0) / count
+    variance = ((kept - mean).square() * live).sum(0) / count
+    lost = _binary_entropy(mean) - (_binary_entropy(kept) * live).sum(0) / count
+    shown = live.mean(0)  # how often the coordinate is there
+    spread = (variance.sqrt() * shown).sum() / shown.sum().clamp_min(1e-12)
+    return float(spread), float((lost * shown).flatten(1).sum(1).mean())
+
+
+def _binary_entropy(p: Tensor) -> Tensor:
+    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
