@@ -26,6 +26,7 @@ from fldd_lightning import (
     LabelLatent,
     LengthLatent,
     MixtureLatent,
+    TrainedMixtureLatent,
 )
 from fldd_lightning.bound import draw_latents
 from fldd_lightning.data import DiscreteDataModule, Split
@@ -43,10 +44,17 @@ class Second(MixtureLatent):
     name = "second"
 
 
+class OtherTrained(TrainedMixtureLatent):
+    """A trained mixture of another name."""
+
+    name = "other"
+
+
 LABELS = partial(LabelLatent, num_labels=2)
 MIXTURE = partial(MixtureLatent, size=3)  # two of them in use
 CHAIN = partial(ChainLatent, part=1, size=3)
 NUMBER = partial(AutoencoderLatent, size=1, autoencoder=partial(MLPAutoencoder, width=6), components=2)
+TRAINED = partial(TrainedMixtureLatent, size=3)
 CASES: dict[str, Any] = {
     "labels and mixture": [LABELS, MIXTURE],
     "mixture and chain": [MIXTURE, CHAIN],
@@ -54,9 +62,12 @@ CASES: dict[str, Any] = {
     "mixture and length": [MIXTURE],  # the length comes of itself
     "mixture and another": [MIXTURE, partial(Second, size=3)],
     "labels and autoencoder": [LABELS, NUMBER],
+    "labels and trained": [LABELS, TRAINED],
+    "trained and length": [TRAINED],
+    "trained and another": [TRAINED, partial(OtherTrained, size=2)],
 }
-# every case where coordinates are only masked, and all but the last under a process that does more
-PAIRS = [(case, "learned_mask") for case in CASES] + [(case, "residual_uniform") for case in list(CASES)[:-1]]
+# every case where coordinates are only masked, and those without a trained latent of values where there is more
+PAIRS = [(case, "learned_mask") for case in CASES] + [(case, "residual_uniform") for case in list(CASES)[:5]]
 every_pair = pytest.mark.parametrize(("case", "name"), PAIRS)
 
 GRID = torch.linspace(-7, 7, 57)
@@ -85,6 +96,10 @@ def model_of(case: str, name: str) -> FLDD:
             latent.logits.data.copy_(torch.tensor([0.5, -0.5]))
         if isinstance(latent, AutoencoderLatent):
             latent.prior.mean.data.copy_(torch.tensor([[-1.0], [1.0]]))
+        if isinstance(latent, TrainedMixtureLatent):
+            for p in latent.parameters():  # which count ten times
+                p.data /= 4
+            latent.anneal(1.0)
     return model
 
 
@@ -104,6 +119,8 @@ def values_of(latent: Latent) -> tuple[torch.Tensor, torch.Tensor]:
         return prior(latent)
     if isinstance(latent, LabelLatent):
         return torch.arange(2)[:, None], latent.logits.double().softmax(0)
+    if isinstance(latent, TrainedMixtureLatent):
+        return torch.arange(latent.size)[:, None], latent.log_prior().double().exp()
     if isinstance(latent, LengthLatent):
         return torch.arange(1, 3)[:, None], latent.log_prior.double().exp()[1:]
     assert isinstance(latent, AutoencoderLatent)
@@ -118,6 +135,9 @@ def posterior_of(latent: Latent, batch: dict[str, torch.Tensor]) -> torch.Tensor
     if isinstance(latent, TableLatent):
         weights = joint(latent, x)[1]
         return weights / weights.sum(1, keepdim=True)
+    if isinstance(latent, TrainedMixtureLatent):
+        given = torch.stack([latent.log_conditional()[i, x[:, i]] for i in range(2)]).sum(0)
+        return (given + latent.log_prior()).double().softmax(1)
     if isinstance(latent, LabelLatent):
         return F.one_hot(batch["label"], 2).double()
     if isinstance(latent, LengthLatent):

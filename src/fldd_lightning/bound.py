@@ -49,7 +49,7 @@ class StepTerms(NamedTuple):
         kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``; their mean is the step's term of eq. 5.
         auxiliary: -log p(x^i|z_t, revealed) summed over masked coordinates, each times what its probability of being
             revealed now lacks of 1/t, masked diffusion's; nats per example, ``(n, B)``, with gradients to the
-            denoiser alone. 0 for masked diffusion; None for processes that do more than mask.
+            denoiser and latents alone. 0 for masked diffusion; None for processes that do more than mask.
     """
 
     kl: Tensor

@@ -136,7 +136,7 @@ class FLDD(LightningModule):
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.estimator = build(estimator, GradientEstimator, self.spec)
         self.estimator.check(self.forward_process, self.reverse)
-        self.latent_score = LatentScore(self.spec) if any(each.has_score for each in self.latents) else None
+        self.latent_score = self._score_of_latents()
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
         self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
@@ -162,9 +162,7 @@ class FLDD(LightningModule):
         per_step = out.surrogate
         if out.auxiliary is not None:
             per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary
-        if self.latent_score is not None:
-            if out.kl is None:
-                raise FLDDError("a latent that learns by its score needs the KL of a draw: use Reinforce or RLOO.")
+        if self.latent_score is not None and out.kl is not None:
             per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t)
         kl = drawn.kl()
         terms = {name: term.mean() for name, term in kl.items()}
@@ -172,6 +170,15 @@ class FLDD(LightningModule):
         self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
         of_latents = drawn.loss(kl).mean() if kl else further
         return (spec.num_steps * per_step.mean() + of_latents) / spec.num_dims
+
+    def _score_of_latents(self) -> LatentScore | None:
+        names = [type(each).__name__ for each in self.latents if each.has_score]
+        if names and not self.estimator.has_kl:
+            raise FLDDError(
+                f"{names[0]} learns by the score of its draws, which needs the KL of a draw. "
+                f"{type(self.estimator).__name__} does not have it. Use Reinforce or RLOO."
+            )
+        return LatentScore(self.spec) if names else None
 
     def _log_training(
         self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor], further: Tensor
@@ -377,6 +384,8 @@ class FLDD(LightningModule):
         other.reverse.follow(process)
         other.forward_process = process
         other.estimator = build(type(self.estimator), GradientEstimator, other.spec)
+        if self.latent_score is not None:
+            other.latent_score = LatentScore(other.spec).to(self.device)
         return other
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:

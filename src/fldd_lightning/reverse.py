@@ -115,12 +115,7 @@ class DirectReverse(Reverse):
         if isinstance(process, MaskProcess):
             raise FLDDError(f"{type(process).__name__} only masks: leave model.reverse out, or use MaskedReverse.")
         super().__init__(spec, process, denoiser, process.num_states, time_independent)
-        for latent in latents:
-            if latent.says_values and next(latent.parameters(), None) is not None:
-                raise FLDDError(
-                    f"{type(latent).__name__} is trained through the logits it gives to masked coordinates, and under "
-                    f"{type(process).__name__} there is more than masks. Use LearnedMaskProcess, or MixtureLatent."
-                )
+        _check_latents(process, latents)
         self.has_mask = process.has_mask
         self._base = process.posterior_logits  # a method of a module held elsewhere adds no parameters here
 
@@ -137,7 +132,8 @@ class PredictingReverse(Reverse):
     p(z_s|z_t) = E_{x ~ p(x|z_t)} q(z_s|z_t, x), exactly; see :meth:`ForwardProcess.posterior_under`.
 
     Raises:
-        FLDDError: If the process is learned, or only masks: there :class:`MaskedReverse` does the same for less.
+        FLDDError: If the process is learned, or only masks: there :class:`MaskedReverse` does the same for less. If a
+            latent is trained through the logits of masked coordinates.
     """
 
     def __init__(
@@ -154,6 +150,7 @@ class PredictingReverse(Reverse):
                 "Leave model.reverse out: for processes that only mask it is MaskedReverse, which predicts x as well."
             )
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
+        _check_latents(process, latents)
         self._posterior_under = process.posterior_under
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
@@ -291,6 +288,16 @@ class _LogProbAt(torch.autograd.Function):
                 p[:, -1] = of_last[rows]
             grad[rows] = p
         return grad, None, None, None
+
+
+def _check_latents(process: ForwardProcess, latents: Sequence[Latent]) -> None:
+    """Raise FLDDError for a latent that is trained through the logits of masked coordinates, where there are others."""
+    for latent in latents:
+        if latent.says_values and next(latent.parameters(), None) is not None:
+            raise FLDDError(
+                f"{type(latent).__name__} is trained through the logits it gives to masked coordinates, and under "
+                f"{type(process).__name__} there is more than masks. Use LearnedMaskProcess, or MixtureLatent."
+            )
 
 
 def _without(logits: Tensor, pad: int | None) -> Tensor:

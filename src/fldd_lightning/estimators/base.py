@@ -56,7 +56,12 @@ class GradientEstimator(nn.Module, ABC):
 
     Args:
         spec: K, shape and T.
+
+    Attributes:
+        has_kl: Whether every :class:`StepLoss` has a KL.
     """
+
+    has_kl: bool = True
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

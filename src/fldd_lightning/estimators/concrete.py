@@ -34,6 +34,8 @@ class Concrete(GradientEstimator):
         FLDDError: If a temperature is not positive.
     """
 
+    has_kl = False
+
     def __init__(self, spec: Spec, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000) -> None:
         super().__init__(spec)
         if min(start, end) <= 0 or decay_steps < 1:
@@ -79,6 +81,7 @@ class WarmUp(GradientEstimator):
         super().__init__(spec)
         self.first = build(first, GradientEstimator, spec)
         self.then = build(then, GradientEstimator, spec)
+        self.has_kl = self.first.has_kl and self.then.has_kl
         self.steps = steps
 
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:

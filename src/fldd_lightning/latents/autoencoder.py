@@ -127,6 +127,7 @@ class AutoencoderLatent(Latent):
         self.prior = FlowPrior(size, components, couplings)
         if fit_steps == 0:
             self._wake(torch.default_generator)
+            self.is_fitted.fill_(True)  # as much as it will be: a resumed run does not fit it either
 
     @property
     def num_examples(self) -> int:

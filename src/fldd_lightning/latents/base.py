@@ -88,7 +88,7 @@ class Latent(nn.Module, ABC):
         weight: Of the KL in the loss of training.
         weight_alone: Of the bound of the latent alone in the loss of training.
         has_score: Whether draws of c have no gradient, so that q(c|x) learns by its score.
-        announcement: What is said before :meth:`fit`.
+        announcement: What is said before :meth:`fit`; the class stands for ``{name}``, and how many examples follows.
         num_examples: To how many training examples it is fitted, at most; 0 for no fit.
         is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
     """
@@ -156,7 +156,7 @@ class Latent(nn.Module, ABC):
         """Set the weights, before each step of training. At the end they must be those of the bound, 1 and 0.
 
         Args:
-            progress: Share of the run that is done, in [0, 1]; 0 where nobody knows how long it is.
+            progress: Share of the run that is done, in [0, 1]; 0 for good where nobody knows how long it is.
         """
 
     def summary(self) -> str:

@@ -70,7 +70,7 @@ def fit_latents(
         if latent.num_examples == 0:
             continue
         if bool(trainer.strategy.broadcast(bool(latent.is_fitted))):
-            rank_zero_info(f"Keeping the fitted {type(latent).__name__}: {latent.summary()}.")
+            rank_zero_info(f"Keeping the {type(latent).__name__} of before: {latent.summary()}.")
         else:
             _fit(trainer, module, latent, integers)
             has_fitted = True

@@ -29,10 +29,10 @@ class TrainedMixtureLatent(Latent):
     q(c|x) is the posterior of the tables, so there is no encoder that could collapse. Three gradients move them. The
     KL of q(c|x) is exact. log p(x_i|c) reaches the denoiser's logits, under processes that only mask. The KL of a step
     weighs the score of the draw of c (Williams, 1992), less its running mean. Together they are the gradient of the
-    bound.
+    bound. The auxiliary loss of :class:`~fldd_lightning.FLDD` moves the tables, too, until the end of the run.
 
     In the first half of the run the bound of the latent alone, -log sum_c p(c) p(x|c), is added to the loss. Its weight
-    falls from 1 to 0. It teaches the tables before the denoiser can.
+    falls from 1 to 0 (a run without an end keeps it). It teaches the tables before the denoiser can.
 
     Nothing is fitted. Each value starts as a blend of one training example and the marginals.
 
@@ -93,7 +93,7 @@ class TrainedMixtureLatent(Latent):
 
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
-        """Start each value from an example. Nothing is fitted."""
+        """Start each value from an example; returns nothing to log."""
         generator = torch.Generator().manual_seed(seed)
         counts = count_all(x, self.spec)
         marginals = counts / counts.sum(-2, keepdim=True)  # (*shape, K, 1)
@@ -109,7 +109,7 @@ class TrainedMixtureLatent(Latent):
 
     def summary(self) -> str:
         entropy = -(self.log_prior() * self.log_prior().exp()).sum()
-        return f"{float(entropy.detach().exp()):.0f} of {self.size} values in use"
+        return f"c is as varied as {float(entropy.detach().exp()):.0f} equally likely values, of {self.size}"
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size})"
