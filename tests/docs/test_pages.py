@@ -205,7 +205,8 @@ def test_numbers_of_the_readme_are_measured() -> None:
         if (row["network"], row["size"], row["seed"], row["steps"]) == ("mlp", "16", "0", "3000")
     }
     for row in csv.DictReader((ROOT / "benchmarks" / "results" / "factorial.csv").open()):
-        if (row["kind"], row["latent"], row["seed"], row["decoding"]) == ("mnist16", "no", "0", "ancestral"):
+        what = (row["kind"], row["process"], row["latent"], row["seed"], row["decoding"])
+        if what == ("mnist16", "masked", "no", "0", "ancestral"):
             here[row["process"], row["num_steps"]] = row["nelbo"], row["quality"]
     wanted = [
         ("masked", "64"),
