@@ -82,17 +82,17 @@ class Drawn:
         return {f"kl_{latent.name}": posterior.kl(c) for latent, posterior, c in each}
 
     def loss(self, kl: dict[str, Tensor]) -> Tensor:
-        """What latents add to the loss of an example, ``(B,)``: their weighted KL, and bounds of their own.
+        """What latents add to the loss, mean over examples: their weighted KL, and bounds of their own.
 
         Args:
             kl: What :meth:`kl` gave.
         """
         each = zip(self.latents, self.posteriors, self.values, kl.values(), strict=True)
         parts = [
-            latent.weight * term + (latent.weight_alone * q.nll(c) if latent.weight_alone else 0.0)
+            latent.weight * term.mean() + (latent.weight_alone * q.nll(c).mean() if latent.weight_alone else 0.0)
             for latent, q, c, term in each
         ]
-        return torch.stack(parts).sum(0)
+        return sum(parts, torch.zeros(()))
 
     def log_q(self) -> Tensor:
         """Log q(c|x) of the draws that have no gradient of their own, ``(B,)``."""

@@ -165,11 +165,8 @@ class FLDD(LightningModule):
         if self.latent_score is not None and out.kl is not None:
             per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t)
         kl = drawn.kl()
-        terms = {name: term.mean() for name, term in kl.items()}
-        further = sum(terms.values(), torch.zeros((), device=self.device))
-        self._log_training(out.kl, out.auxiliary, t, terms, further.detach())
-        of_latents = drawn.loss(kl).mean() if kl else further
-        return (spec.num_steps * per_step.mean() + of_latents) / spec.num_dims
+        self._log_training(out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
+        return (spec.num_steps * per_step.mean() + drawn.loss(kl)) / spec.num_dims
 
     def _score_of_latents(self) -> LatentScore | None:
         names = [type(each).__name__ for each in self.latents if each.has_score]
@@ -180,15 +177,13 @@ class FLDD(LightningModule):
             )
         return LatentScore(self.spec) if names else None
 
-    def _log_training(
-        self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor], further: Tensor
-    ) -> None:
+    def _log_training(self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor]) -> None:
         num_steps, size = self.spec.num_steps, len(t)
         values = dict(terms)
         if auxiliary is not None:
             values["auxiliary"] = num_steps * auxiliary.mean()
         if kl is not None:
-            bound = num_steps * kl.mean() + further
+            bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
             counts = torch.zeros(num_steps + 1, device=kl.device).index_add(0, t, torch.ones_like(kl))
@@ -380,13 +375,12 @@ class FLDD(LightningModule):
         assert isinstance(other.reverse, MaskedReverse)
         other.spec = replace(self.spec, num_steps=num_steps)
         other.hparams["num_steps"] = num_steps
-        process = AbsorbingProcess(other.spec).to(self.device)
+        process = AbsorbingProcess(other.spec)
         other.reverse.follow(process)
         other.forward_process = process
         other.estimator = build(type(self.estimator), GradientEstimator, other.spec)
-        if self.latent_score is not None:
-            other.latent_score = LatentScore(other.spec).to(self.device)
-        return other
+        other.latent_score = other._score_of_latents()
+        return other.to(self.device)
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
         """What networks see of a batch at the most likely latents; for pictures and monitors."""

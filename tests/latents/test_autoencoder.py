@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
 from fldd_lightning import FLDD, AutoencoderLatent, FLDDError
@@ -17,8 +16,9 @@ from fldd_lightning.estimators import Reinforce
 from fldd_lightning.forward import AbsorbingProcess
 from fldd_lightning.networks import MLPAutoencoder
 from fldd_lightning.spec import Seen, Spec
+from joint_training import assert_gradients_of, trained_on_clusters
 from some_latents import clustered
-from tiny import build, trainer
+from tiny import build
 
 SMALL = partial(AutoencoderLatent, size=1, autoencoder=partial(MLPAutoencoder, width=8), components=3, fit_steps=5)
 BENT = partial(SMALL, size=2, couplings=2)  # a single number has no flow
@@ -158,19 +158,7 @@ def test_gradients_are_those_of_the_bound() -> None:
         "process": list(model.forward_process.parameters()),
         "denoiser": list(model.reverse.parameters()),
     }
-    flat = [p for part in parts.values() for p in part]
-    exact = torch.autograd.grad(bound / 2, flat)  # a loss is per coordinate
-    many = x.repeat(200, 1)
-    drawn = [torch.autograd.grad(model.training_step(many, i), flat) for i in range(31)]
-    first = 0
-    for name, part in parts.items():
-        index = range(first, first + len(part))
-        first += len(part)
-        length = float(sum((exact[j] ** 2).sum() for j in index)) ** 0.5
-        along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
-        error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
-        assert float(along.mean()) == pytest.approx(length, abs=4 * error), name
-        assert error < 0.04 * length, name
+    assert_gradients_of(bound, model, x, parts, most_error=0.04)
 
 
 def test_fit_finds_clusters() -> None:
@@ -228,18 +216,11 @@ def test_without_a_fit_the_weight_of_its_kl_falls_to_one() -> None:
 
 
 def test_trained_with_the_rest_from_the_first_step_it_finds_clusters(tmp_path: Path) -> None:
-    """Where a factorised step cannot draw the coordinates together, and nothing was fitted."""
-    x, bounds = clustered(3_000), {}
     joint = partial(
         AutoencoderLatent, size=4, autoencoder=partial(MLPAutoencoder, width=32), components=8, couplings=2, fit_steps=0
     )
-    for name, latents in (("none", ()), ("joint", joint)):
-        torch.manual_seed(0)
-        model = FLDD(4, (12,), AbsorbingProcess, small_mlp, latents=latents, num_steps=2, lr=5e-3)
-        trainer(tmp_path, max_steps=300, limit_val_batches=0).fit(model, DataLoader(x, 128, shuffle=True))
-        terms = model.nelbo_terms(x, torch.rand(len(x), 2, 12 + (4 if latents else 0), dtype=torch.float64))
-        bounds[name] = float(terms.nelbo.mean())
-    assert bounds["joint"] < bounds["none"] - 0.5
+    without, terms = (trained_on_clusters(latents, tmp_path)[1] for latents in ((), joint))
+    assert float(terms.nelbo.mean()) < float(without.nelbo.mean()) - 0.5
     assert float(terms.further["kl_autoencoder"].mean()) > 0.7  # four clusters: log 4 = 1.39
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
+from conftest import PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise
 from fldd_lightning import FLDD, Concrete, FLDDError, MaskedReverse, PredictingReverse, TrainedMixtureLatent
 from fldd_lightning.estimators import RLOO, Reinforce, WarmUp
 from fldd_lightning.forward import AbsorbingProcess
 from fldd_lightning.spec import Spec
+from joint_training import assert_gradients_of, trained_on_clusters
 from some_latents import clustered
 from tiny import build, trainer
 
@@ -80,21 +81,7 @@ def test_gradients_are_those_of_the_bound(name: str, estimator: Any) -> None:
         "process": list(model.forward_process.parameters()),
         "denoiser": list(model.reverse.parameters()),
     }
-    flat = [p for part in parts.values() for p in part]
-    exact = torch.autograd.grad(exact_bound(model, x).mean() / 2, flat)  # a loss is per coordinate
-    many = x.repeat(200, 1)
-    drawn = [torch.autograd.grad(model.training_step(many, i), flat) for i in range(31)]
-    first = 0
-    for part_name, part in parts.items():
-        index = range(first, first + len(part))
-        first += len(part)
-        if not part:
-            continue
-        length = float(sum((exact[j] ** 2).sum() for j in index)) ** 0.5
-        along = torch.stack([sum((g[j] * exact[j]).sum() for j in index) for g in drawn[1:]]) / length  # (30,)
-        error = float(along.std()) / len(along) ** 0.5  # the first batch has no score yet
-        assert float(along.mean()) == pytest.approx(length, abs=4 * error), part_name
-        assert error < 0.12 * length, part_name
+    assert_gradients_of(exact_bound(model, x).mean(), model, x, parts, most_error=0.12)
 
 
 def test_without_the_score_tables_would_learn_something_else() -> None:
@@ -146,15 +133,9 @@ def test_values_start_from_examples(padded: bool) -> None:
 
 
 def test_it_finds_clusters_with_the_rest(tmp_path: Path) -> None:
-    """Where a factorised step cannot draw the coordinates together, and nothing was fitted."""
-    x, bounds = clustered(3_000), {}
-    for name, latents in (("none", ()), ("mixture", partial(TrainedMixtureLatent, size=8))):
-        torch.manual_seed(0)
-        model = FLDD(4, (12,), AbsorbingProcess, small_mlp, latents=latents, num_steps=2, lr=5e-3)
-        trainer(tmp_path, max_steps=300, limit_val_batches=0).fit(model, DataLoader(x, 128, shuffle=True))  # type: ignore[arg-type]
-        terms = model.nelbo_terms(x, torch.rand(len(x), 2, 13 if latents else 12, dtype=torch.float64))
-        bounds[name] = float(terms.nelbo.mean())
-    assert bounds["mixture"] < bounds["none"] - 0.5
+    without = trained_on_clusters((), tmp_path)[1]
+    model, terms = trained_on_clusters(partial(TrainedMixtureLatent, size=8), tmp_path)
+    assert float(terms.nelbo.mean()) < float(without.nelbo.mean()) - 0.5
     assert 1.0 < float(terms.further["kl_mixture"].mean()) < 2.0  # four clusters: log 4 = 1.39
     assert "equally likely values, of 8" in latent_of(model).summary()
 

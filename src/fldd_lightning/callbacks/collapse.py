@@ -228,15 +228,13 @@ def moved_from_base(module: FLDD, batch: Any) -> float | None:
     base = getattr(process, "base", None)
     if not isinstance(base, ForwardProcess) or batch is None or module.spec.num_steps < 2:
         return None
-    x, condition = module.data(batch).long(), module.likely_condition(batch)
-    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    x, t, condition = _between(module, batch)
     if isinstance(process, MaskProcess) and isinstance(base, MaskProcess):  # x and MASK are all there is
         distance = (process.kept(x, t, condition) - base.kept(x, t)).abs()  # (B, T - 1, *shape)
     else:
         difference = process.log_marginals(x, t, condition).exp() - base.log_marginals(x, t).exp()
         distance = 0.5 * difference.abs().sum(-1)
-    drawn = (x != (-1 if module.spec.pad is None else module.spec.pad)).unsqueeze(1).expand_as(distance)
-    return float(distance[drawn].mean())
+    return float(distance[_live(module, x, distance)].mean())
 
 
 def dependence_on_x(module: FLDD, batch: Any) -> tuple[float, float] | None:
@@ -254,12 +252,9 @@ def dependence_on_x(module: FLDD, batch: Any) -> tuple[float, float] | None:
     process = module.forward_process
     if not (process.learned and isinstance(process, MaskProcess)) or batch is None or module.spec.num_steps < 2:
         return None
-    x, condition = module.data(batch).long(), module.likely_condition(batch)
-    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    x, t, condition = _between(module, batch)
     kept = process.kept(x, t, condition).double().cpu()  # (B, T - 1, *shape); 1 at PAD
-    live = torch.ones_like(kept)
-    if module.spec.pad is not None:
-        live = (x != module.spec.pad).unsqueeze(1).expand(kept.shape).double().cpu()
+    live = _live(module, x.cpu(), kept).double()
     count = live.sum(0).clamp_min(1)  # (T - 1, *shape)
     mean = (kept * live).sum(0) / count
     variance = ((kept - mean).square() * live).sum(0) / count
@@ -267,6 +262,19 @@ def dependence_on_x(module: FLDD, batch: Any) -> tuple[float, float] | None:
     shown = live.mean(0)  # how often the coordinate is there
     spread = (variance.sqrt() * shown).sum() / shown.sum().clamp_min(1e-12)
     return float(spread), float((lost * shown).flatten(1).sum(1).mean())
+
+
+def _between(module: FLDD, batch: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """The integers of a batch, the steps 0 < t < T of each example ``(B, T - 1)``, and what networks see."""
+    x = module.data(batch).long()
+    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    return x, t, module.likely_condition(batch)
+
+
+def _live(module: FLDD, x: Tensor, like: Tensor) -> Tensor:
+    """Where ``x`` is not PAD, ``(B, *shape)`` expanded to ``(B, T - 1, *shape)``."""
+    pad = -1 if module.spec.pad is None else module.spec.pad
+    return (x != pad).unsqueeze(1).expand_as(like)
 
 
 def _binary_entropy(p: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..spec import Spec
 from .base import LatentPosterior, hold_out
-from .tables import CHUNK, count, count_all, normalised
+from .tables import CHUNK, count, marginals_of, normalised
 from .tabular import TableLatent, affordable, sizes_to_try, started_from
 
 __all__ = ["MixtureLatent", "log_likelihood"]
@@ -110,8 +110,7 @@ class MixtureLatent(TableLatent):
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
         sizes = sizes_to_try(self.most_values(len(x), len(kept)), first=0)
-        counts = count_all(kept, self.spec)
-        marginals = counts / counts.sum(-2, keepdim=True)
+        marginals = marginals_of(kept, self.spec)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
         nll = [float(_posterior(held, *each).nll().cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))

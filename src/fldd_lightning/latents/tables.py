@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..spec import Spec
 
-__all__ = ["CHUNK", "count", "count_all", "examples_at_once", "normalised"]
+__all__ = ["CHUNK", "count", "count_all", "examples_at_once", "marginals_of", "normalised"]
 
 CHUNK, NUMBERS = 1_024, 2**24  # examples, and numbers of their one-hot vectors, worked on at once
 _FEW_CLASSES = 8  # up to which a product with one-hot vectors is faster than adding up rows
@@ -43,6 +43,12 @@ def count_all(x: Tensor, spec: Spec) -> Tensor:
     if spec.pad is not None:
         counts[..., spec.pad, :] = 0
     return counts
+
+
+def marginals_of(x: Tensor, spec: Spec) -> Tensor:
+    """How frequent every value of every coordinate is, ``(*shape, K, 1)``; 0 at PAD."""
+    counts = count_all(x, spec)
+    return counts / counts.sum(-2, keepdim=True)
 
 
 def normalised(counts: Tensor, pad: int | None) -> Tensor:

@@ -12,7 +12,7 @@ from ..spec import MOST_NUMBERS, Seen, Spec
 from .base import MOST_EXAMPLES, Latent
 from .tables import count, normalised
 
-__all__ = ["TableLatent", "affordable", "sizes_to_try", "started_from"]
+__all__ = ["TableLatent", "affordable", "check_table", "sizes_to_try", "started_from"]
 
 _BLEND = 0.3  # of an example in the value that starts from it; the rest are the marginals
 _FEWEST_EXAMPLES = 20  # for more than one value
@@ -43,11 +43,7 @@ class TableLatent(Latent):
         super().__init__(spec)
         if size < 2 or smoothing <= 0:
             raise FLDDError(f"a latent needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
-        if size * spec.num_dims * spec.num_classes > MOST_NUMBERS:
-            raise FLDDError(
-                f"a latent of size {size} for {spec.num_dims} coordinates of {spec.num_classes} classes would need "
-                "a table of more than 256 MiB. Lower model.latents.size, or set model.latents to []."
-            )
+        check_table(spec, size)
         self.size, self.num_parts, self.smoothing = size, num_parts, smoothing
         self.seen, self.num_uniforms = Seen(self.name, num_values=size, num_parts=num_parts), num_parts
         self.register_buffer("log_conditional", torch.zeros(*spec.shape, spec.num_classes, size))
@@ -70,6 +66,15 @@ class TableLatent(Latent):
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size})"
+
+
+def check_table(spec: Spec, size: int) -> None:
+    """Raise FLDDError if a table of every value of every coordinate, for ``size`` values of c, is too large."""
+    if size * spec.num_dims * spec.num_classes > MOST_NUMBERS:
+        raise FLDDError(
+            f"a latent of size {size} for {spec.num_dims} coordinates of {spec.num_classes} classes would need "
+            "a table of more than 256 MiB. Lower model.latents.size, or set model.latents to []."
+        )
 
 
 def affordable(operations: int, budget: int) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from ..spec import MOST_NUMBERS, Seen, Spec
+from ..spec import Seen, Spec
 from .base import Latent
 from .mixture import MixturePosterior, log_likelihood
-from .tables import count_all
-from .tabular import started_from
+from .tables import marginals_of
+from .tabular import check_table, started_from
 
 __all__ = ["TrainedMixtureLatent"]
 
@@ -58,11 +58,7 @@ class TrainedMixtureLatent(Latent):
         super().__init__(spec)
         if size < 2:
             raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
-        if size * spec.num_dims * spec.num_classes > MOST_NUMBERS:
-            raise FLDDError(
-                f"a latent of size {size} for {spec.num_dims} coordinates of {spec.num_classes} classes would need "
-                "a table of more than 256 MiB. Lower model.latents.size, or set model.latents to []."
-            )
+        check_table(spec, size)
         self.size, self.seen = size, Seen(self.name, num_values=size)
         self.num_values = spec.num_classes - int(spec.padded)
         self.prior = nn.Parameter(torch.zeros(size))
@@ -85,7 +81,8 @@ class TrainedMixtureLatent(Latent):
         return MixturePosterior(log_likelihood(x, self.log_conditional()), self.log_prior())
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        return self.log_conditional().index_select(-1, c[:, 0]).movedim(-1, 0)
+        log_p = (_SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)).log_softmax(-1)  # of these values alone
+        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         p = self.log_prior().detach().exp().to(generator.device)
@@ -95,10 +92,8 @@ class TrainedMixtureLatent(Latent):
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         """Start each value from an example; returns nothing to log."""
         generator = torch.Generator().manual_seed(seed)
-        counts = count_all(x, self.spec)
-        marginals = counts / counts.sum(-2, keepdim=True)  # (*shape, K, 1)
         chosen = torch.randperm(len(x), generator=generator).repeat(-(-self.size // len(x)))[: self.size]
-        log_p = started_from(x[chosen.to(x.device)], marginals, self.spec)[..., : self.num_values, :]
+        log_p = started_from(x[chosen.to(x.device)], marginals_of(x, self.spec), self.spec)[..., : self.num_values, :]
         noise = _NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
         self.table.data.copy_((log_p + noise) / _SCALE)
         self.is_fitted.fill_(True)
