@@ -116,9 +116,8 @@ class Piece(FLDD):
     def configure_optimizers(self) -> Any:
         self._run_progress = progress = lambda step: (self.done + step) / self.total
         rates = (self.lr, self.lr * self.forward_lr_ratio)
-        return two_time_scales(
-            self.trainer, progress, self, self.forward_process, rates, self.freeze_steps, self.weight_decay
-        )
+        self.held_steps = self.freeze_steps
+        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
 
     def on_train_start(self) -> None:
         if self.done == 0:  # else its latents came with the weights

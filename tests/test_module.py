@@ -59,13 +59,17 @@ def test_evaluation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
 
 
 def test_forward_is_frozen_then_moves(tmp_path: Path) -> None:
-    for steps, moves in ((3, False), (8, True)):
-        torch.manual_seed(0)
-        model = build(freeze_steps=4)
-        before = [p.clone() for p in model.forward_process.parameters()]
-        fit(tmp_path, model, Pairs(batch_size=16), max_steps=steps)
-        after = list(model.forward_process.parameters())
-        assert any(not torch.equal(a, b) for a, b in zip(before, after)) == moves
+    torch.manual_seed(0)
+    model, moved = build(freeze_steps=4), []
+    before = [p.clone() for p in model.forward_process.parameters()]
+
+    class Watch(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            after = model.forward_process.parameters()
+            moved.append(any(not torch.equal(a, b) for a, b in zip(before, after)))
+
+    fit(tmp_path, model, Pairs(batch_size=16), max_steps=8, callbacks=[Watch()])
+    assert moved == [False] * 4 + [True] * 4
 
 
 def test_checkpoint_round_trip_is_plain(tmp_path: Path) -> None:
@@ -136,9 +140,14 @@ def test_checkpoint_of_another_base_or_option_of_the_process(tmp_path: Path, tra
     trainer(tmp_path).test(build(forward_process=trained), Pairs(), ckpt_path=str(tmp_path / "model.ckpt"))
 
 
-def test_a_run_that_ends_before_the_thaw_is_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="ends after 2 steps, and the first freeze_steps=5"):
-        fit(tmp_path, build(freeze_steps=5), Pairs(batch_size=16), max_steps=2)
+def test_a_freeze_is_no_longer_than_half_of_the_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(freeze_steps=50)
+    before = [p.clone() for p in model.forward_process.parameters()]
+    with pytest.warns(UserWarning, match="of this run of 8 steps. The forward process is held still for 4"):
+        fit(tmp_path, model, Pairs(batch_size=16), max_steps=8)
+    assert model.held_steps == 4
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.forward_process.parameters()))
 
 
 class NamedPairs(Pairs):

@@ -43,7 +43,7 @@ from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
 from .spec import Spec
-from .training import AdaptiveClip, Averaging, averages_of, clip_apart, run_progress, two_time_scales
+from .training import AdaptiveClip, Averaging, averages_of, clip_apart, held_still, run_progress, two_time_scales
 
 __all__ = ["FLDD"]
 
@@ -75,7 +75,7 @@ class FLDD(LightningModule):
         padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
-        freeze_steps: Optimiser steps before the forward process starts to move.
+        freeze_steps: Optimiser steps before the forward process starts to move; half of the run at most.
         auxiliary_weight: Weight at first of the auxiliary loss, which falls to 0 along the run (a run without an
             end keeps it). Under masked diffusion every masked coordinate teaches the denoiser at every step, with
             its probability of being revealed, 1/t; an order reveals few at a step, and teaches little. This
@@ -91,6 +91,7 @@ class FLDD(LightningModule):
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
+        held_steps: Optimiser steps for which this run holds the forward process still.
 
     Raises:
         FLDDError: If the numbers or submodules do not fit together.
@@ -138,7 +139,8 @@ class FLDD(LightningModule):
         self.estimator.check(self.forward_process, self.reverse)
         self.latent_score = self._score_of_latents()
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
-        self.freeze_steps, self.ema_decay, self.auxiliary_weight = freeze_steps, ema_decay, auxiliary_weight
+        self.freeze_steps = self.held_steps = freeze_steps
+        self.ema_decay, self.auxiliary_weight = ema_decay, auxiliary_weight
         self.clip_forward, self.clip_reverse = AdaptiveClip("the forward process"), AdaptiveClip("the denoiser")
         # DDP need not send the tables of latents before every step: fit_latents does when training starts
         names = [f"latents.{name}" for name, _ in modules.named_buffers()]
@@ -210,10 +212,10 @@ class FLDD(LightningModule):
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
         self._run_progress = progress = run_progress(self.trainer)
+        if self.forward_process.learned:
+            self.held_steps = held_still(self.trainer, self.freeze_steps)
         rates = (self.lr, self.lr * self.forward_lr_ratio)
-        return two_time_scales(
-            self.trainer, progress, self, self.forward_process, rates, self.freeze_steps, self.weight_decay
-        )
+        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
 
     def configure_gradient_clipping(
         self,
@@ -223,7 +225,7 @@ class FLDD(LightningModule):
     ) -> None:
         """Clip the two networks apart, each to twice the running mean of its gradient's norm."""
         clips = {"forward": self.clip_forward, "reverse": self.clip_reverse}
-        is_frozen = self.global_step < self.freeze_steps
+        is_frozen = self.global_step < self.held_steps
         clip_apart(optimizer, clips, is_frozen, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_callbacks(self) -> list[Callback]:

@@ -18,6 +18,7 @@ __all__ = [
     "Averaging",
     "averages_of",
     "clip_apart",
+    "held_still",
     "learning_rate_factor",
     "run_length",
     "run_progress",
@@ -150,8 +151,22 @@ def averages_of(trainer: Trainer) -> list[Any]:
     return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
 
 
+def held_still(trainer: Trainer, asked: int) -> int:
+    """Steps at first in which the forward process is held still: those asked for, but no more than half of the run.
+
+    A process that has less time than that has little to show when the run ends. It is said if the freeze is shorter.
+    """
+    total = run_length(trainer)
+    if 2 * asked <= total:
+        return asked
+    rank_zero_warn(
+        f"freeze_steps={asked} would be more than half of this run of {total:.0f} steps. The forward process is held "
+        f"still for {total // 2:.0f} steps, so that it can learn in the others."
+    )
+    return int(total // 2)
+
+
 def two_time_scales(
-    trainer: Trainer,
     progress: Callable[[int], float],
     module: nn.Module,
     process: nn.Module,
@@ -162,7 +177,6 @@ def two_time_scales(
     """One AdamW and its schedule: a parameter group for denoiser and latents and one for the forward process.
 
     Args:
-        trainer: The trainer, which knows how long the run is.
         progress: Share of the run that is done; see :func:`run_progress`.
         module: All parameters.
         process: The forward process, whose parameters make the second group.
@@ -179,12 +193,6 @@ def two_time_scales(
     groups: list[dict[str, Any]] = [{"params": rest, "lr": rates[0], "name": "reverse"}]
     factors = [learning_rate_factor(progress)]
     if own:
-        total = run_length(trainer)
-        if total <= freeze:
-            rank_zero_warn(
-                f"the forward process will not learn: this run ends after {total:.0f} steps, and the first "
-                f"freeze_steps={freeze} leave it as it is. Train longer or freeze less."
-            )
         groups.append({"params": own, "lr": rates[1], "name": "forward"})
         factors.append(learning_rate_factor(progress, freeze))
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=decay)

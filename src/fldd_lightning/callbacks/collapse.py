@@ -57,7 +57,7 @@ class CollapseMonitor(Callback):
         self._lowest, self._warned = state_dict["lowest"], state_dict["warned"]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if isinstance(pl_module, FLDD) and trainer.global_step >= pl_module.freeze_steps:
+        if isinstance(pl_module, FLDD) and trainer.global_step >= pl_module.held_steps:
             self._snr.update(pl_module.forward_process.parameters())
 
     def on_validation_batch_start(
@@ -93,7 +93,7 @@ class CollapseMonitor(Callback):
         bound, error, self._validated = float(metrics["nelbo"]), float(metrics["nelbo_se"]), trainer.global_step
         if self._lowest is None or bound < self._lowest[0]:
             self._lowest = bound, trainer.global_step
-        past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
+        past_freeze = trainer.global_step >= max(1, 2 * pl_module.held_steps)
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.evaluations["val"].metrics.get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())
@@ -104,7 +104,7 @@ class CollapseMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, FLDD) or not pl_module.forward_process.learned or self._lowest is None:
             return
-        step, freeze = self._lowest[1], pl_module.freeze_steps
+        step, freeze = self._lowest[1], pl_module.held_steps
         if step <= freeze < self._validated:
             rank_zero_warn(
                 f"The best checkpoint has nothing of what the forward process learned. val/nelbo was lowest at step "
