@@ -39,7 +39,7 @@ def test_images_are_judged_at_every_budget(tmp_path: Path, capsys: pytest.Captur
     page = (tmp_path / "there" / "evaluation.md").read_text()
     assert page in capsys.readouterr().out
     found = json.loads((tmp_path / "there" / "evaluation.json").read_text())
-    assert (found["seed"], found["optimiser_steps"], found["data"]["split"]) == (3, 1, "test")
+    assert (found["seed"], found["optimiser_steps"], found["examples"]) == (3, 1, 270)
     assert {"python", "torch", "lightning", "fldd-lightning"} <= found["versions"].keys()
     assert [result["nfe"] for result in found["results"]] == [2, 4]
     for result in found["results"]:
@@ -55,15 +55,26 @@ def test_images_are_judged_at_every_budget(tmp_path: Path, capsys: pytest.Captur
     assert next(line for line in page.splitlines() if line.startswith("| kl_t3 |")).split("|")[2].strip() == ""
 
     tested = tmp_path / "again"
-    assert main([*args, "--output", str(tested), "--num_steps", "[4]", "--callbacks", "[]"]) == 0
+    callbacks = [
+        "--callbacks",
+        "FIDCallback",
+        "--callbacks.extractor",
+        "PixelFeatures",
+        "--callbacks.num_samples",
+        "65",
+    ]
+    assert main([*args, "--output", str(tested), "--num_steps", "[4]", *callbacks]) == 0
     again = json.loads((tested / "evaluation.json").read_text())["results"][0]
-    assert again["samples"] == []
+    assert [facts["num_samples"] for facts in again["samples"]] == [65]
     assert again["values"]["nelbo"] == found["results"][1]["values"]["nelbo"]
 
     assert main(args) == 1
     assert "is there already" in capsys.readouterr().err
     assert main([*args, "--output", str(tmp_path / "none"), "--num_steps", "[4,0]"]) == 1
     assert not list((tmp_path / "none").glob("*"))
+    bare = ["--output", str(tmp_path / "bare"), "--num_steps", "[4]", "--callbacks", "[]"]
+    assert main([*args, *bare]) == 0
+    assert json.loads((tmp_path / "bare" / "evaluation.json").read_text())["results"][0]["samples"] == []
 
 
 def test_text_is_judged(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from ..callbacks import FIDCallback, PerplexityCallback
 from ..callbacks.report_facts import num_parameters, versions
 from ..checkpoint import load_model
+from ..data import DiscreteDataModule
 from ..factory import describe, public_path
 from ..image import ImageFLDD
 from ..metrics import PixelFeatures
 from ..module import FLDD
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, run_with_data, write_whole
+from .defaults import listed
 from .quiet import quiet
 
 __all__ = ["evaluate", "evaluate_command"]
@@ -33,7 +35,7 @@ def evaluate(
     data: LightningDataModule,
     output: str = "evaluation",
     num_steps: list[int] | None = None,
-    callbacks: list[Callback] | None = None,
+    callbacks: Callback | list[Callback] | None = None,
     num_samples: int = 1_000,
     seed: int = 0,
     device: str = "cpu",
@@ -49,7 +51,7 @@ def evaluate(
         output: The folder to write into. Files of an evaluation that are there already are left alone.
         num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for masked
             diffusion that is not told the step.
-        callbacks: Judge samples in testing. If left out: FIDCallback in PixelFeatures for images,
+        callbacks: One or several that judge samples in testing. If left out: FIDCallback in PixelFeatures for images,
             PerplexityCallback with an NGramJudge for text, and none for other data.
         num_samples: Samples of the callbacks that are chosen if none are given.
         seed: Seed of the bound's noise. Callbacks have seeds of their own.
@@ -61,7 +63,7 @@ def evaluate(
         check_new(file)
     check_device(device)
     model = load_model(ckpt_path, device)
-    judges = _judges(model, num_samples) if callbacks is None else callbacks
+    judges = _judges(model, num_samples) if callbacks is None else listed(callbacks)
     trained = model.spec.num_steps
     models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]
     results = []
@@ -75,6 +77,7 @@ def evaluate(
         "model": public_path(type(model)),
         "parameters": num_parameters([model]),
         "data": {"class": public_path(type(data)), **describe(dict(data.hparams)), "split": "test"},
+        "examples": len(data.splits["test"]) if isinstance(data, DiscreteDataModule) else None,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "seed": seed,
         "versions": versions(),
@@ -123,7 +126,7 @@ def _tested(model: FLDD, data: LightningDataModule, judges: list[Callback], devi
         trainer = Trainer(
             accelerator=torch.device(device).type,
             devices=1 if index is None else [index],
-            callbacks=list(judges),
+            callbacks=[*judges],
             default_root_dir=folder,
             logger=False,
             enable_progress_bar=False,
