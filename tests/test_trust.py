@@ -175,7 +175,7 @@ RUNS = {
     "predict": by_command("predict", "--trainer.limit_predict_batches", "1"),
     "fit": by_command("fit", *SHORT),
     "score": by_command("score", "--output", "scores.csv"),
-    "evaluate": by_command("evaluate", "--num_samples", "70"),
+    "evaluate": by_command("evaluate", "--callbacks", "[]"),
 }
 LOADS = {
     "load_model": by_python(load_model),
