@@ -15,6 +15,7 @@ import torch
 import fldd_lightning
 from fldd_lightning import FLDD, DigitsDataModule, DiscreteDataModule, FLDDError, ImageFLDD, load_model
 from fldd_lightning.cli import main
+from fldd_lightning.cli.main import TRAINER_COMMANDS
 from fldd_lightning.factory import import_class
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -161,7 +162,8 @@ def by_python(load: Callable[[str], Any]) -> Callable[[str], str]:
 
 def by_command(*args: str) -> Callable[[str], str]:
     def route(path: str) -> str:
-        assert main([*args, "--ckpt_path", path, *([] if args[0] == "sample" else QUIET)]) in (0, 1)
+        options = QUIET if args[0] in TRAINER_COMMANDS else []
+        assert main([*args, "--ckpt_path", path, *options]) in (0, 1)
         return ""
 
     return route
@@ -172,6 +174,8 @@ RUNS = {
     "validate": by_command("validate", "--trainer.limit_val_batches", "1"),
     "predict": by_command("predict", "--trainer.limit_predict_batches", "1"),
     "fit": by_command("fit", *SHORT),
+    "score": by_command("score", "--output", "scores.csv"),
+    "evaluate": by_command("evaluate", "--callbacks", "[]"),
 }
 LOADS = {
     "load_model": by_python(load_model),

@@ -1,8 +1,10 @@
-"""What the evaluation of a stage collects: the bound, its terms, and the metrics that a modality adds."""
+"""What evaluation collects: of a stage, the bound, its terms and a modality's metrics; of examples, their scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,52 @@ from .latents.base import Latent
 from .metrics import NELBOMetric
 from .spec import Spec
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "Scores", "part_of"]
+
+
+def part_of(batch: Any, chosen: slice) -> Any:
+    """Some of a batch's examples: of a tensor ``(N, ...)``, and of all those in dictionaries, lists and tuples."""
+    if isinstance(batch, dict):
+        return {key: part_of(value, chosen) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [part_of(value, chosen) for value in batch]
+    return batch[chosen] if isinstance(batch, Tensor) else batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The bounds of N examples: means over draws of z_t and of the latents. Nats per example, float64, on the CPU.
+
+    Attributes:
+        nelbo: The bound, ``(N,)``.
+        standard_error: Of each mean over its draws, ``(N,)``; NaN for a single draw. It says how far another seed
+            may be off, and nothing of how examples differ.
+        terms: What the bound is the sum of, ``(N,)`` each: ``kl_t1`` to ``kl_t{T}`` and ``kl_{name}`` of every latent.
+            The reconstruction term is 0, see :mod:`fldd_lightning.bound`.
+    """
+
+    nelbo: Tensor
+    standard_error: Tensor
+    terms: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, draws: Sequence[Bound]) -> Scores:
+        """The scores of examples, given one or more draws of their bounds."""
+        steps = torch.stack([each.kl for each in draws]).cpu().double()  # (n, N, T)
+        terms = {f"kl_t{t}": kl for t, kl in enumerate(steps.unbind(2), start=1)}
+        for name in draws[0].further:
+            terms[name] = torch.stack([each.further[name] for each in draws]).cpu().double()  # (n, N)
+        nelbo = sum(terms.values(), torch.zeros(()))
+        missing = torch.full_like(nelbo[0], torch.nan)
+        error = nelbo.std(0) / len(draws) ** 0.5 if len(draws) > 1 else missing
+        return cls(nelbo.mean(0), error, {name: each.mean(0) for name, each in terms.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """The scores of the examples of all parts, in their order."""
+        terms = {name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms}
+        nelbo, error = ([getattr(part, name) for part in parts] for name in ("nelbo", "standard_error"))
+        return cls(torch.cat(nelbo), torch.cat(error), terms)
 
 
 class Evaluation:

@@ -34,7 +34,7 @@ from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .estimators.score import LatentScore
-from .evaluation import Evaluation
+from .evaluation import Evaluation, Scores, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .latents.base import Latent
@@ -257,6 +257,38 @@ class FLDD(LightningModule):
         """
         x = self._checked(batch)
         return nelbo(self.forward_process, self.reverse, self.latents, x, batch, noise)
+
+    @torch.no_grad()
+    def nelbo(self, batch: Any, draws: int = 1, seed: int = 0, batch_size: int = 256) -> Scores:
+        """The bound of every example, its standard error and its terms; equal seeds give equal numbers.
+
+        Noise goes by the seed and the example's ``index``, or its place in the batch if it has none. The batch size
+        changes no more than the rounding of the networks.
+
+        Args:
+            batch: Integers ``(N, *shape)``, or what a data loader gives: a dictionary with ``x`` and what latents
+                need, such as ``label``.
+            draws: Of z_t at every step and of the latents, for each example; the bound is their mean.
+            seed: Of the draws.
+            batch_size: Examples at once.
+
+        Raises:
+            FLDDError: If the examples do not fit the model, or a number is less than 1.
+        """
+        if min(draws, batch_size) < 1:
+            raise FLDDError("the number of draws and the batch size must be at least 1.")
+        size = len(self._checked(batch))
+        was_training = self.training
+        self.eval()
+        index = batch["index"] if isinstance(batch, dict) and "index" in batch else torch.arange(size)
+        seeds = [mixed_seed(seed, draw) for draw in range(draws)]
+        parts = []
+        for first in range(0, size, batch_size):
+            chosen = slice(first, first + batch_size)
+            part = self.transfer_batch_to_device(part_of(batch, chosen), self.device, 0)
+            parts.append(Scores.of([self.nelbo_terms(part, self._noise(index[chosen], each)) for each in seeds]))
+        self.train(was_training)
+        return Scores.joined(parts)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch)
@@ -496,6 +528,7 @@ class FLDD(LightningModule):
         world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
         return seen * world + rank
 
-    def _noise(self, index: Tensor) -> Tensor:
-        seed = torch.initial_seed() % 2**31
+    def _noise(self, index: Tensor, seed: int | None = None) -> Tensor:
+        """For :meth:`nelbo_terms`, by each example's index and a seed; None for torch's."""
+        seed = torch.initial_seed() % 2**31 if seed is None else seed
         return noise_of(index, self.spec, self.latents, seed).to(float64_device(self.device))

@@ -21,8 +21,11 @@ import lightning
 import pytest
 
 import fldd_lightning
+from fldd_lightning.cli import checkpoint_data as checkpoint_module
+from fldd_lightning.cli import evaluate as evaluate_module
 from fldd_lightning.cli import main
 from fldd_lightning.cli import sample as sample_module
+from fldd_lightning.cli import score as score_module
 from fldd_lightning.cli import tokenizer as tokenizer_module
 from fldd_lightning.cli import train as train_module
 
@@ -125,7 +128,9 @@ def parsing(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("before_instantiate_classes", "instantiate_classes"):
         monkeypatch.setattr(train_module.FLDDCLI, name, lambda _: None)
     monkeypatch.setattr(train_module.FLDDCLI, "_run_subcommand", run)
-    monkeypatch.setattr(train_module, "checkpoint_config", lambda _: trained)
+    monkeypatch.setattr(checkpoint_module, "checkpoint_config", lambda _: trained)
+    monkeypatch.setattr(score_module, "score", _idle(score_module.score))
+    monkeypatch.setattr(evaluate_module, "evaluate", _idle(evaluate_module.evaluate))
     monkeypatch.setattr(sample_module, "sample", _idle(sample_module.sample))
     monkeypatch.setattr(tokenizer_module, "train_tokenizer", _idle(tokenizer_module.train_tokenizer))
 

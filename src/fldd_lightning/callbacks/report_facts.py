@@ -20,7 +20,7 @@ from torch import nn
 from ..module import FLDD
 from . import report_page
 
-__all__ = ["commands", "duration", "made_with", "num_parameters"]
+__all__ = ["commands", "duration", "made_with", "num_parameters", "versions"]
 
 
 def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_second: float) -> str:
@@ -32,7 +32,6 @@ def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_secon
     }
     sizes = [f"{name} {count:,}" for name, part in parts.items() if (count := num_parameters([part]))]
     seed = os.environ.get("PL_GLOBAL_SEED")
-    versions = [f"{name} {version(name)}" for name in ("lightning", "fldd-lightning")]
     rows = {
         "wall time of training": duration(seconds),
         "optimiser steps": f"{trainer.global_step:,}, with {examples_per_second:,.0f} training examples a second",
@@ -41,7 +40,7 @@ def made_with(trainer: Trainer, module: FLDD, seconds: float, examples_per_secon
         if seed
         else f"{torch.initial_seed()}, of torch; seed_everything was not called",
         "device": _device(trainer),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, {', '.join(versions)}",
+        "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
     settings = {**_settings(trainer, module), "trainer": _plain(_trainer_settings(trainer))}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
@@ -83,6 +82,12 @@ def commands(trainer: Trainer, module: FLDD) -> str:
         f"fldd-lightning fit {resume} --trainer.max_steps {2 * max(1, trainer.global_step)}",
     ]
     return report_page.section("Go on from here", report_page.preformatted("\n".join(lines)))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the libraries that numbers depend on, and this package."""
+    found = {name: version(name) for name in ("lightning", "torchmetrics", "numpy", "fldd-lightning")}
+    return {"python": platform.python_version(), "torch": torch.__version__, **found}
 
 
 def num_parameters(modules: Iterable[nn.Module]) -> int:

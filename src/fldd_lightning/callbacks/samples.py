@@ -94,6 +94,7 @@ class SampleCallback(Callback, Generic[M]):
         facts = {
             **facts,
             "num_samples": self.num_samples,
+            "seed": self.seed,
             "num_steps": model.spec.num_steps,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "global_step": max(trainer.global_step, model.trained_steps),

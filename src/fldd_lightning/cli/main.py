@@ -11,7 +11,7 @@ __all__ = ["TRAINER_COMMANDS", "main"]
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
-_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,sample,tokenizer} ...
+_HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,score,evaluate,sample,tokenizer} ...
 
 Forward-Learned Discrete Diffusion: train, evaluate and sample.
 
@@ -19,7 +19,9 @@ subcommands:
   fit       train a model:            fldd-lightning fit --config configs/digits.yaml
   validate  NELBO on validation data: fldd-lightning validate --ckpt_path run.ckpt
   test      NELBO on test data:       fldd-lightning test --ckpt_path run.ckpt
-  predict   NELBO of every example:   fldd-lightning predict --ckpt_path run.ckpt
+  predict   NELBO of test examples:   fldd-lightning predict --ckpt_path run.ckpt
+  score     NELBO of a file's rows:   fldd-lightning score --ckpt_path run.ckpt --data.path new.npy --output scores.csv
+  evaluate  bound and sample quality: fldd-lightning evaluate --ckpt_path run.ckpt --output evaluation
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
   tokenizer train a BPE tokenizer:    fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
@@ -75,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str], trusted: list[str]) -> None:
     from ..errors import FLDDError
 
-    if args[0] not in (*TRAINER_COMMANDS, "sample", "tokenizer"):
+    if args[0] not in (*TRAINER_COMMANDS, "score", "evaluate", "sample", "tokenizer"):
         raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
     from ..factory import trusting
 
@@ -84,6 +86,14 @@ def _run(args: list[str], trusted: list[str]) -> None:
             from .sample import sample_command
 
             sample_command(args[1:])
+        elif args[0] == "score":
+            from .score import score_command
+
+            score_command(args[1:])
+        elif args[0] == "evaluate":
+            from .evaluate import evaluate_command
+
+            evaluate_command(args[1:])
         elif args[0] == "tokenizer":
             from .tokenizer import tokenizer_command
 

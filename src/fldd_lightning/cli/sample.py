@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..decoding import Decoding
-from ..errors import FLDDError
 from ..module import FLDD
+from .checkpoint_data import check_device
 from .mistakes import OptionParser
 
 __all__ = ["sample_command"]
@@ -47,8 +46,7 @@ def sample(
             the first 8 samples.
         decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
+    check_device(device)
     model = load_model(ckpt_path, device)
     states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True, decoding=decoding)
     samples = states[-1] if trajectory else states

@@ -14,11 +14,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-import fldd_lightning
-
-from ..checkpoint import checkpoint_config, read_checkpoint
-from ..errors import FLDDError
+from ..checkpoint import read_checkpoint
 from ..module import FLDD
+from .checkpoint_data import checkpoint_sections, know_classes, mistake_in, option
 from .defaults import default_callbacks, listed, validation_interval
 from .farewell import farewell
 from .mistakes import TrainerOptionParser
@@ -93,17 +91,11 @@ def run_trainer(args: Sequence[str]) -> None:
         print(f"error: there is nothing to {args[0]}. Give {source}.", file=sys.stderr)
         raise SystemExit(2)
     args = with_save_dir([packaged_config(arg) for arg in args])
-    path = _option(args, "--ckpt_path")
-    for name in fldd_lightning.__all__:
-        getattr(fldd_lightning, name)  # the parser knows classes by their short names once they are imported
+    path = option(args, "--ckpt_path")
+    know_classes()
     with tempfile.TemporaryDirectory() as folder, quiet():
-        if path is not None and _option(args, "--config") is None and _option(args, "-c") is None:
-            sections = checkpoint_config(path)
-            if "data" not in sections and _option(args, "--data") is None:
-                raise FLDDError(
-                    f"'{path}' was trained from Python and does not name its data: add --data CLASS, such as "
-                    "--data DigitsDataModule."
-                )
+        if path is not None and option(args, "--config") is None and option(args, "-c") is None:
+            sections = checkpoint_sections(path, args)
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(sections))
             args[1:1] = ["--config", str(config)]
@@ -120,7 +112,7 @@ def run_trainer(args: Sequence[str]) -> None:
                 args=args,
             )
         except (MisconfigurationException, ValueError) as error:
-            mistake = _mistake_in(error)
+            mistake = mistake_in(error)
             if mistake is None:
                 raise
             raise mistake from error
@@ -128,17 +120,6 @@ def run_trainer(args: Sequence[str]) -> None:
 
 def _is_padded(data: LightningDataModule) -> bool:
     return bool(getattr(data, "padded", False))
-
-
-def _mistake_in(error: BaseException | None) -> FLDDError | None:
-    """The user's mistake behind an error, which the argument parser wraps in errors of its own."""
-    while error is not None:
-        if isinstance(error, FLDDError):
-            return error
-        if isinstance(error, MisconfigurationException):
-            return FLDDError(str(error))
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def packaged_config(arg: str) -> str:
@@ -156,21 +137,12 @@ def packaged_config(arg: str) -> str:
 
 def with_save_dir(args: list[str]) -> list[str]:
     """Gives a logger that demands a ``save_dir`` the trainer's root, where none was given."""
-    value = _option(args, "--trainer.logger")
+    value = option(args, "--trainer.logger")
     if value is None or value.rpartition(".")[2] not in ("CSVLogger", "TensorBoardLogger"):
         return args
     if any(arg.startswith("--trainer.logger.") and "save_dir" in arg for arg in args):
         return args
     i = next(i for i, arg in enumerate(args) if arg.split("=")[0] == "--trainer.logger")
     after = i + (1 if "=" in args[i] else 2)
-    root = _option(args, "--trainer.default_root_dir") or "."
+    root = option(args, "--trainer.default_root_dir") or "."
     return [*args[:after], "--trainer.logger.init_args.save_dir", root, *args[after:]]
-
-
-def _option(args: Sequence[str], name: str) -> str | None:
-    for i, arg in enumerate(args):
-        if arg == name and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(name + "="):
-            return arg.split("=", 1)[1]
-    return None

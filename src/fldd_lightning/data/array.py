@@ -55,11 +55,13 @@ class ArrayDataModule(DiscreteDataModule):
         return super().num_classes if self._given_classes is None else self._given_classes
 
     def load(self) -> dict[str, Split]:
+        return split_rows(self.all_rows().x, self.val_fraction, self.test_fraction, self.seed)
+
+    def all_rows(self) -> Split:
+        """The rows of the file."""
         x = _read(Path(self.path))
-        if x.dim() < 1 or len(x) < 3 or x.numel() == 0:
-            raise FLDDError(
-                f"{self.path} has shape {tuple(x.shape)}; give at least 3 examples (N, *shape), none empty."
-            )
+        if x.dim() < 1 or x.numel() == 0:
+            raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give examples (N, *shape), none empty.")
         if x.dim() == 1:
             x = x[:, None]
         check_integers(x, self.path)
@@ -70,7 +72,7 @@ class ArrayDataModule(DiscreteDataModule):
             )
         upper = self._given_classes or max(2, high + 1)
         check_states(x, upper, x.shape[1:], self.path)
-        return split_rows(x.long(), self.val_fraction, self.test_fraction, self.seed)
+        return Split(x.long())
 
 
 def _read(path: Path) -> Tensor:

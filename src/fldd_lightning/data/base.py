@@ -20,10 +20,16 @@ __all__ = ["DiscreteDataModule", "Split", "split_rows"]
 
 
 class Split(Dataset[dict[str, Tensor]]):
-    """Examples ``x`` with their ``index`` and, if there are any, their ``label``."""
+    """Examples ``x`` with their ``index`` and, if there are any, their ``label``.
 
-    def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
-        self.x, self.labels = x, labels
+    Args:
+        x: Integers ``(N, *shape)``.
+        labels: ``(N,)``.
+        rows: Where in the source each example stands, ``(N,)``; None if that is not known.
+    """
+
+    def __init__(self, x: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> None:
+        self.x, self.labels, self.rows = x, labels, rows
 
     def __len__(self) -> int:
         return len(self.x)
@@ -47,12 +53,12 @@ def split_rows(x: Tensor, val_fraction: float, test_fraction: float, seed: int) 
     if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
         raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
     if len(x) < 3:
-        raise FLDDError(f"{len(x)} examples cannot be split in three: give at least 3.")
+        raise FLDDError(f"{len(x)} examples cannot be split in three: give at least 3 examples.")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     num_val = max(1, round(len(x) * val_fraction))
     num_test = max(1, round(len(x) * test_fraction))
     val, test, train = order[:num_val], order[num_val : num_val + num_test], order[num_val + num_test :]
-    return {"train": Split(x[train]), "val": Split(x[val]), "test": Split(x[test])}
+    return {name: Split(x[rows], rows=rows) for name, rows in (("train", train), ("val", val), ("test", test))}
 
 
 class DiscreteDataModule(LightningDataModule):
@@ -103,6 +109,20 @@ class DiscreteDataModule(LightningDataModule):
     @abstractmethod
     def load(self) -> dict[str, Split]:
         """Read the data and return the splits ``train``, ``val`` and ``test``."""
+
+    def all_rows(self) -> Split:
+        """Every example in the order of the source, without splits; what ``fldd-lightning score`` goes through.
+
+        Joins the splits by their ``rows``, which :func:`split_rows` gives. Splits without them come one after the
+        other: train, val, test. A subclass overrides this if a single example should do, or if :meth:`load` leaves
+        something out.
+        """
+        splits = [self.splits[name] for name in ("train", "val", "test")]
+        x = torch.cat([split.x for split in splits])
+        labels = [split.labels for split in splits if split.labels is not None]
+        rows = [split.rows for split in splits if split.rows is not None]
+        order = torch.cat(rows).argsort() if len(rows) == len(splits) else torch.arange(len(x))
+        return Split(x[order], torch.cat(labels)[order] if len(labels) == len(splits) else None)
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -48,4 +48,5 @@ class DigitsDataModule(DiscreteDataModule):
             x = (x >= 8).long()
         train, held = train_test_split(range(len(x)), test_size=540, random_state=0, stratify=labels)
         val, test = train_test_split(held, test_size=270, random_state=0, stratify=labels[held])
-        return {name: Split(x[i], labels[i]) for name, i in (("train", train), ("val", val), ("test", test))}
+        rows = {"train": torch.tensor(train), "val": torch.tensor(val), "test": torch.tensor(test)}
+        return {name: Split(x[i], labels[i], i) for name, i in rows.items()}

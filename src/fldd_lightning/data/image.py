@@ -102,10 +102,7 @@ class ImageDataModule(DiscreteDataModule):
         return max((int(each.max()) + 1 for each in labels), default=0)
 
     def load(self) -> dict[str, Split]:
-        parts = self._held_out(self._parts())
-        shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
-        if len(set(shapes.values())) > 1:
-            raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")
+        parts = self._held_out(self._parts_of_one_shape())
         splits: dict[str, Split] = {}
         for i, (name, (images, labels)) in enumerate(parts.items()):
             is_train = name == "train"
@@ -116,6 +113,22 @@ class ImageDataModule(DiscreteDataModule):
                 x = self._quantise(images, generator)
                 splits[name] = ImageSplit(x, labels, False, self.flip and is_train)
         return splits
+
+    def all_rows(self) -> Split:
+        """All images, none mirrored: the source's own splits one after the other, each in the source's order."""
+        parts = self._parts_of_one_shape()
+        found = [parts[name] for name in ("train", "val", "test") if name in parts]
+        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1))
+        x = self._quantise(torch.cat([images for images, _ in found]), generator)
+        labels = [each for _, each in found if each is not None]
+        return Split(x, torch.cat(labels) if len(labels) == len(found) else None)
+
+    def _parts_of_one_shape(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        parts = self._parts()
+        shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
+        if len(set(shapes.values())) > 1:
+            raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")
+        return parts
 
     def _parts(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         """The splits there are, each images ``(N, [3,] H, W)`` as bytes at their final size, and labels."""

@@ -107,6 +107,7 @@ class TextDataModule(DiscreteDataModule):
         self.streaming, self.held_out = streaming, held_out
         self.cache_dir = None if cache_dir is None else str(Path(cache_dir).expanduser())
         self._tokenizer: Tokenizer | None = None
+        self._chosen: Tokenizer | None = None
         self._corpus: Corpus | None = None
 
     @property
@@ -130,6 +131,40 @@ class TextDataModule(DiscreteDataModule):
         """The texts of a split's examples, as their tokens decode."""
         for row in self.splits[split].x:
             yield self.tokenizer.decode([i for i in row.tolist() if i < self.tokenizer.vocab_size])
+
+    def write_in(self, tokenizer: Tokenizer) -> None:
+        """Write the texts in a model's tokens, instead of those that the options or the characters give."""
+        self._chosen = tokenizer
+
+    def all_rows(self) -> Split:
+        """The texts of ``path`` or ``name`` in their order: blocks, or one row for each document if ``padded``.
+
+        ``val_path`` and ``test_path`` are other texts, and left out. What does not fill the last block has no row;
+        the number of its tokens is told.
+
+        Raises:
+            FLDDError: If a document is empty, so that rows and documents would not agree, and as :meth:`load`.
+        """
+        path, name, subset, column = (self.source[key] for key in ("path", "name", "subset", "column"))
+        corpus = read_corpus(path, name, subset, column, cache_dir=self.cache_dir)
+        documents = [corpus.splits[name] for name in ("train", "val", "test") if name in corpus.splits]
+        separator = "" if self.padded else self.separator
+        self._tokenizer = self._given_tokenizer() or found_characters(documents, separator)
+        parts = []
+        for each in documents:
+            rows = self._rows(self._tokenizer)
+            parts.append(rows.all_of(each))
+            self._check(rows, len(parts[-1]), each.what)
+            self._tell(each.what, rows.counts)
+            number, tokens = rows.counts["documents"], rows.counts["tokens"]
+            if self.padded and len(parts[-1]) < number:
+                raise FLDDError(
+                    f"{each.what}: {number - len(parts[-1])} of {number} documents are empty and have no bound. Remove "
+                    "them, so that rows and documents agree."
+                )
+            if not self.padded and (rest := tokens - parts[-1].numel()):
+                rank_zero_info(f"{each.what}: the last {rest} of {tokens} tokens fill no block of {self.length}.")
+        return Split(torch.cat(parts))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -164,7 +199,7 @@ class TextDataModule(DiscreteDataModule):
         for name, documents in splits.items():
             rows = self._rows(self._tokenizer)
             found[name] = rows.all_of(documents)
-            self._check(rows, len(found[name]), name)
+            self._check(rows, len(found[name]), f"the {name} split")
             self._tell(name, rows.counts)
         missing = {name: share for name, share in self.shares.items() if name not in found}
         found |= draw_splits(found["train"], missing, self.seed)
@@ -181,15 +216,15 @@ class TextDataModule(DiscreteDataModule):
                 "know; the bound is of the text with these gaps. A tokenizer that works on bytes has none."
             )
 
-    def _check(self, rows: Rows, number: int, name: str) -> None:
+    def _check(self, rows: Rows, number: int, what: str) -> None:
         if number:
             return
         tokens, documents = rows.counts["tokens"], rows.counts["documents"]
         if tokens == 0:
-            raise FLDDError(f"the {name} split is empty ({documents} documents without a token): give more data.")
+            raise FLDDError(f"{what} is empty ({documents} documents without a token): give more data.")
         more = "a larger --data.held_out" if self.streaming else "more text"
         raise FLDDError(
-            f"the {name} split has {tokens} tokens, fewer than one block of --data.length {self.length}. Give {more}, "
+            f"{what} has {tokens} tokens, fewer than one block of --data.length {self.length}. Give {more}, "
             "a smaller length, or set --data.padded true to fill up short texts."
         )
 
@@ -206,7 +241,7 @@ class TextDataModule(DiscreteDataModule):
                 documents = Documents(documents.table.take(self.held_out), documents.column, documents.what)
             rows = self._rows(self._tokenizer)
             x = np.concatenate([np.zeros((0, self.length), rows.dtype), *rows.of(documents)])
-            self._check(rows, len(x), name)
+            self._check(rows, len(x), f"the {name} split")
             self._tell(name, rows.counts)
             splits[name] = Split(torch.from_numpy(x))
         return splits
@@ -232,6 +267,8 @@ class TextDataModule(DiscreteDataModule):
         return self._corpus
 
     def _given_tokenizer(self) -> Tokenizer | None:
+        if self._chosen is not None:
+            return self._chosen
         if self._tokenizer_source is not None:
             return HuggingFaceTokenizer.load(self._tokenizer_source)
         return None if self._alphabet is None else CharacterTokenizer(self._alphabet)

@@ -1,0 +1,137 @@
+"""What commands share that take a checkpoint and data: their options, and files that are written whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import auto_cli
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+import fldd_lightning
+
+from ..checkpoint import checkpoint_config
+from ..errors import FLDDError
+from .mistakes import OptionParser
+
+__all__ = [
+    "check_device",
+    "check_new",
+    "checkpoint_sections",
+    "know_classes",
+    "mistake_in",
+    "option",
+    "run_with_data",
+    "write_whole",
+]
+
+
+def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) -> None:
+    """Parse the options of a function with ``ckpt_path`` and ``data``, and call it.
+
+    Data are those of the checkpoint; options given beside it override them. Classes in it have been checked.
+
+    Args:
+        command: The function.
+        name: Of the subcommand.
+        args: Its options.
+
+    Raises:
+        FLDDError: For mistakes in checkpoint or data.
+        SystemExit: For options that cannot be parsed, and for help.
+    """
+    know_classes()
+    args, path = list(args), option(args, "--ckpt_path")
+    with tempfile.TemporaryDirectory() as folder:
+        if path is not None:
+            sections = checkpoint_sections(path, args)
+            config = Path(folder) / "checkpoint.yaml"
+            config.write_text(yaml.safe_dump({"data": sections["data"]} if "data" in sections else {}))
+            args = ["--config", str(config), *args]
+        try:
+            auto_cli(command, args=args, as_positional=False, prog=f"fldd-lightning {name}", parser_class=OptionParser)
+        except (MisconfigurationException, ValueError) as error:
+            mistake = mistake_in(error)
+            if mistake is None:
+                raise
+            raise mistake from error
+
+
+def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:
+    """The sections ``model`` and ``data`` of a checkpoint, for the parser.
+
+    Args:
+        path: The checkpoint.
+        args: The options beside it, which must name the data if the checkpoint does not.
+
+    Raises:
+        FLDDError: If nothing names the data, or as :func:`fldd_lightning.checkpoint.checkpoint_config`.
+    """
+    sections = checkpoint_config(path)
+    if "data" not in sections and option(args, "--data") is None:
+        raise FLDDError(
+            f"'{path}' was trained from Python and does not name its data: add --data CLASS, such as "
+            "--data DigitsDataModule."
+        )
+    return sections
+
+
+def know_classes() -> None:
+    """Import all public classes: the parser knows them by their short names from then on."""
+    for name in fldd_lightning.__all__:
+        getattr(fldd_lightning, name)
+
+
+def mistake_in(error: BaseException | None) -> FLDDError | None:
+    """The user's mistake behind an error, which the argument parser wraps in errors of its own."""
+    while error is not None:
+        if isinstance(error, FLDDError):
+            return error
+        if isinstance(error, MisconfigurationException):
+            return FLDDError(str(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def option(args: Sequence[str], name: str) -> str | None:
+    """The value of an option, None where it is not given."""
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(name + "="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+def check_device(device: str) -> None:
+    """Raise FLDDError for a CUDA device where there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
+
+
+def check_new(path: Path) -> None:
+    """Raise FLDDError unless a file can be written here and replaces none; before the work, so that none is lost."""
+    if path.exists():
+        raise FLDDError(f"'{path}' is there already. Give another --output, or move it away.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FLDDError(f"cannot write to '{path}': {error}. Give another --output.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise FLDDError(f"cannot write to '{path.parent}': permission denied. Give another --output.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside its place, then into it."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise FLDDError(f"cannot write '{path}': {error}. Give another --output.") from error

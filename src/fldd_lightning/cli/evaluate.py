@@ -1,0 +1,157 @@
+"""``evaluate``: a checkpoint and its data in, one table of the bound and of sample quality out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+
+from ..callbacks import FIDCallback, PerplexityCallback
+from ..callbacks.report_facts import num_parameters, versions
+from ..checkpoint import load_model
+from ..data import DiscreteDataModule
+from ..factory import describe, public_path
+from ..image import ImageFLDD
+from ..metrics import PixelFeatures
+from ..module import FLDD
+from ..text import TextFLDD
+from .checkpoint_data import check_device, check_new, run_with_data, write_whole
+from .defaults import listed
+from .quiet import quiet
+
+__all__ = ["evaluate", "evaluate_command"]
+
+
+def evaluate(
+    ckpt_path: str,
+    data: LightningDataModule,
+    output: str = "evaluation",
+    num_steps: list[int] | None = None,
+    callbacks: Callback | list[Callback] | None = None,
+    num_samples: int = 1_000,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Measure the bound on the test data and the quality of samples, and write all of it down.
+
+    OUTPUT/evaluation.json holds every number, how it was made, and versions. OUTPUT/evaluation.md is a table of them,
+    which is also printed.
+
+    Args:
+        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
+        data: That of the checkpoint; options of it may be changed.
+        output: The folder to write into. Files of an evaluation that are there already are left alone.
+        num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for masked
+            diffusion that is not told the step.
+        callbacks: One or several that judge samples in testing. If left out: FIDCallback in PixelFeatures for images,
+            PerplexityCallback with an NGramJudge for text, and none for other data.
+        num_samples: Samples of the callbacks that are chosen if none are given.
+        seed: Seed of the bound's noise. Callbacks have seeds of their own.
+        device: Where to run, such as cpu or cuda.
+    """
+    folder = Path(output)
+    files = [folder / "evaluation.json", folder / "evaluation.md"]
+    for file in files:
+        check_new(file)
+    check_device(device)
+    model = load_model(ckpt_path, device)
+    judges = _judges(model, num_samples) if callbacks is None else listed(callbacks)
+    trained = model.spec.num_steps
+    models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]
+    results = []
+    for each in models:
+        steps = each.spec.num_steps  # a step is one pass of the denoiser
+        results.append({"num_steps": steps, "nfe": steps, **_tested(each, data, judges, device, seed)})
+    facts = {
+        "checkpoint": ckpt_path,
+        "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest(),
+        "optimiser_steps": model.trained_steps,
+        "model": public_path(type(model)),
+        "parameters": num_parameters([model]),
+        "data": {"class": public_path(type(data)), **describe(dict(data.hparams)), "split": "test"},
+        "examples": len(data.splits["test"]) if isinstance(data, DiscreteDataModule) else None,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "seed": seed,
+        "versions": versions(),
+    }
+    page = table(facts, results)
+    write_whole(files[0], json.dumps({**facts, "results": results}, indent=2, default=str) + "\n")
+    write_whole(files[1], page)
+    print(f"{page}\nwrote {files[0]}, {files[1]}")
+
+
+def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: what was evaluated, and a column of numbers for each T."""
+    lines = [f"# Evaluation of {facts['checkpoint']}", ""]
+    for key, value in facts.items():
+        lines.append(f"- {key}: {_listed(value) if isinstance(value, dict) else value}")
+    for result in results:
+        lines += [f"- samples, T = {result['num_steps']}: {_listed(each)}" for each in result["samples"]]
+    columns = [_column(result) for result in results]
+    heads = [f"T = {result['num_steps']}" for result in results]
+    lines += ["", f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        lines.append(f"| {name} | {' | '.join(column.get(name, '') for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def evaluate_command(args: Sequence[str]) -> None:
+    """Parse the options of ``evaluate`` and run it."""
+    run_with_data(evaluate, "evaluate", args)
+
+
+# ---- internals ----------------------------------------------------------------------------
+
+
+def _judges(model: FLDD, num_samples: int) -> list[Callback]:
+    """What judges samples of this kind of data without further weights."""
+    if isinstance(model, TextFLDD):
+        return [PerplexityCallback(num_samples=num_samples)]
+    return [FIDCallback(PixelFeatures(), num_samples)] if isinstance(model, ImageFLDD) else []
+
+
+def _tested(model: FLDD, data: LightningDataModule, judges: list[Callback], device: str, seed: int) -> dict[str, Any]:
+    """What a test logs, what callbacks say beside their numbers, and how long it took."""
+    index = torch.device(device).index
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        seed_everything(seed)
+        trainer = Trainer(
+            accelerator=torch.device(device).type,
+            devices=1 if index is None else [index],
+            callbacks=[*judges],
+            default_root_dir=folder,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = perf_counter()
+        (logged,) = trainer.test(model, datamodule=data, verbose=False)
+        seconds = perf_counter() - start
+        reports = Path(folder) / "sample_quality.jsonl"
+        lines = reports.read_text().splitlines() if reports.exists() else []
+    values = {name.removeprefix("test/"): value if isfinite(value) else None for name, value in logged.items()}
+    samples = [{key: value for key, value in json.loads(line).items() if key not in logged} for line in lines]
+    return {"seconds": round(seconds, 2), "values": values, "samples": samples}
+
+
+def _column(result: dict[str, Any]) -> dict[str, str]:
+    """The numbers of one T by name, as they are shown."""
+    suffix = f"_T{result['num_steps']}"
+    order = sorted(result["values"].items(), key=lambda item: item[0].endswith((suffix, "_data")))  # of samples, last
+    values = {name.removesuffix(suffix): value for name, value in order}
+    shown = {name: "" if value is None else f"{value:.4f}" for name, value in values.items()}
+    return {**shown, "passes of the denoiser a sample": str(result["nfe"]), "seconds": f"{result['seconds']:.1f}"}
+
+
+def _listed(facts: dict[str, Any]) -> str:
+    """Facts in a line; those that are not given are left out."""
+    shown = {name: str(value) for name, value in facts.items() if value is not None}
+    return ", ".join(f"{name} {text if text.isprintable() else repr(text)}" for name, text in shown.items())

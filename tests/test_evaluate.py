@@ -1,0 +1,103 @@
+"""``fldd-lightning evaluate``: a checkpoint and data in, one JSON and one table out."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fldd_lightning import (
+    FLDD,
+    AbsorbingProcess,
+    DigitsDataModule,
+    DiscreteDataModule,
+    ImageFLDD,
+    MaskedReverse,
+    TextDataModule,
+    TextFLDD,
+)
+from fldd_lightning.cli import main
+from tiny import fit, small_mlp, trainer
+
+
+def saved(model: FLDD, data: DiscreteDataModule, folder: Path) -> str:
+    """A checkpoint of one step, trained from Python."""
+    fit(folder, model, data, max_steps=1, limit_val_batches=0).save_checkpoint(folder / "made.ckpt")
+    return str(folder / "made.ckpt")
+
+
+def test_images_are_judged_at_every_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ImageFLDD(
+        2, (8, 8), AbsorbingProcess, small_mlp, reverse=partial(MaskedReverse, time_independent=True), num_steps=4
+    )
+    args = ["evaluate", "--ckpt_path", saved(model, DigitsDataModule(), tmp_path), "--data", "DigitsDataModule"]
+    args += ["--output", str(tmp_path / "there"), "--num_steps", "[2,4]", "--num_samples", "70", "--seed", "3"]
+    capsys.readouterr()
+    assert main(args) == 0
+    page = (tmp_path / "there" / "evaluation.md").read_text()
+    assert page in capsys.readouterr().out
+    found = json.loads((tmp_path / "there" / "evaluation.json").read_text())
+    assert (found["seed"], found["optimiser_steps"], found["examples"]) == (3, 1, 270)
+    assert {"python", "torch", "lightning", "fldd-lightning"} <= found["versions"].keys()
+    assert [result["nfe"] for result in found["results"]] == [2, 4]
+    for result in found["results"]:
+        values, steps = result["values"], result["num_steps"]
+        assert values["nelbo"] == pytest.approx(sum(values[f"kl_t{t}"] for t in range(1, steps + 1)), rel=1e-4)
+        assert values["nelbo_se"] > 0
+        assert values[f"frechet_pixels_T{steps}"] > 0
+        assert result["samples"][0]["num_samples"] == 70
+        assert result["seconds"] > 0
+    assert "| | T = 2 | T = 4 |" in page
+    row = next(line for line in page.splitlines() if line.startswith("| nelbo |"))
+    assert row.split("|")[3].strip() == f"{found['results'][1]['values']['nelbo']:.4f}"
+    assert next(line for line in page.splitlines() if line.startswith("| kl_t3 |")).split("|")[2].strip() == ""
+
+    tested = tmp_path / "again"
+    callbacks = [
+        "--callbacks",
+        "FIDCallback",
+        "--callbacks.extractor",
+        "PixelFeatures",
+        "--callbacks.num_samples",
+        "65",
+    ]
+    assert main([*args, "--output", str(tested), "--num_steps", "[4]", *callbacks]) == 0
+    again = json.loads((tested / "evaluation.json").read_text())["results"][0]
+    assert [facts["num_samples"] for facts in again["samples"]] == [65]
+    assert again["values"]["nelbo"] == found["results"][1]["values"]["nelbo"]
+
+    assert main(args) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main([*args, "--output", str(tmp_path / "none"), "--num_steps", "[4,0]"]) == 1
+    assert not list((tmp_path / "none").glob("*"))
+    bare = ["--output", str(tmp_path / "bare"), "--num_steps", "[4]", "--callbacks", "[]"]
+    assert main([*args, *bare]) == 0
+    assert json.loads((tmp_path / "bare" / "evaluation.json").read_text())["results"][0]["samples"] == []
+
+
+def test_text_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text("".join("abcd"[: 1 + i % 4] + "\n" for i in range(60)))
+    options = {"path": str(tmp_path / "my.txt"), "length": 6, "padded": True, "test_fraction": 0.3}
+    data = TextDataModule(**options)
+    model = TextFLDD(data.num_classes, data.shape, AbsorbingProcess, small_mlp, num_steps=2, padded=True)
+    args = ["evaluate", "--ckpt_path", saved(model, data, tmp_path), "--data", "TextDataModule"]
+    args += [word for name, value in options.items() for word in (f"--data.{name}", str(value).lower())]
+    assert main([*args, "--output", str(tmp_path / "there"), "--num_samples", "20"]) == 0
+    values = json.loads((tmp_path / "there" / "evaluation.json").read_text())["results"][0]["values"]
+    assert {"nelbo", "bits_per_token", "gen_ppl_5gram_T2", "entropy_data"} <= values.keys()
+    (tested,) = trainer(tmp_path).test(model, data, verbose=False)
+    assert values["bits_per_token"] == pytest.approx(tested["test/bits_per_token"], rel=0.2)
+
+
+def test_a_fixed_budget_and_missing_data_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ImageFLDD(2, (8, 8), AbsorbingProcess, small_mlp, num_steps=2)
+    args = ["evaluate", "--ckpt_path", saved(model, DigitsDataModule(), tmp_path), "--output", str(tmp_path / "there")]
+    assert main(args) == 1
+    assert "does not name its data: add --data CLASS" in capsys.readouterr().err
+    assert main([*args, "--data", "DigitsDataModule", "--num_steps", "[2,8]"]) == 1
+    assert "trained with T=2" in capsys.readouterr().err
+    assert main([*args, "--data", "DigitsDataModule", "--data.binary", "false"]) == 1
+    assert "must lie in 0..1" in capsys.readouterr().err
+    assert not list((tmp_path / "there").glob("*"))
