@@ -186,9 +186,9 @@ def test_any_array_is_read_or_refused(
                 continue
             spec = Spec(data.num_classes, data.shape, 1)
             loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-            batches = [batch for loader in loaders for batch in loader]
-            assert all(batch["x"].min() >= 0 and batch["x"].max() < spec.num_classes for batch in batches)
-            assert all(batch["x"].shape[1:] == spec.shape for batch in batches)
+            batches = [batch["x"].long() for loader in loaders for batch in loader]
+            assert all(x.min() >= 0 and x.max() < spec.num_classes for x in batches)
+            assert all(x.shape[1:] == spec.shape for x in batches)
             if name == "x.npy":
                 read = torch.cat([split.x for split in splits.values()]).long()
                 assert sorted(read.flatten(1).tolist()) == sorted(array.reshape(len(array), -1).astype(int).tolist())

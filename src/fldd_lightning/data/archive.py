@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import FLDDError
 from .hub import SPLITS
 
-__all__ = ["Examples", "as_tensor", "read_arrays", "value_range"]
+__all__ = ["Examples", "as_tensor", "extremes", "read_arrays"]
 
 _MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
 _PIECE = 2**24  # numbers looked at at once
@@ -78,7 +78,7 @@ def read_arrays(path: Path) -> dict[str, Examples]:
     raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
 
 
-def value_range(x: np.ndarray) -> tuple[int, int]:
+def extremes(x: np.ndarray) -> tuple[int, int]:
     """Least and largest value of integers ``(N, *shape)``, looked at in pieces, so that a mapped file is read once."""
     step = max(1, _PIECE // max(1, prod(x.shape[1:])))
     pieces = [x[i : i + step] for i in range(0, len(x), step)]

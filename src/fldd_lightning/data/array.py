@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
-from .archive import Examples, as_tensor, read_arrays, value_range
+from .archive import Examples, as_tensor, extremes, read_arrays
 from .base import DiscreteDataModule, Split, split_rows
 
 __all__ = ["ArrayDataModule"]
 
-_MOST_CLASSES = 2**20  # a network has a row of weights for each
+_MOST_CLASSES = 2**18  # as many as the largest vocabularies have; networks have weights for each
 
 
 class ArrayDataModule(DiscreteDataModule):
@@ -72,7 +72,7 @@ class ArrayDataModule(DiscreteDataModule):
         least = 3 if len(parts) == 1 else 1
         for part in parts.values():
             _check_array(part, least)
-        ranges = [value_range(part.x) for part in parts.values()]
+        ranges = [extremes(part.x) for part in parts.values()]
         self._num_classes = self._classes(min(low for low, _ in ranges), max(high for _, high in ranges))
         self.keep_classes(self._num_classes)
         splits: dict[str, Split] = {}
