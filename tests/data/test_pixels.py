@@ -14,6 +14,7 @@ from PIL import Image
 
 from fldd_lightning import FLDDError, ImageDataModule
 from fldd_lightning.cli import main
+from fldd_lightning.data.pixels import Pixels
 
 VALUES = np.arange(64).reshape(8, 8)
 
@@ -174,6 +175,8 @@ def test_images_without_a_number_are_refused(tmp_path: Path) -> None:
     values = np.where(VALUES == 3, np.nan, VALUES).astype(np.float32)
     with pytest.raises(FLDDError, match=r"image 0 .*no finite numbers"):
         read(folder(tmp_path, four(values), "tif"), value_range=[0, 1])
+    with pytest.raises(FLDDError, match="train has no pixels"):
+        Pixels().scaled(np.zeros((0, 1, 28, 28), np.uint8), "train")
 
 
 @pytest.mark.parametrize(

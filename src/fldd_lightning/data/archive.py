@@ -58,16 +58,16 @@ def read_arrays(path: Path) -> dict[str, Examples]:
     """
     if not path.is_file():
         raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
+    is_large = path.stat().st_size > _MAPPED
     try:
         if path.suffix == ".npy":
-            is_large = path.stat().st_size > _MAPPED
             x = np.load(path, "c" if is_large else None, allow_pickle=False)
             return {"train": Examples(_array(x, path), None, str(path))}
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return _by_split(arrays, path)
         if path.suffix == ".pt":
-            loaded = torch.load(path, "cpu", weights_only=True, mmap=is_zipfile(path))
+            loaded = torch.load(path, "cpu", weights_only=True, mmap=is_large and is_zipfile(path))
             if isinstance(loaded, dict):
                 return _by_split(loaded, path)
             return {"train": Examples(_array(loaded, path), None, str(path))}

@@ -83,8 +83,10 @@ class Pixels:
         """Bytes, or classes as ``int32``, of raw values of any shape; their range is taken down.
 
         Raises:
-            FLDDError: If a value is not a number, or is no class where classes are wanted.
+            FLDDError: If there is none, one is not a number, or is no class where classes are wanted.
         """
+        if not values.size:
+            raise FLDDError(f"{what} has no pixels: give more data.")
         low, high = values.min().item(), values.max().item()
         is_real = values.dtype.kind == "f"
         if is_real and not np.isfinite([low, high]).all():
