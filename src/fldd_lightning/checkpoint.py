@@ -179,7 +179,16 @@ def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
         raise FLDDError(
             "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
             "and the data it was trained with, and no options that change them; without any it uses its own."
+            + _last_classes(module, there.get("num_classes"))
         )
+
+
+def _last_classes(module: FLDD, num_classes: Any) -> str:
+    """What to do if a module has fewer classes than the checkpoint, as its data lack the last ones."""
+    option = getattr(getattr(module._trainer, "datamodule", None), "classes_option", None)
+    if option is None or not isinstance(num_classes, int) or num_classes <= module.spec.num_classes:
+        return ""
+    return f" If your data merely lack the last of {num_classes} classes, set --data.{option} {num_classes}."
 
 
 def same_vocabulary(mine: Sequence[str] | None, other: Sequence[str] | None) -> Sequence[str] | None:

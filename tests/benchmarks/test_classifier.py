@@ -46,7 +46,7 @@ def test_it_sees_what_the_split_draws(tmp_path: Path) -> None:
 
 
 def test_other_data_and_files_are_refused(tmp_path: Path) -> None:
-    torch.save(torch.zeros(10, 4, dtype=torch.long), tmp_path / "x.pt")
+    torch.save(torch.arange(40).view(10, 4) % 2, tmp_path / "x.pt")
     with pytest.raises(FLDDError, match="no labels"):
         train_classifier(ArrayDataModule(str(tmp_path / "x.pt")), str(tmp_path / "c.pt"))
     with pytest.raises(FLDDError, match="Train one with"):

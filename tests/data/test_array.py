@@ -40,7 +40,9 @@ def test_reads_every_format(ending: str, dtype: type, tmp_path: Path) -> None:
         (np.array([[0, 9], [1, 1], [0, 0]]), "values from 0 to 9"),
         (np.array([[0.5, 1], [1, 1], [0, 0]]), "needs integers"),
         (np.array([[0, 1]]), "at least 3 examples"),
-        (np.array([["a", "b"]]), "cannot read"),
+        (np.array([["a"], ["b"], ["c"]]), "needs integers"),
+        (np.array([[{}], [None], [1]]), "cannot read"),
+        (np.array([[0], [2**63]], np.uint64), "at least 3 examples"),
     ],
 )
 def test_bad_values(array: np.ndarray, message: str, tmp_path: Path) -> None:

@@ -8,31 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..categorical import check_integers, check_states
 from ..errors import FLDDError
-from .base import DiscreteDataModule, Split, split_rows
+from .archive import Examples, as_tensor, extremes, read_arrays
+from .base import DiscreteDataModule, Split, joined, split_rows
 
 __all__ = ["ArrayDataModule"]
+
+_MOST_CLASSES = 2**18  # as many as the largest vocabularies have; networks have weights for each
 
 
 class ArrayDataModule(DiscreteDataModule):
     """Any ``.npy``, ``.npz`` or ``.pt`` file of integers ``(N, *shape)``.
 
-    An ``.npz`` file or a ``.pt`` dictionary must hold one array, or one called ``x``. Files are
-    read without unpickling.
+    An ``.npz`` file or a ``.pt`` dictionary holds one array, or says by names which is which: ``x``, and ``y`` for its
+    labels; or ``x_train``, ``y_train``, ``x_val`` and so on, also ``train``, ``valid`` and ``test``. Splits that a
+    file has are used as they are. Missing ones are drawn from ``train``.
+
+    Files are read without unpickling. Values stay in memory in the dtype of the file, and large ``.npy`` and ``.pt``
+    files on disk, until a batch is made of them.
 
     Args:
         path: The file.
-        num_classes: K; if not given, the largest value plus one.
-        val_fraction: Share of the examples for validation.
-        test_fraction: Share of the examples for testing.
+        num_classes: K; if not given, the largest value plus one. Checkpoints keep it.
+        val_fraction: Share of the training examples for validation, where the file has no such split.
+        test_fraction: Share of the training examples for testing, where the file has no such split.
         batch_size: Examples per batch and process.
         num_workers: Worker processes of the loaders.
         seed: Seed of the split and of the training order.
 
     Raises:
-        FLDDError: When read: if the file is missing, unreadable, empty or not integers 0..K-1.
+        FLDDError: When read: if the file is missing, unreadable, empty or not integers 0..K-1, or its labels are
+            not one integer from 0 on for every example.
     """
+
+    classes_option = "num_classes"
 
     def __init__(
         self,
@@ -46,65 +55,93 @@ class ArrayDataModule(DiscreteDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.save_hyperparameters(logger=False)
-        self.path, self._given_classes = path, num_classes
+        if num_classes is not None and num_classes < 2:
+            raise FLDDError(f"num_classes is {num_classes}, but there must be 2 or more.")
+        self.path, self._num_classes = path, num_classes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
 
     @property
     def num_classes(self) -> int:
-        _ = self.splits  # checks the values against the classes given
-        return super().num_classes if self._given_classes is None else self._given_classes
+        """K, as given or found."""
+        _ = self.splits  # finds it, or checks it
+        assert self._num_classes is not None
+        return self._num_classes
 
     def load(self) -> dict[str, Split]:
-        return split_rows(self.all_rows().x, self.val_fraction, self.test_fraction, self.seed)
+        parts = self._checked_parts(3)
+        return split_rows(parts.pop("train"), self.val_fraction, self.test_fraction, self.seed, parts)
 
     def all_rows(self) -> Split:
-        """The rows of the file."""
-        x = _read(Path(self.path))
-        if x.dim() < 1 or x.numel() == 0:
-            raise FLDDError(f"{self.path} has shape {tuple(x.shape)}; give examples (N, *shape), none empty.")
-        if x.dim() == 1:
-            x = x[:, None]
-        check_integers(x, self.path)
-        low, high = map(int, x.aminmax())
+        """The rows of the file, of its splits one after the other: train, val, test."""
+        parts = self._checked_parts(1)
+        return joined([parts[name] for name in ("train", "val", "test") if name in parts])
+
+    def _checked_parts(self, least: int) -> dict[str, Split]:
+        """The splits of the file; where there is one alone, it has ``least`` examples or more."""
+        parts = read_arrays(Path(self.path))
+        for part in parts.values():
+            _check_array(part, least if len(parts) == 1 else 1)
+        ranges = [extremes(part.x) for part in parts.values()]
+        self._num_classes = self._classes(min(low for low, _ in ranges), max(high for _, high in ranges))
+        self.keep_classes(self._num_classes)
+        splits: dict[str, Split] = {}
+        for (name, part), (_, high) in zip(parts.items(), ranges, strict=True):
+            x = as_tensor(part.x, high)
+            splits[name] = Split(x[:, None] if x.dim() == 1 else x, _labels(part))
+        shapes = {name: split.shape for name, split in splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise FLDDError(f"the splits in '{self.path}' differ in the shape of an example: {shapes}.")
+        return splits
+
+    def _classes(self, low: int, high: int) -> int:
+        """K for values from ``low`` to ``high``."""
         if low < 0:
             raise FLDDError(
                 f"{self.path} has values from {low}; integers start at 0. Shift them, or drop the negative."
             )
-        upper = self._given_classes or max(2, high + 1)
-        check_states(x, upper, x.shape[1:], self.path)
-        return Split(x.long())
+        given = self._num_classes
+        if given is not None and high >= given:
+            raise FLDDError(
+                f"{self.path} has values from {low} to {high}, but num_classes is {given}, so values must lie in "
+                f"0..{given - 1}. Set --data.num_classes {high + 1} to train a model; one that is trained keeps its "
+                "classes."
+            )
+        if given is None and high == 0:
+            raise FLDDError(
+                f"{self.path} has no value but 0, which is one class. Set --data.num_classes if others are possible."
+            )
+        classes = high + 1 if given is None else given
+        if classes > _MOST_CLASSES:
+            raise FLDDError(
+                f"{self.path} has values up to {high}: {classes} classes are more than networks can take. Number the "
+                "values that occur: np.unique(x, return_inverse=True)[1].reshape(x.shape)."
+            )
+        return classes
 
 
-def _read(path: Path) -> Tensor:
-    if not path.is_file():
-        raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
-    try:
-        if path.suffix == ".npy":
-            return torch.from_numpy(_integers(np.load(path, allow_pickle=False)))
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return torch.from_numpy(_integers(archive[_only(archive.files, path)]))
-        if path.suffix == ".pt":
-            loaded = torch.load(path, weights_only=True, map_location="cpu")
-            value = loaded[_only(list(loaded), path)] if isinstance(loaded, dict) else loaded
-            if isinstance(value, Tensor):
-                return value
-            raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")
-    except FLDDError:
-        raise
-    except Exception as error:  # the readers raise many kinds
-        raise FLDDError(f"cannot read '{path}': {error}. Save it again as a plain integer array.") from error
-    raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
+def _check_array(part: Examples, least: int) -> None:
+    """Raise FLDDError unless examples are integers ``(N, *shape)``, N at least ``least``."""
+    x = part.x
+    if x.ndim < 1 or len(x) < least or x.size == 0:
+        raise FLDDError(f"{part.name} has shape {x.shape}; give at least {least} examples (N, *shape), none empty.")
+    if x.dtype.kind not in "bui":
+        raise FLDDError(
+            f"{part.name} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+            "(array.astype(int)), quantise or binarise the others."
+        )
 
 
-def _integers(array: np.ndarray) -> np.ndarray:
-    # torch lacks the wider unsigned types; values beyond int64 are out of range for any K anyway.
-    return array.astype(np.int64) if array.dtype.kind == "u" else array
-
-
-def _only(names: list[str], path: Path) -> str:
-    if "x" in names:
-        return "x"
-    if len(names) == 1:
-        return names[0]
-    raise FLDDError(f"'{path}' holds {len(names)} arrays {names}; name the one to use 'x'.")
+def _labels(part: Examples) -> Tensor | None:
+    """Labels ``(N,)`` of examples, as ``int64``."""
+    y = part.labels
+    if y is None:
+        return None
+    advice = "Save one integer from 0 on for every example, or leave the labels out of the file."
+    if y.shape[:1] != (len(part.x),) or y.size != len(part.x):
+        raise FLDDError(
+            f"the labels of {part.name} have shape {y.shape}, but there are {len(part.x)} examples. {advice}"
+        )
+    if y.dtype.kind not in "bui" or int(y.min()) < 0 or int(y.max()) >= _MOST_CLASSES:
+        what = f"values from {y.min()} to {y.max()}" if y.dtype.kind in "bui" else f"dtype {y.dtype}"
+        raise FLDDError(f"the labels of {part.name} have {what}. {advice}")
+    return torch.from_numpy(y.reshape(-1).astype(np.int64))

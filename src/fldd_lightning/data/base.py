@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,49 +16,99 @@ from ..checkpoint import load_data
 from ..errors import FLDDError
 from .loaders import ResumableLoader, ResumableSampler
 
-__all__ = ["DiscreteDataModule", "Split", "split_rows"]
+__all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
 
 
 class Split(Dataset[dict[str, Tensor]]):
     """Examples ``x`` with their ``index`` and, if there are any, their ``label``.
 
     Args:
-        x: Integers ``(N, *shape)``.
-        labels: ``(N,)``.
-        rows: Where in the source each example stands, ``(N,)``; None if that is not known.
+        x: Integers ``(N, *shape)``, of any integer type; batches have the same.
+        labels: Labels ``(N,)``.
+        rows: Which of the N examples are of this split ``(n,)``; all if None. No example is copied before it is used.
     """
 
     def __init__(self, x: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> None:
-        self.x, self.labels, self.rows = x, labels, rows
+        self._x, self._labels, self._rows = x, labels, rows
+
+    @property
+    def x(self) -> Tensor:
+        """The examples of this split ``(n, *shape)``; a copy where they are some of many."""
+        return self._x if self._rows is None else self._x[self._rows]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Their labels ``(n,)``, if there are any."""
+        return self._labels if self._labels is None or self._rows is None else self._labels[self._rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self._x.shape[1:])
+
+    @property
+    def source(self) -> tuple[Tensor, Tensor | None]:
+        """The examples it is taken from ``(N, *shape)``, and which of them it has ``(n,)``; None for all."""
+        return self._x, self._rows
+
+    def part(self, rows: Tensor) -> Split:
+        """A split of some examples of this one, whose ``rows`` ``(n,)`` are given; it shares their memory."""
+        return Split(self._x, self._labels, rows if self._rows is None else self._rows[rows])
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self._x if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = {"x": self.x[index], "index": torch.tensor(index)}
-        if self.labels is not None:
-            item["label"] = self.labels[index]
+        row = index if self._rows is None else int(self._rows[index])
+        item = {"x": self._x[row], "index": torch.tensor(index)}
+        if self._labels is not None:
+            item["label"] = self._labels[row]
         return item
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         return [self[i] for i in indices]
 
 
-def split_rows(x: Tensor, val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Split examples ``(N, *shape)`` at random; at least one for validation and one for testing.
+def split_rows(
+    x: Tensor | Split, val_fraction: float, test_fraction: float, seed: int, given: Mapping[str, Split] | None = None
+) -> dict[str, Split]:
+    """Split examples at random; at least one for validation and one for testing. They are not copied.
+
+    Args:
+        x: Examples ``(N, *shape)``, or a split of them with their labels.
+        val_fraction: Share of them for validation.
+        test_fraction: Share of them for testing.
+        seed: Decides which.
+        given: Splits ``val`` or ``test`` that there are already. They are used as they are, and nothing is drawn for
+            them.
 
     Raises:
         FLDDError: If the shares or the number of examples do not give three splits.
     """
     if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
         raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
-    if len(x) < 3:
-        raise FLDDError(f"{len(x)} examples cannot be split in three: give at least 3 examples.")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    num_val = max(1, round(len(x) * val_fraction))
-    num_test = max(1, round(len(x) * test_fraction))
-    val, test, train = order[:num_val], order[num_val : num_val + num_test], order[num_val + num_test :]
-    return {name: Split(x[rows], rows=rows) for name, rows in (("train", train), ("val", val), ("test", test))}
+    train = Split(x) if isinstance(x, Tensor) else x
+    splits = dict(given or {})
+    shares = {"val": val_fraction, "test": test_fraction}
+    missing = {name: share for name, share in shares.items() if name not in splits}
+    if len(train) <= len(missing):
+        raise FLDDError(
+            f"{len(train)} examples cannot be split in {len(missing) + 1}: give at least {len(missing) + 1}."
+        )
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)) if missing else None
+    for name, share in missing.items():
+        assert order is not None
+        number = max(1, round(len(train) * share))
+        splits[name], order = train.part(order[:number]), order[number:]
+    return {"train": train if order is None else train.part(order), "val": splits["val"], "test": splits["test"]}
+
+
+def joined(splits: Sequence[Split], order: Tensor | None = None) -> Split:
+    """The examples of splits one after the other, or in an order ``(N,)``; with labels if all of them have some."""
+    x = torch.cat([split.x for split in splits])
+    labels = [split.labels for split in splits if split.labels is not None]
+    whole = Split(x, torch.cat(labels) if len(labels) == len(splits) else None)
+    return whole if order is None else whole.part(order)
 
 
 class DiscreteDataModule(LightningDataModule):
@@ -76,9 +126,11 @@ class DiscreteDataModule(LightningDataModule):
     Attributes:
         vocabulary: What the K integers stand for, if they have names; set by :meth:`load`. Models take it
             over and keep it in their checkpoints.
+        classes_option: Name of the option that says K where data lack the last classes; None if there is none.
     """
 
     vocabulary: Sequence[str] | None = None
+    classes_option: str | None = None
 
     def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -113,16 +165,15 @@ class DiscreteDataModule(LightningDataModule):
     def all_rows(self) -> Split:
         """Every example in the order of the source, without splits; what ``fldd-lightning score`` goes through.
 
-        Joins the splits by their ``rows``, which :func:`split_rows` gives. Splits without them come one after the
-        other: train, val, test. A subclass overrides this if a single example should do, or if :meth:`load` leaves
-        something out.
+        Splits that were drawn from one source, as :func:`split_rows` draws them, are put back in its order. Others come
+        one after the other: train, val, test. A subclass overrides this if a single example should do, or if
+        :meth:`load` leaves something out.
         """
         splits = [self.splits[name] for name in ("train", "val", "test")]
-        x = torch.cat([split.x for split in splits])
-        labels = [split.labels for split in splits if split.labels is not None]
-        rows = [split.rows for split in splits if split.rows is not None]
-        order = torch.cat(rows).argsort() if len(rows) == len(splits) else torch.arange(len(x))
-        return Split(x[order], torch.cat(labels)[order] if len(labels) == len(splits) else None)
+        sources, rows = zip(*(split.source for split in splits), strict=True)
+        known = [each for each in rows if each is not None]
+        one_source = len(known) == len(splits) and all(each is sources[0] for each in sources)
+        return joined(splits, torch.cat(known).argsort() if one_source else None)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -143,7 +194,18 @@ class DiscreteDataModule(LightningDataModule):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return tuple(self.splits["train"].x.shape[1:])
+        return self.splits["train"].shape
+
+    @property
+    def num_labels(self) -> int:
+        """Number of class labels, 0 if there are none."""
+        labels = [split.labels for split in self.splits.values() if split.labels is not None]
+        return max((int(each.max()) + 1 for each in labels), default=0)
+
+    def keep_classes(self, num_classes: int) -> None:
+        """Keep K as the option that says it, if it was found in the data: checkpoints know it, other data may not."""
+        if self.classes_option in self.hparams:
+            self.hparams[self.classes_option] = num_classes
 
     @property
     def padded(self) -> bool:

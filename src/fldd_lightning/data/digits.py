@@ -49,4 +49,4 @@ class DigitsDataModule(DiscreteDataModule):
         train, held = train_test_split(range(len(x)), test_size=540, random_state=0, stratify=labels)
         val, test = train_test_split(held, test_size=270, random_state=0, stratify=labels[held])
         rows = {"train": torch.tensor(train), "val": torch.tensor(val), "test": torch.tensor(test)}
-        return {name: Split(x[i], labels[i], i) for name, i in rows.items()}
+        return {name: Split(x, labels, i) for name, i in rows.items()}

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import FLDDError
 
-__all__ = ["TABLES", "download", "hub_error", "load_hub", "load_local", "quiet", "split_names"]
+__all__ = ["SPLITS", "TABLES", "download", "hub_error", "load_hub", "load_local", "quiet", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _ABOUT = ("metadata", "dataset_dict", "dataset_info", "state")  # of images, and of what save_to_disk writes
-_SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def load_local(
@@ -139,7 +139,7 @@ def split_names(tables: Any) -> dict[str, Any]:
     Raises:
         FLDDError: If there is no ``train``.
     """
-    found = {split: tables[key] for split, called in _SPLITS.items() for key in reversed(called) if key in tables}
+    found = {split: tables[key] for split, called in SPLITS.items() for key in reversed(called) if key in tables}
     if "train" not in found:
         raise FLDDError(f"the data set has no split 'train', only {', '.join(tables)}.")
     return found
@@ -153,7 +153,7 @@ def _ending(file: Path) -> str:
 def _split_of(name: Path) -> str:
     """The split a file's name or folder speaks of, as whole words: ``data/train-00000-of-00001.parquet``."""
     words = re.split(r"[^a-z]+", str(name).lower())
-    for split, called in _SPLITS.items():
+    for split, called in SPLITS.items():
         if any(word in called for word in words):
             return split
     return "train"

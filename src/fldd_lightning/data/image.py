@@ -1,19 +1,20 @@
-"""Images with a few grey or colour levels, from the hub, from folders, tables or idx files."""
+"""Images of a few levels or classes, from the hub, from folders, tables or idx files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from .base import DiscreteDataModule, Split
+from .base import DiscreteDataModule, Split, joined
 from .hub import load_hub, load_local, split_names
 from .idx import idx_folder, read_idx_images
+from .pixels import Pixels
 
 __all__ = ["ImageDataModule", "ImageSplit"]
 
@@ -38,7 +39,14 @@ class ImageDataModule(DiscreteDataModule):
             resized with antialiasing. None keeps the images as they are.
         padding: Pixels of black added on each side before that.
         grey: Turn colour images grey.
-        levels: K, the number of grey or colour levels, 2 to 256.
+        background: Brightness behind transparent pixels, from 0 for black to 1 for white.
+        value_range: The pixel values that are black and white, ``[low, high]``; values outside count as these. It is
+            needed for real numbers, and helps where files of 16 bits hold fewer. None takes the whole range of 8
+            or 16 bits.
+        label_maps: Pixel values are classes, not brightness: they stay as they are, and ``size`` picks pixels in
+            place of averaging them.
+        levels: K, the number of grey or colour levels, 2 to 256; 256 if not given. With ``label_maps`` the number of
+            classes: if not given, the largest value plus one. Checkpoints keep it.
         threshold: For ``levels=2``, the brightness in (0, 1) above which a pixel is 1.
         stochastic: For ``levels=2``: a pixel is 1 with probability equal to its brightness, drawn
             anew whenever it is read in training and once, by ``seed``, for the other splits.
@@ -50,9 +58,11 @@ class ImageDataModule(DiscreteDataModule):
         seed: Seed of the split, of the binarisation and of the training order.
 
     Raises:
-        FLDDError: If an option is out of range, or (when read) the data are missing, broken, or
-            of several sizes although no ``size`` is given.
+        FLDDError: If an option is out of range, or (when read) the data are missing, broken, or of several sizes
+            although no ``size`` is given; and if all pixels of all images are equal.
     """
+
+    classes_option = "levels"
 
     def __init__(
         self,
@@ -64,7 +74,10 @@ class ImageDataModule(DiscreteDataModule):
         size: int | None = None,
         padding: int = 0,
         grey: bool = False,
-        levels: int = 256,
+        background: float = 1.0,
+        value_range: Sequence[float] | None = None,
+        label_maps: bool = False,
+        levels: int | None = None,
         threshold: float = 0.5,
         stochastic: bool = False,
         flip: bool = False,
@@ -76,8 +89,14 @@ class ImageDataModule(DiscreteDataModule):
         super().__init__(batch_size, num_workers, seed)
         if path is None and name is None:
             raise FLDDError("set --data.path to local images, or --data.name to a data set of the hub.")
-        if not 2 <= levels <= 256:
+        if levels is not None and (levels < 2 or (levels > 256 and not label_maps)):
             raise FLDDError(f"levels is {levels}, but it must lie between 2 and 256.")
+        if not 0 <= background <= 1:
+            raise FLDDError(f"background is {background}, but it must lie between 0, black, and 1, white.")
+        if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+            raise FLDDError(f"value_range is {value_range}, but it must be two numbers, [low, high].")
+        if label_maps and (stochastic or value_range is not None):
+            raise FLDDError("label_maps takes values as they are: leave value_range and stochastic out.")
         if not 0 < threshold < 1:
             raise FLDDError(f"threshold is {threshold}, but it must lie strictly between 0 and 1.")
         if stochastic and levels != 2:
@@ -87,22 +106,22 @@ class ImageDataModule(DiscreteDataModule):
         self.save_hyperparameters(logger=False)
         self.path, self.name, self.subset = None if path is None else Path(path).expanduser(), name, subset
         self.image_column, self.label_column = image_column, label_column
-        self.size, self.padding, self.grey, self.levels = size, padding, grey, levels
+        self.size, self.padding = size, padding
+        self.levels = 256 if levels is None and not label_maps else levels
+        self.grey, self.background, self.value_range, self.label_maps = grey, background, value_range, label_maps
         self.threshold, self.stochastic, self.flip, self.num_val = threshold, stochastic, flip, num_val
 
     @property
     def num_classes(self) -> int:
-        """K, the number of levels."""
+        """K, the number of levels or classes."""
+        if self.levels is None:
+            _ = self.splits  # finds it
+        assert self.levels is not None
         return self.levels
 
-    @property
-    def num_labels(self) -> int:
-        """Number of class labels, 0 if there are none."""
-        labels = [split.labels for split in self.splits.values() if split.labels is not None]
-        return max((int(each.max()) + 1 for each in labels), default=0)
-
     def load(self) -> dict[str, Split]:
-        parts = self._held_out(self._parts_of_one_shape())
+        pixels = self._pixels()
+        parts = self._held_out(self._parts_of_one_shape(pixels))
         splits: dict[str, Split] = {}
         for i, (name, (images, labels)) in enumerate(parts.items()):
             is_train = name == "train"
@@ -112,38 +131,59 @@ class ImageDataModule(DiscreteDataModule):
                 generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + i)
                 x = self._quantise(images, generator)
                 splits[name] = ImageSplit(x, labels, False, self.flip and is_train)
+        pixels.check(split.x for split in splits.values())
         return splits
 
     def all_rows(self) -> Split:
         """All images, none mirrored: the source's own splits one after the other, each in the source's order."""
-        parts = self._parts_of_one_shape()
-        found = [parts[name] for name in ("train", "val", "test") if name in parts]
+        pixels = self._pixels()
+        parts = self._parts_of_one_shape(pixels)
         generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1))
-        x = self._quantise(torch.cat([images for images, _ in found]), generator)
-        labels = [each for _, each in found if each is not None]
-        return Split(x, torch.cat(labels) if len(labels) == len(found) else None)
+        found = [parts[name] for name in ("train", "val", "test") if name in parts]
+        return joined([Split(self._quantise(images, generator), labels) for images, labels in found])
 
-    def _parts_of_one_shape(self) -> dict[str, tuple[Tensor, Tensor | None]]:
-        parts = self._parts()
+    def _pixels(self) -> Pixels:
+        """What turns images into levels or classes."""
+        return Pixels(self.grey, self.background, self.value_range, self.label_maps)
+
+    def _parts_of_one_shape(self, pixels: Pixels) -> dict[str, tuple[Tensor, Tensor | None]]:
+        parts = self._parts(pixels)
         shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")
+        if self.label_maps:
+            self._count_classes(pixels)
         return parts
 
-    def _parts(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def _count_classes(self, pixels: Pixels) -> None:
+        """Take K of label maps from their values, or check these against it."""
+        highest = int(pixels.high)
+        if self.levels is None:
+            self.levels = max(2, highest + 1)
+            self.keep_classes(self.levels)
+        elif highest >= self.levels:
+            raise FLDDError(
+                f"label maps have classes up to {highest}, but levels is {self.levels}. Set --data.levels "
+                f"{highest + 1} to train a model; one that is trained keeps its classes."
+            )
+
+    def _parts(self, pixels: Pixels) -> dict[str, tuple[Tensor, Tensor | None]]:
         """The splits there are, each images ``(N, [3,] H, W)`` as bytes at their final size, and labels."""
         idx = None if self.path is None else idx_folder(self.path)
         if idx is not None:
             raw = {name: read_idx_images(idx, part) for name, part in (("train", "train"), ("test", "t10k"))}
-            return {name: (self._resized(images), labels) for name, (images, labels) in raw.items()}
+            read = {
+                name: (torch.from_numpy(pixels.scaled(i.numpy(), name)), labels) for name, (i, labels) in raw.items()
+            }
+            return {name: (self._resized(images), labels) for name, (images, labels) in read.items()}
         table = (
             load_local(self.path, folder_kind="imagefolder")
             if self.path is not None
             else load_hub(str(self.name), self.subset)
         )
-        return {key: self._decode(part, key) for key, part in split_names(table).items()}
+        return {key: self._decode(part, key, pixels) for key, part in split_names(table).items()}
 
-    def _decode(self, table: Any, split: str) -> tuple[Tensor, Tensor | None]:
+    def _decode(self, table: Any, split: str, pixels: Pixels) -> tuple[Tensor, Tensor | None]:
         import datasets
 
         columns = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -156,7 +196,7 @@ class ImageDataModule(DiscreteDataModule):
         raw = table.cast_column(column, datasets.Image(decode=False))[column]
         images: list[Tensor] = []
         for i, item in enumerate(raw):
-            image = self._resized(_decode_image(item, f"{split} image {i}", self.grey).unsqueeze(0))[0]
+            image = self._resized(pixels.read(item, f"{split} image {i}").unsqueeze(0))[0]
             if images and image.shape != images[0].shape:
                 raise FLDDError(
                     f"{split} image {i} has shape {tuple(image.shape)}, but image 0 has {tuple(images[0].shape)}. "
@@ -180,7 +220,7 @@ class ImageDataModule(DiscreteDataModule):
         return torch.tensor(labels)
 
     def _resized(self, images: Tensor) -> Tensor:
-        """Bytes ``(N, C, H, W)`` to bytes ``(N, H, W)`` or ``(N, 3, H, W)`` at the final size."""
+        """Bytes or classes ``(N, C, H, W)`` to ``(N, H, W)`` or ``(N, 3, H, W)`` at the final size."""
         if self.padding:
             images = F.pad(images, [self.padding] * 4)
         height, width = images.shape[-2:]
@@ -188,21 +228,25 @@ class ImageDataModule(DiscreteDataModule):
             parts = []
             for part in torch.split(images, 4096):
                 values = part.float()
-                if height % self.size == 0 and width % self.size == 0:
+                if self.label_maps:
+                    values = F.interpolate(values, (self.size, self.size), mode="nearest-exact")
+                elif height % self.size == 0 and width % self.size == 0:
                     values = F.avg_pool2d(values, (height // self.size, width // self.size))
                 else:
                     values = F.interpolate(values, (self.size, self.size), mode="bilinear", antialias=True)
-                parts.append(values.round().clamp(0, 255).byte())
+                parts.append(values.round().to(images.dtype))
             images = torch.cat(parts)
         return images.squeeze(1) if images.shape[1] == 1 else images
 
     def _quantise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Bytes to levels 0..K-1, as bytes."""
+        """Bytes to levels 0..K-1, as bytes; classes as they are."""
+        if self.label_maps:
+            return images.byte() if self.num_classes <= 256 else images
         if self.stochastic:
             return binarise(images, generator)
         if self.levels == 2:
             return (images.float() > 255 * self.threshold).byte()
-        return (images.int() * self.levels // 256).byte()
+        return (images.int() * self.num_classes // 256).byte()
 
     def _held_out(self, parts: dict[str, tuple[Tensor, Tensor | None]]) -> dict[str, tuple[Tensor, Tensor | None]]:
         """All three splits; missing ones are drawn from the training images."""
@@ -240,25 +284,3 @@ class ImageSplit(Split):
 def binarise(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw pixels that are 1 with probability brightness / 255 (Salakhutdinov and Murray, 2008)."""
     return (torch.rand(images.shape, generator=generator) * 255 < images).byte()
-
-
-def _decode_image(item: Any, what: str, grey: bool) -> Tensor:
-    """An undecoded image of a table as bytes ``(C, H, W)`` with 1 or 3 channels, the way its camera held it."""
-    from io import BytesIO
-
-    from PIL import Image, ImageOps
-
-    encoded, path = (item or {}).get("bytes"), (item or {}).get("path")
-    source = path if encoded is None else BytesIO(encoded)
-    if source is None:
-        raise FLDDError(f"{what} is missing. Remove its row or give it an image.")
-    try:
-        with Image.open(source) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-            array = np.asarray(image.convert("L" if grey or image.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        where = "" if path is None else f" ('{path}')"
-        raise FLDDError(f"{what}{where} cannot be read: {error}. Remove or replace it.") from error
-    return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)

@@ -1,0 +1,149 @@
+"""Arrays from ``.npy``, ``.npz`` and ``.pt`` files: which is which, by its name, and what each holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FLDDError
+from .hub import SPLITS
+
+__all__ = ["Examples", "as_tensor", "extremes", "read_arrays"]
+
+_MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
+_PIECE = 2**24  # numbers looked at at once
+_KINDS = {"x": ("", "x", "data", "images"), "labels": ("y", "label", "labels", "target", "targets")}
+_NAMES = (
+    "Name the examples 'x' and their labels 'y'; or, for splits of your own, 'x_train', 'y_train', 'x_val' and so on."
+)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split as it stands in a file.
+
+    Attributes:
+        x: The examples, as the file has them.
+        labels: Their labels, if there are any.
+        name: What to call the examples in a message.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None
+    name: str
+
+
+def read_arrays(path: Path) -> dict[str, Examples]:
+    """The splits of a file; all is ``train`` where it names none.
+
+    Large ``.npy`` and ``.pt`` files are mapped: what is not used stays on disk. Nothing is unpickled.
+
+    Args:
+        path: The file. One with several arrays says by their names which is which.
+
+    Returns:
+        Examples for ``train``, and for ``val`` and ``test`` where the file has them.
+
+    Raises:
+        FLDDError: If the file is missing or unreadable, or the names of its arrays do not say what they are.
+    """
+    if not path.is_file():
+        raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
+    is_large = path.stat().st_size > _MAPPED
+    try:
+        if path.suffix == ".npy":
+            x = np.load(path, "c" if is_large else None, allow_pickle=False)
+            return {"train": Examples(_array(x, path), None, str(path))}
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return _by_split(arrays, path)
+        if path.suffix == ".pt":
+            loaded = torch.load(path, "cpu", weights_only=True, mmap=is_large and is_zipfile(path))
+            if isinstance(loaded, dict):
+                return _by_split(loaded, path)
+            return {"train": Examples(_array(loaded, path), None, str(path))}
+    except FLDDError:
+        raise
+    except Exception as error:  # the readers raise many kinds
+        raise FLDDError(f"cannot read '{path}': {error}. Save it again as a plain integer array.") from error
+    raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
+
+
+def extremes(x: np.ndarray) -> tuple[int, int]:
+    """Least and largest value of integers ``(N, *shape)``, looked at in pieces, so that a mapped file is read once."""
+    step = max(1, _PIECE // max(1, prod(x.shape[1:])))
+    pieces = [x[i : i + step] for i in range(0, len(x), step)]
+    ranges = [(int(piece.min()), int(piece.max())) for piece in pieces]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def as_tensor(x: np.ndarray, high: int) -> Tensor:
+    """Integers up to ``high`` as a tensor of the same memory, wherever torch can hold them as they are."""
+    native = x.dtype.newbyteorder("=")
+    x = x if x.dtype == native else x.astype(native)
+    if native.kind == "b":
+        x = x.view(np.uint8)
+    elif native.kind == "u" and native.itemsize > 1:  # torch computes little with these
+        signed = np.dtype(f"i{native.itemsize}")
+        x = x.view(signed) if high <= np.iinfo(signed).max else x.astype(np.int64)
+    return torch.from_numpy(x)
+
+
+def _by_split(arrays: Mapping[str, Any], path: Path) -> dict[str, Examples]:
+    """The arrays of a file with several, by what their names say."""
+    names = [name for name in arrays if isinstance(name, str)]
+    if len(names) == 1 and len(arrays) == 1:
+        return {"train": Examples(_array(arrays[names[0]], path), None, str(path))}
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        part = _part(name)
+        if part is None:
+            continue
+        if part in found:
+            raise FLDDError(f"'{path}' holds both '{found[part]}' and '{name}', of which one is too many. {_NAMES}")
+        found[part] = name
+    whole = found.get(("", "x"))
+    splits = [split for split in SPLITS if (split, "x") in found]
+    if whole is not None and splits:
+        raise FLDDError(
+            f"'{path}' holds '{whole}', which is to be split, and '{found[splits[0], 'x']}', which is a split. Leave "
+            "one of them out."
+        )
+    if whole is None and "train" not in splits:
+        wanted = "has no split 'train'" if splits else "name the one to use 'x'"
+        raise FLDDError(f"'{path}' holds {len(arrays)} arrays {[str(name) for name in arrays]}; {wanted}. {_NAMES}")
+    examples = {}
+    for split, key in [("train", "")] if whole is not None else [(split, split) for split in splits]:
+        labels = found.get((key, "labels"))
+        x = _array(arrays[found[key, "x"]], path)
+        of_it = None if labels is None else _array(arrays[labels], path)
+        examples[split] = Examples(x, of_it, f"'{found[key, 'x']}' in '{path}'")
+    return examples
+
+
+def _part(name: str) -> tuple[str, str] | None:
+    """The split (or none, '') and the kind that a name like ``x_train`` speaks of; None for other names."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    by_word = {word: split for split, called in SPLITS.items() for word in called}
+    splits = [by_word[word] for word in words if word in by_word]
+    rest = " ".join(word for word in words if word not in by_word)
+    kind = next((kind for kind, called in _KINDS.items() if rest in called), None)
+    return None if kind is None or len(splits) > 1 or not words else (splits[0] if splits else "", kind)
+
+
+def _array(value: Any, path: Path) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, Tensor):
+        array: np.ndarray = value.numpy(force=True)
+        return array
+    raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")
