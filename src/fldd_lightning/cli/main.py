@@ -21,7 +21,7 @@ subcommands:
   test      NELBO on test data:       fldd-lightning test --ckpt_path run.ckpt
   predict   NELBO of every example:   fldd-lightning predict --ckpt_path run.ckpt
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
-  tokenizer train a BPE tokenizer:    fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
+  tokenizer train a tokenizer:        fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
 A checkpoint holds its own configuration; options given beside it go first.
 Classes of your own are found from the folder you are in: write class_path: my_file.MyClass in a config. A checkpoint

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..categorical import check_integers, check_states
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split, split_rows
+from .folders import nothing_usable
 
 __all__ = ["ArrayDataModule"]
 
@@ -74,6 +75,11 @@ class ArrayDataModule(DiscreteDataModule):
 
 
 def _read(path: Path) -> Tensor:
+    if path.is_dir():
+        arrays = [str(file) for file in sorted(path.iterdir()) if file.suffix in (".npy", ".npz", ".pt")]
+        if not arrays:
+            raise nothing_usable(path, "files .npy, .npz, .pt")
+        raise FLDDError(f"'{path}' is a folder. Set --data.path to one of its files: {', '.join(arrays[:5])}.")
     if not path.is_file():
         raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
     try:

@@ -17,6 +17,7 @@ from .idx import idx_folder, read_idx_images
 
 __all__ = ["ImageDataModule", "ImageSplit"]
 
+_WANTED = "pictures such as .png and .jpg, MNIST's files such as train-images-idx3-ubyte.gz"
 _ONE_SIZE = "Set --data.size to bring all to one size, and --data.grey true if colours are mixed with grey."
 
 
@@ -124,7 +125,7 @@ class ImageDataModule(DiscreteDataModule):
             raw = {name: read_idx_images(idx, part) for name, part in (("train", "train"), ("test", "t10k"))}
             return {name: (self._resized(images), labels) for name, (images, labels) in raw.items()}
         table = (
-            load_local(self.path, folder_kind="imagefolder")
+            load_local(self.path, folder_kind="imagefolder", folder_holds=_WANTED)
             if self.path is not None
             else load_hub(str(self.name), self.subset)
         )
