@@ -148,7 +148,7 @@ def test_smiles_are_found_in_files(tmp_path: Path, name: str, header: str, row: 
         ("a.txt", "", "is empty"),
         ("a.txt", "C\nC\u00d6\n", "is no SMILES"),
         ("a.smi", "CC\nCCO,ethanol\n", r"'CCO,ethanol' is no SMILES.*\.csv"),
-        ("a.csv", "smiles;y\nCCO;1\n", "'CCO;1' is no SMILES"),
+        ("a.csv", "smiles;y\nCCO;1\n", "separate the columns by commas"),
         ("a.csv", "CCO,1\nCC,2\n", r"called smiles: none; all columns: \['CCO', '1'\]\. Set --data\.column"),
         ("a.csv", "r_smiles,p_smiles\nC,O\n", r"called smiles: \['r_smiles', 'p_smiles'\]"),
         ("a.csv", "smiles,y\nCCO,1,2\n", r"row 2 .* has 3 fields"),

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from examples.molecules.files import read_smiles
 from fcd import get_predictions, load_ref_model
 from rdkit import Chem, RDLogger
 from torch import Tensor
@@ -16,8 +17,6 @@ from torchvision.transforms.functional import to_tensor
 
 from fldd_lightning import FLDD, DiscreteDataModule, FrechetDistance, Split
 from fldd_lightning.data import split_rows
-
-from .files import read_smiles
 
 PAD, MASK = " ", "?"
 TOKEN = re.compile(r"\[[^\]]*\]|Br|Cl|%\d\d|.")  # [nH], Br, Cl and %10 are one token each

@@ -46,6 +46,8 @@ def write(path: Path, content: str | bytes) -> Path:
         ("id,text\n1,a\n2\n", r"row 3 \('2'\) has 1 fields, .* names 2\. Add what is missing"),
         ("", r"a\.csv' is empty: its first line must name the columns"),
         ("text,text\na,b\n", r"names \['text'\] twice"),
+        ("text;label\na;1\n", r"header of .*a\.csv' is 'text;label': separate the columns by commas"),
+        ('text\nfine\n"not closed\nlost\n', r"ends within double quotes, in the text that starts with 'not closed"),
     ],
 )
 def test_rows_that_are_no_rows_of_the_header_are_named(
@@ -57,7 +59,7 @@ def test_rows_that_are_no_rows_of_the_header_are_named(
 
 
 def test_csv_is_text_as_it_stands_there(tmp_path: Path) -> None:
-    lines = ["NA", "None", "null", "nan", "0012", "1e3", "True", "hello", '"a, b"', '"say ""x"""', '"two\nlines"']
+    lines = ["NA", "None", "null", "nan", "0012", "1e3", "True", '5" pipe', '"a, b"', '"say ""x"""', '"two\nlines"']
     path = write(tmp_path / "a.csv", "text\r\n" + "\r\n".join(lines) + "\r\n")
     wanted = [*lines[:8], "a, b", 'say "x"', "two\nlines"]
     assert read(path) == sorted(wanted)

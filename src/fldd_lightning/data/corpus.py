@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import get_worker_info
 
@@ -92,8 +93,6 @@ class Documents:
         values = self.table.data.column(self.column)
         if not values.null_count:
             return self
-        import numpy as np
-
         there = values.is_valid().to_numpy()
         if not self.skip_missing:
             raise self._refused(int(there.argmin()))
@@ -226,7 +225,7 @@ def _column(table: Any, wanted: str | None, what: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a text is a number or a truth value, as columns of names and labels are not read unasked."""
+    """Whether a text is a number or a truth value. A column of such is not read unless it is named, or the only one."""
     try:
         float(text)
     except ValueError:

@@ -78,7 +78,7 @@ def load_local(
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
         mistake = error if isinstance(error, FLDDError) else error.__cause__
         if isinstance(mistake, FLDDError):  # of our own readers
-            raise mistake from error.__cause__
+            raise mistake from None
         is_empty = "corresponds to no data" in str(error)
         if not files and (is_empty or isinstance(error, FileNotFoundError)):
             raise nothing_usable(path, wanted) from error

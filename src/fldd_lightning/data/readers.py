@@ -11,7 +11,7 @@ import codecs
 import csv
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
@@ -136,10 +136,12 @@ class Csv(_Reader):
             wrong.append(row)
             return "error"
 
+        last = None
         try:
             with open(file, "rb") as raw:
+                watched = _Watched(raw)
                 reader = arrow_csv.open_csv(
-                    raw,
+                    pa.PythonFile(watched, mode="r"),
                     arrow_csv.ReadOptions(block_size=_BLOCK, skip_rows=blank, encoding=encoding_of(file)),
                     arrow_csv.ParseOptions(
                         newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=refuse
@@ -154,6 +156,7 @@ class Csv(_Reader):
                 yield reader.schema.empty_table()  # which names the columns of a file without rows
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
+                    last = batch.column(len(header) - 1)[-1].as_py() if len(batch) else last
         except pa.ArrowInvalid as error:
             if not wrong:
                 raise
@@ -163,6 +166,11 @@ class Csv(_Reader):
                 f"'{name}', row {row.number} ({row.text[:60]!r}) has {row.actual_columns} fields, but the header names "
                 f"{len(header)}. {'Put a field with a comma in double quotes' if is_long else 'Add what is missing'}."
             ) from error
+        if "\n" in (last or "") and watched.end != b'"':  # a text with a line break is between quotes
+            raise FLDDError(
+                f"'{name}' ends within double quotes, in the text that starts with {str(last)[:40]!r}. Close them, or "
+                "write a double quote that is text twice."
+            )
 
     def _header(self, file: str, name: str) -> tuple[int, list[str]]:
         """The number of blank lines before the header, and its fields."""
@@ -170,10 +178,24 @@ class Csv(_Reader):
             blank, header = next(((n, row) for n, row in enumerate(csv.reader(text)) if row), (0, []))
         if not header:
             raise FLDDError(f"'{name}' is empty: its first line must name the columns.")
+        if len(header) == 1 and set(header[0]) & set(";\t"):
+            raise FLDDError(f"the header of '{name}' is {header[0]!r}: separate the columns by commas.")
         twice = {column for column in header if header.count(column) > 1}
         if twice:
             raise FLDDError(f"the header of '{name}' names {sorted(twice)} twice: give each column a name of its own.")
         return blank, header
+
+
+class _Watched:
+    """A file that keeps the last byte read of it, but for white space and the zeros of UTF-16."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw, self.end, self.closed = raw, b"", False
+
+    def read(self, size: int = -1) -> bytes:
+        part = self.raw.read(size)
+        self.end = part.rstrip(b"\r\n \0")[-1:] or self.end
+        return part
 
 
 def _opened(file: str) -> TextIOWrapper:
