@@ -136,7 +136,8 @@ def test_files_of_one_folder_may_differ_in_encoding_but_those_of_json(tmp_path: 
         for i, encoding in enumerate(("utf-8", "utf-16")):
             content = "good day\nsir\n" if folder == "texts" else '{"text": "good day"}\n'
             write(tmp_path / folder / name.format(i), content.encode(encoding))
-    assert read(tmp_path / "texts") == ["good day"] * 2 + ["sir"] * 2
+    write(tmp_path / "texts" / "state.txt", "of affairs")  # as a file of the library is called but for its ending
+    assert read(tmp_path / "texts") == ["good day"] * 2 + ["of affairs"] + ["sir"] * 2
     with pytest.raises(FLDDError, match=r"written in utf-16, utf-8-sig: convert"):
         _ = data_of(tmp_path / "tables").splits
 

@@ -14,7 +14,8 @@ from .folders import ending, nothing_usable
 __all__ = ["TABLES", "download", "hub_error", "load_hub", "load_local", "quiet", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-_ABOUT = ("metadata", "dataset_dict", "dataset_info", "state")  # of images, and of what save_to_disk writes
+_ABOUT_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_ABOUT = (*_ABOUT_IMAGES, "dataset_dict.json", "dataset_info.json", "state.json")  # and what save_to_disk writes
 _SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -53,7 +54,7 @@ def load_local(
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    listed = (p for p in path.rglob("*") if ending(p) in kinds and p.stem not in _ABOUT)
+    listed = (p for p in path.rglob("*") if ending(p) in kinds and p.name not in _ABOUT)
     files = [path] if path.is_file() else sorted(listed)
     known = ", ".join(sorted(kinds))
     if files and ending(files[0]) not in kinds:
