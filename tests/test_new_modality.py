@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
 from pathlib import Path
@@ -111,12 +112,57 @@ def test_smiles_become_tokens_and_come_back(tmp_path: Path) -> None:
     assert data.num_classes == len(data.vocabulary or [])
     assert data.padded
     assert (data.vocabulary or [])[-1] == " "
-    for content, message in ((b"", "0 examples"), ("CÖ".encode(), "cannot read"), (None, "cannot read")):
-        if content is not None:
-            (tmp_path / "bad.txt").write_bytes(content)
-        path = tmp_path / ("bad.txt" if content is not None else "no.txt")
-        with pytest.raises(FLDDError, match=message):
-            _ = SmilesDataModule(str(path)).splits
+
+
+MOLECULES = ["CCO", "c1ccccc1", "[Na+].[Cl-]", "[13CH4]", "F/C=C/F", "C%12CCCCC%12", "BrCCl", "N#N"]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row", "options"),
+    [
+        ("a.smi", "SMILES Name\n", "{} n{}\n", {}),
+        ("a.smi", "", "{}\tn{}, rac\n", {}),
+        ("a.txt", "canonical_smiles\n", "{}\n", {}),
+        ("a.smi.gz", "smiles\n", "{}\n\n", {}),
+        ("a.csv", "smiles,logP,qed\n", "{},{}.5,0.5\n", {}),
+        ("a.csv", "id,Canonical_SMILES\n", '1,"{}"\n', {}),
+        ("a.csv", "smiles_scaffold,SMILES,y\n", "C,{},{}\n", {}),
+        ("a.csv", "name,structure\n", '"1,2-{1}",{0}\n', {"column": "structure"}),
+        ("a.jsonl", "", '{{"smiles": "{}", "y": {}}}\n', {}),
+    ],
+)
+def test_smiles_are_found_in_files(tmp_path: Path, name: str, header: str, row: str, options: dict[str, str]) -> None:
+    from examples.molecules.smiles import SmilesDataModule, to_smiles
+
+    content = (header + "".join(row.format(smiles, i) for i, smiles in enumerate(MOLECULES))).encode("utf-8-sig")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    data = SmilesDataModule(str(path), held_out=0.2, **options)  # type: ignore[arg-type]
+    texts = [s for split in data.splits.values() for s in to_smiles(split.x, list(data.vocabulary or []))]
+    assert sorted(texts) == sorted(MOLECULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "is empty"),
+        ("a.txt", "C\nC\u00d6\n", "is no SMILES"),
+        ("a.smi", "CC\nCCO,ethanol\n", r"'CCO,ethanol' is no SMILES.*\.csv"),
+        ("a.csv", "smiles;y\nCCO;1\n", "separate the columns by commas"),
+        ("a.csv", "CCO,1\nCC,2\n", r"called smiles: none; all columns: \['CCO', '1'\]\. Set --data\.column"),
+        ("a.csv", "r_smiles,p_smiles\nC,O\n", r"called smiles: \['r_smiles', 'p_smiles'\]"),
+        ("a.csv", "smiles,y\nCCO,1,2\n", r"row 2 .* has 3 fields"),
+        ("a.mol", "C", "no known kind"),
+        (None, "", "does not exist"),
+    ],
+)
+def test_files_without_smiles_are_named(tmp_path: Path, name: str | None, content: str, message: str) -> None:
+    from examples.molecules.smiles import SmilesDataModule
+
+    if name is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(FLDDError, match=message):
+        _ = SmilesDataModule(str(tmp_path / (name or "no.smi"))).splits
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:

@@ -249,7 +249,7 @@ def bad(values: object) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "content", "expected"),
     [
-        ("array", bad([[0, 1, 2, 3, 4, 5]]), "values from 0 to 5, but the model has 5 classes"),
+        ("array", bad([[0, 1, 2, 3, 4, 5]]), "values from 0 to 5, but num_classes is 5"),
         ("array", bad([[0, 1, 2]]), "was built for (batch, 6)"),
         ("array", bad([[0.5] * 6]), "needs integers"),
         ("array", bad([[-1] * 6]), "integers start at 0"),

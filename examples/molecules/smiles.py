@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
+from examples.molecules.files import read_smiles
 from fcd import get_predictions, load_ref_model
 from rdkit import Chem, RDLogger
 from torch import Tensor
@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchvision.transforms.functional import to_tensor
 
-from fldd_lightning import FLDD, DiscreteDataModule, FLDDError, FrechetDistance, Split
+from fldd_lightning import FLDD, DiscreteDataModule, FrechetDistance, Split
 from fldd_lightning.data import split_rows
 
 PAD, MASK = " ", "?"
@@ -29,24 +29,27 @@ def to_smiles(x: Tensor, vocabulary: list[str]) -> list[str]:
 
 
 class SmilesDataModule(DiscreteDataModule):
-    """A text file of SMILES, one a line, filled up with PAD; a first line ``smiles`` is a header.
+    """SMILES of a file, one a line or in a column of a table; each one once, filled up with PAD.
 
     Args:
-        path: The file.
+        path: The file, or a folder of files.
         held_out: Share of the molecules for validation, and the same again for testing.
         batch_size: Examples per batch and process.
         seed: Seed of the split and of the training order.
+        column: The column, if its name does not tell.
 
     Raises:
-        FLDDError: When read: if the file is missing, no ASCII or too short.
+        FLDDError: When read: if the file is missing, holds no SMILES or is too short.
     """
 
     padded = True
 
-    def __init__(self, path: str, held_out: float = 0.05, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self, path: str, held_out: float = 0.05, batch_size: int = 128, seed: int = 0, column: str | None = None
+    ) -> None:
         super().__init__(batch_size, seed=seed)
         self.save_hyperparameters(logger=False)
-        self.path, self.held_out = Path(path), held_out
+        self.path, self.held_out, self.column = path, held_out, column
 
     @property
     def num_classes(self) -> int:
@@ -54,11 +57,7 @@ class SmilesDataModule(DiscreteDataModule):
         return len(self.vocabulary)
 
     def load(self) -> dict[str, Split]:
-        try:
-            lines = [line.split()[0] for line in self.path.read_text(encoding="ascii").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise FLDDError(f"cannot read '{self.path}': {error}. Give a file with one SMILES a line.") from error
-        rows = [TOKEN.findall(line) for line in dict.fromkeys(lines) if line != "smiles"]  # each one once
+        rows = [TOKEN.findall(line) for line in dict.fromkeys(read_smiles(self.path, self.column))]
         self.vocabulary = [*sorted({token for row in rows for token in row}), PAD]
         number = {token: i for i, token in enumerate(self.vocabulary)}
         longest = max(map(len, rows), default=0)

@@ -108,7 +108,9 @@ def test_tables(tmp_path: Path, kind: str) -> None:
     read = [text for name in ("train", "val", "test") for text in data.texts(name)]
     assert sorted(read) == sorted(LINES)
     with pytest.raises(FLDDError, match=r"columns with text: \['story'\].*--data\.column"):
-        _ = made(path, column="id").splits
+        _ = made(path, column="ids").splits
+    numbers = made(path, column="id", padded=True, length=2)
+    assert sorted(int(text) for name in ("train", "val", "test") for text in numbers.texts(name)) == list(range(60))
 
 
 def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
@@ -361,7 +363,12 @@ def test_broken_archives_and_wrong_paths_are_named(folder: Path, tmp_path: Path)
     with pytest.raises(FLDDError, match=r"no known kind.*\.txt"):
         _ = made(tmp_path / "story.doc").splits
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FLDDError, match="no known kind"):
+    with pytest.raises(FLDDError, match=r"Looked for: .*\.csv.*\.txt.* Found: no file at all\. Set --data\.path"):
+        _ = made(tmp_path / "empty").splits
+    (tmp_path / "empty" / "below").mkdir()
+    for name in ("a.pdf", "below/b.PDF", "below/readme"):
+        (tmp_path / "empty" / name).write_text("hello")
+    with pytest.raises(FLDDError, match=r"Found: 2 \.pdf \(such as 'a\.pdf'\), 1 without ending \(such as 'readme'\)"):
         _ = made(tmp_path / "empty").splits
     (folder / "more.csv").write_text("text\nhello\n")
     with pytest.raises(FLDDError, match=r"files of several kinds, \.csv, \.txt: set --data\.path"):
@@ -370,12 +377,6 @@ def test_broken_archives_and_wrong_paths_are_named(folder: Path, tmp_path: Path)
     path.unlink()
     with pytest.raises(FLDDError, match="no split 'train'"):
         _ = made(folder).splits
-
-
-def test_a_missing_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "hello there"}\n{"text": null}\n')
-    with pytest.raises(FLDDError, match="document 1: column 'text' holds None"):
-        _ = made(tmp_path / "a.jsonl").splits
 
 
 def test_without_a_network_it_is_said_what_to_do() -> None:

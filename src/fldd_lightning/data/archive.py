@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from .folders import nothing_usable
 from .hub import SPLITS
 
 __all__ = ["Examples", "as_tensor", "extremes", "read_arrays"]
 
+_ENDINGS = (".npy", ".npz", ".pt")
 _MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
 _PIECE = 2**24  # numbers looked at at once
 _KINDS = {"x": ("", "x", "data", "images"), "labels": ("y", "label", "labels", "target", "targets")}
@@ -56,6 +58,11 @@ def read_arrays(path: Path) -> dict[str, Examples]:
     Raises:
         FLDDError: If the file is missing or unreadable, or the names of its arrays do not say what they are.
     """
+    if path.is_dir():
+        arrays = [str(file) for file in sorted(path.iterdir()) if file.suffix in _ENDINGS]
+        if not arrays:
+            raise nothing_usable(path, f"files {', '.join(_ENDINGS)}")
+        raise FLDDError(f"'{path}' is a folder. Set --data.path to one of its files: {', '.join(arrays[:5])}.")
     if not path.is_file():
         raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
     is_large = path.stat().st_size > _MAPPED

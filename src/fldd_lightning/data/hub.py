@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FLDDError
+from .folders import ending, nothing_usable
 
 __all__ = ["SPLITS", "TABLES", "download", "hub_error", "load_hub", "load_local", "quiet", "split_names"]
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-_ABOUT = ("metadata", "dataset_dict", "dataset_info", "state")  # of images, and of what save_to_disk writes
+_ABOUT_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_ABOUT = (*_ABOUT_IMAGES, "dataset_dict.json", "dataset_info.json", "state.json")  # and what save_to_disk writes
 SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def load_local(
     path: Path,
-    kinds: Mapping[str, str] = TABLES,
+    kinds: Mapping[str, Any] = TABLES,
     folder_kind: str | None = None,
+    folder_holds: str = "",
     streaming: bool = False,
     one_split: bool = False,
     cache_dir: str | None = None,
@@ -31,10 +34,12 @@ def load_local(
         path: A file, which is all ``train``, or a folder. The files of a folder are of the split that
             their name or folder speaks of, or of ``train``, and of one kind; those that
             describe others, such as ``metadata.csv``, are left out.
-        kinds: Loader of the ``datasets`` library for each ending; files may be gzipped beside it.
+        kinds: For each ending a loader of the ``datasets`` library, or a builder class of our own. Files may be
+            gzipped beside it.
         folder_kind: Loader for a folder without such files. For ``imagefolder``, folders named
             ``train``, ``test`` and ``validation`` are the splits and those below them are the labels;
             a ``metadata.csv`` or ``metadata.jsonl`` beside the images gives further columns.
+        folder_holds: What else a folder may hold, in words.
         streaming: Read the files as they are needed, not now.
         one_split: All files are ``train``, whatever they are called.
         cache_dir: Where the library keeps tables; its own folder if None.
@@ -49,31 +54,66 @@ def load_local(
 
     if not path.exists():
         raise FLDDError(f"'{path}' does not exist. Set --data.path to a file or folder with the data.")
-    listed = (p for p in path.rglob("*") if _ending(p) in kinds and p.stem not in _ABOUT)
+    listed = (p for p in path.rglob("*") if ending(p) in kinds and p.name not in _ABOUT)
     files = [path] if path.is_file() else sorted(listed)
-    kind = _ending(files[0]) if files else None
-    if kind not in kinds and (files or folder_kind is None):
-        raise FLDDError(f"'{path}' is of no known kind; known are {', '.join(sorted(kinds))} and folders of them.")
-    endings = sorted({_ending(file) for file in files})
-    if len({kinds[ending] for ending in endings}) > 1:
+    known = ", ".join(sorted(kinds))
+    if files and ending(files[0]) not in kinds:
+        raise FLDDError(f"'{path}' is of no known kind; known are {known} and folders of them.")
+    wanted = f"{folder_holds + ', or ' if folder_holds else ''}files {known}, gzipped or not"
+    if not files and folder_kind is None:
+        raise nothing_usable(path, wanted)
+    endings = sorted({ending(file) for file in files})
+    if len({kinds[each] for each in endings}) > 1:
         raise FLDDError(
             f"'{path}' holds files of several kinds, {', '.join(endings)}: set --data.path to one of a kind."
         )
     try:
         with quiet():
-            if kind is None:
+            if not files:
                 return datasets.load_dataset(str(folder_kind), data_dir=str(path), cache_dir=cache_dir)
             by_split: dict[str, list[str]] = {}
             for file in files:
                 split = "train" if one_split else _split_of(file.relative_to(path))
                 by_split.setdefault(split, []).append(str(file))
-            return datasets.load_dataset(kinds[kind], data_files=by_split, streaming=streaming, cache_dir=cache_dir)
+            return _loaded(kinds[endings[0]], by_split, streaming, cache_dir)
     except Exception as error:  # the library raises a dozen kinds for files it cannot read
-        if "corresponds to no data" in str(error):
+        mistake = error if isinstance(error, FLDDError) else error.__cause__
+        if isinstance(mistake, FLDDError):  # of our own readers
+            raise mistake from None
+        is_empty = "corresponds to no data" in str(error)
+        if not files and (is_empty or isinstance(error, FileNotFoundError)):
+            raise nothing_usable(path, wanted) from error
+        if is_empty:
             raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error
         is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
         advice = ". Convert it to UTF-8" if is_encoding else ""
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error
+
+
+def _loaded(kind: Any, files: dict[str, list[str]], streaming: bool, cache_dir: str | None) -> Any:
+    """The tables of files of one kind, by split."""
+    import datasets
+
+    if isinstance(kind, str):
+        how: dict[str, Any] = {"data_files": files, "streaming": streaming, "cache_dir": cache_dir}
+        if kind == "json" and (encoding := _one_encoding([each for part in files.values() for each in part])):
+            how["encoding"] = encoding
+        return datasets.load_dataset(kind, **how)
+    builder = kind(cache_dir=cache_dir, dataset_name=kind.__name__.lower(), data_files=files)
+    if streaming:
+        return builder.as_streaming_dataset()
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _one_encoding(files: list[str]) -> str | None:
+    """What files are written in if it is not UTF-8: the library's reader of JSON takes one encoding for all."""
+    from .readers import encoding_of
+
+    encodings = {encoding_of(file) for file in files}
+    if len(encodings) > 1:
+        raise FLDDError(f"files are written in {', '.join(sorted(encodings))}: convert all of them to UTF-8.")
+    return None if encodings == {"utf-8-sig"} else encodings.pop()
 
 
 def load_hub(name: str, config: str | None = None, streaming: bool = False, cache_dir: str | None = None) -> Any:
@@ -143,11 +183,6 @@ def split_names(tables: Any) -> dict[str, Any]:
     if "train" not in found:
         raise FLDDError(f"the data set has no split 'train', only {', '.join(tables)}.")
     return found
-
-
-def _ending(file: Path) -> str:
-    """``.txt`` of both ``a.txt`` and ``a.txt.gz``."""
-    return (file.with_suffix("") if file.suffix == ".gz" else file).suffix
 
 
 def _split_of(name: Path) -> str:

@@ -18,6 +18,7 @@ from .pixels import Pixels
 
 __all__ = ["ImageDataModule", "ImageSplit"]
 
+_WANTED = "pictures such as .png and .jpg, MNIST's files such as train-images-idx3-ubyte.gz"
 _ONE_SIZE = "Set --data.size to bring all to one size, and --data.grey true if colours are mixed with grey."
 
 
@@ -177,7 +178,7 @@ class ImageDataModule(DiscreteDataModule):
             }
             return {name: (self._resized(images), labels) for name, (images, labels) in read.items()}
         table = (
-            load_local(self.path, folder_kind="imagefolder")
+            load_local(self.path, folder_kind="imagefolder", folder_holds=_WANTED)
             if self.path is not None
             else load_hub(str(self.name), self.subset)
         )

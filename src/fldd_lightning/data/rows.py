@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
-from .corpus import Documents
+from .corpus import Documents, as_text
 from .hub import quiet
 from .tokenizer import CharacterTokenizer, Tokenizer
 
@@ -34,14 +34,15 @@ class Rows:
         separator: Put between joined documents.
 
     Attributes:
-        counts: Documents and tokens seen, documents cut, and tokens that stand for what has none.
+        counts: Documents and tokens seen, documents cut, those left out as empty, and tokens that stand for what has
+            none.
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, padded: bool, separator: str) -> None:
         self.tokenizer, self.length, self.padded, self.separator = tokenizer, length, padded, separator
         num_classes = tokenizer.vocab_size + int(padded)
         self.dtype = next(dtype for limit, dtype in _DTYPES if num_classes <= limit)
-        self.counts = {"documents": 0, "tokens": 0, "cut": 0, "unknown": 0}
+        self.counts = {"documents": 0, "tokens": 0, "cut": 0, "empty": 0, "unknown": 0}
 
     def of(self, documents: Iterable[str]) -> Iterator[np.ndarray]:
         """Rows of documents, in their order, ``(N, L)`` at a time with N >= 0."""
@@ -91,7 +92,9 @@ class Rows:
             if (unknown := self.tokenizer.unknown) is not None:
                 self.counts["unknown"] += sum(int((ids == unknown).sum()) for ids in encoded)
             if self.padded:
-                yield self._filled([ids for ids in encoded if len(ids)])
+                filled = [ids for ids in encoded if len(ids)]
+                self.counts["empty"] += len(encoded) - len(filled)
+                yield self._filled(filled)
             else:
                 stream = np.concatenate([rest, *(ids.astype(self.dtype) for ids in encoded)])
                 whole = len(stream) // self.length * self.length
@@ -122,7 +125,7 @@ class _Encoder:
 
     def __call__(self, texts: Sequence[Any], numbers: Sequence[int]) -> dict[str, list[np.ndarray]]:
         if self.documents is not None:
-            self.documents.check(texts, numbers[0])
+            texts = self.documents.texts(texts, numbers[0])
         if self.separator is not None:  # so that a text split into lines is the same text again
             texts = [self.separator + text if number else text for text, number in zip(texts, numbers, strict=True)]
         return {"ids": self.tokenizer.encode(texts)}
@@ -144,8 +147,8 @@ def found_characters(documents: Iterable[Documents], separator: str) -> Characte
     return CharacterTokenizer.of(found)
 
 
-def _characters(texts: Sequence[str | None]) -> dict[str, list[str]]:
-    return {"characters": ["".join(sorted(set().union(*(text or "" for text in texts))))]}
+def _characters(texts: Sequence[Any]) -> dict[str, list[str]]:
+    return {"characters": ["".join(sorted(set().union(*(as_text(text) for text in texts))))]}
 
 
 def draw_splits(rows: Tensor, shares: dict[str, float], seed: int) -> dict[str, Tensor]:

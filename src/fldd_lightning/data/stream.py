@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -46,7 +47,7 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
         worker = get_worker_info()
         workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
         shuffled = self.documents.table.shuffle(seed=self.seed + number, buffer_size=self.buffer)
-        documents = Documents(shuffled, self.documents.column, self.documents.what)
+        documents = replace(self.documents, table=shuffled)
         return islice(documents, self.rank * workers + own, None, self.world * workers)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,8 @@ class TextDataModule(DiscreteDataModule):
     Either documents are joined and cut into blocks of ``length`` tokens, or (``padded``) every
     document is one example, filled up with PAD. PAD is then the last class, K - 1; see :class:`fldd_lightning.Spec`
     for what it means, and :class:`fldd_lightning.LengthLatent` for the lengths. Lines of a ``.txt`` file
-    are documents; joined by ``separator``, they are the file again.
+    are documents; joined by ``separator``, they are the file again. Records of FASTA are documents, without their
+    headers. In a ``.csv``, an empty field is missing; ``""``, ``NA`` and ``None`` are text.
 
     Splits named ``train``, ``validation`` and ``test`` (for a folder, in the names of files or folders, such as
     ``train.txt.gz``) are used as they are. Missing ones are drawn from the training examples by ``seed``:
@@ -37,13 +40,15 @@ class TextDataModule(DiscreteDataModule):
     ``datasets`` library keeps them on disk too, so that the next run on the same text does not tokenise it again.
 
     Args:
-        path: A ``.txt``, ``.csv``, ``.jsonl``, ``.parquet`` or ``.arrow`` file, gzipped or not, or a folder
-            of them. Overrides ``name``.
+        path: A ``.txt``, ``.csv``, ``.jsonl``, ``.parquet``, ``.arrow`` or FASTA file (``.fasta``, ``.fa``, ``.faa``,
+            ``.fna``), gzipped or not, or a folder of them. Overrides ``name``.
         name: A data set of the Hugging Face hub, such as ``roneneldan/TinyStories``.
         subset: One of its configurations.
-        column: Column with the texts; by default ``text``, or the only one that holds text.
+        column: Column with the texts; by default ``text``, or the only one that holds words. Numbers and truth values
+            of a column that is named are read as text, those of a ``.csv`` as they stand there: ``0012``.
         val_path: Validation text, if it is not found under ``path``.
         test_path: Test text.
+        skip_missing: Leave out rows without text, and say how many they are; False refuses them.
         length: Tokens per example.
         padded: One document per example, instead of blocks.
         tokenizer: A ``tokenizer.json``, a folder with one, or a name on the hub; None for characters.
@@ -73,6 +78,7 @@ class TextDataModule(DiscreteDataModule):
         column: str | None = None,
         val_path: str | None = None,
         test_path: str | None = None,
+        skip_missing: bool = True,
         length: int = 128,
         padded: bool = False,
         tokenizer: str | None = None,
@@ -99,8 +105,8 @@ class TextDataModule(DiscreteDataModule):
         if streaming and tokenizer is None and alphabet is None:
             raise FLDDError("streaming sees not all characters beforehand: set --data.alphabet or --data.tokenizer.")
         self.save_hyperparameters(logger=False)
-        self.source = {"path": path, "name": name, "subset": subset, "column": column}
-        self.source |= {"val_path": val_path, "test_path": test_path}
+        self.source: dict[str, Any] = {"path": path, "name": name, "subset": subset, "column": column}
+        self.source |= {"val_path": val_path, "test_path": test_path, "skip_missing": skip_missing}
         self.length, self._padded, self.separator = length, padded, separator
         self._tokenizer_source, self._alphabet = tokenizer, alphabet
         self.shares = {"val": val_fraction, "test": test_fraction}
@@ -210,6 +216,8 @@ class TextDataModule(DiscreteDataModule):
         if counts["cut"]:
             cut = f"{counts['cut']} of {counts['documents']} texts"
             rank_zero_info(f"{name}: {cut} are longer than {self.length} tokens and were cut.")
+        if counts["empty"]:
+            rank_zero_info(f"{name}: {counts['empty']} of {counts['documents']} texts are empty and were left out.")
         if counts["unknown"]:
             rank_zero_warn(
                 f"{name}: {counts['unknown']} of {counts['tokens']} tokens stand for text that the tokenizer does not "
@@ -238,7 +246,7 @@ class TextDataModule(DiscreteDataModule):
         for name in ("train", "val", "test"):
             documents = streams[name]
             if name == "train" or name not in self.corpus.splits:
-                documents = Documents(documents.table.take(self.held_out), documents.column, documents.what)
+                documents = replace(documents, table=documents.table.take(self.held_out))
             rows = self._rows(self._tokenizer)
             x = np.concatenate([np.zeros((0, self.length), rows.dtype), *rows.of(documents)])
             self._check(rows, len(x), f"the {name} split")
@@ -253,8 +261,7 @@ class TextDataModule(DiscreteDataModule):
             if name not in streams:
                 train = streams["train"]
                 streams[name] = train
-                rest = train.table.skip(self.held_out)
-                streams["train"] = Documents(rest, train.column, train.what)
+                streams["train"] = replace(train, table=train.table.skip(self.held_out))
         return streams
 
     # ---- internals ------------------------------------------------------------------------
