@@ -144,7 +144,7 @@ def test_a_freeze_is_no_longer_than_half_of_the_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build(freeze_steps=50)
     before = [p.clone() for p in model.forward_process.parameters()]
-    with pytest.warns(UserWarning, match="of this run of 8 steps. The forward process is held still for 4"):
+    with pytest.warns(UserWarning, match="which ends at step 8. The forward process is held still until step 4"):
         fit(tmp_path, model, Pairs(batch_size=16), max_steps=8)
     assert model.held_steps == 4
     assert any(not torch.equal(a, b) for a, b in zip(before, model.forward_process.parameters()))

@@ -305,4 +305,4 @@ def test_options_that_are_wrong_are_one_sentence(
     assert main([*args, "--draws", "0"]) == 1
     assert "number of draws" in capsys.readouterr().err
     assert main([*args, "--data.num_classes", "3"]) == 1
-    assert "3 classes" in capsys.readouterr().err
+    assert "num_classes is 3" in capsys.readouterr().err

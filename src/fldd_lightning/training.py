@@ -160,8 +160,8 @@ def held_still(trainer: Trainer, asked: int) -> int:
     if 2 * asked <= total:
         return asked
     rank_zero_warn(
-        f"freeze_steps={asked} would be more than half of this run of {total:.0f} steps. The forward process is held "
-        f"still for {total // 2:.0f} steps, so that it can learn in the others."
+        f"freeze_steps={asked} would be more than half of this run, which ends at step {total:.0f}. The forward "
+        f"process is held still until step {total // 2:.0f}, so that it can learn in the others."
     )
     return int(total // 2)
 
