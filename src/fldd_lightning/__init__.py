@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .image import ImageFLDD as ImageFLDD
     from .latents import AutoencoderLatent as AutoencoderLatent
     from .latents import ChainLatent as ChainLatent
+    from .latents import EitherLatent as EitherLatent
     from .latents import LabelLatent as LabelLatent
     from .latents import Latent as Latent
     from .latents import LatentPosterior as LatentPosterior
@@ -72,6 +73,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import MixtureLatent as MixtureLatent
     from .latents import PointPosterior as PointPosterior
     from .latents import TableLatent as TableLatent
+    from .latents import TrainedChainLatent as TrainedChainLatent
     from .latents import TrainedMixtureLatent as TrainedMixtureLatent
     from .metrics import CausalLMJudge as CausalLMJudge
     from .metrics import Coverage as Coverage
@@ -127,8 +129,8 @@ _HOMES = {
     ),
     "image": "ImageFLDD",
     "latents": (
-        "AutoencoderLatent ChainLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
-        "PointPosterior TableLatent TrainedMixtureLatent"
+        "AutoencoderLatent ChainLatent EitherLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
+        "PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent"
     ),
     "metrics": (
         "CausalLMJudge Coverage FeatureExtractor FrechetDistance GeneratedText InceptionFeatures Judge "

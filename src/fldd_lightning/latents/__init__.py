@@ -3,14 +3,17 @@
 from .autoencoder import AutoencoderLatent
 from .base import Latent, LatentPosterior, PointPosterior
 from .chain import ChainLatent
+from .either import EitherLatent
 from .mixture import MixtureLatent
 from .observed import LabelLatent, LengthLatent
 from .tabular import TableLatent
+from .trained_chain import TrainedChainLatent
 from .trained_mixture import TrainedMixtureLatent
 
 __all__ = [
     "AutoencoderLatent",
     "ChainLatent",
+    "EitherLatent",
     "LabelLatent",
     "Latent",
     "LatentPosterior",
@@ -18,5 +21,6 @@ __all__ = [
     "MixtureLatent",
     "PointPosterior",
     "TableLatent",
+    "TrainedChainLatent",
     "TrainedMixtureLatent",
 ]

@@ -12,8 +12,7 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..spec import MOST_NUMBERS, Spec
 from .base import hold_out
-from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, smoothed
-from .mixture import log_likelihood
+from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, parts_of, scores, smoothed
 from .tables import count, count_all, examples_at_once, normalised
 from .tabular import TableLatent, affordable, sizes_to_try, started_from
 
@@ -59,13 +58,8 @@ class ChainLatent(TableLatent):
     part_of: Tensor
 
     def __init__(self, spec: Spec, part: int = 2, size: int = 256, smoothing: float = 1.0) -> None:
-        if len(spec.shape) != 1:
-            raise FLDDError(
-                f"ChainLatent needs sequences, shape (length,), not {spec.shape}. Use MixtureLatent for other data."
-            )
-        if part < 1:
-            raise FLDDError(f"part is {part}, but a part has at least one coordinate.")
-        num_parts = -(-spec.num_dims // part)
+        lengths = parts_of(spec, part)
+        num_parts = len(lengths)
         if (num_parts - 1) * size**2 > MOST_NUMBERS:
             raise FLDDError(
                 f"{num_parts} parts of {size} values would need a table of more than 256 MiB. Lower "
@@ -78,7 +72,7 @@ class ChainLatent(TableLatent):
         self.register_buffer("log_following", log_first.repeat(num_parts - 1, size, 1))
         part_of = torch.tensor(spec.part_of(num_parts))  # (D,)
         self.register_buffer("part_of", part_of, persistent=False)
-        self._lengths: list[int] = part_of.bincount().tolist()
+        self._lengths = lengths
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size}, parts={self.num_parts})"
@@ -93,7 +87,7 @@ class ChainLatent(TableLatent):
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         chain = self._chain
-        return ChainPosterior(self._scores(x, chain), chain)
+        return ChainPosterior(scores(x, chain, self._lengths), chain)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         at_coordinates = c[:, self.part_of]  # (B, D)
@@ -101,11 +95,7 @@ class ChainLatent(TableLatent):
         return self.log_conditional.transpose(1, 2)[coordinates, at_coordinates]
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        first, following = (each.exp().to(generator.device) for each in (self.log_first, self.log_following))
-        numbers = [torch.multinomial(first, num_samples, True, generator=generator)]
-        for table in following:
-            numbers.append(torch.multinomial(table[numbers[-1]], 1, generator=generator).squeeze(1))
-        return torch.stack(numbers, 1)
+        return Chain(self.log_first, self.log_following, self.log_conditional).sample(num_samples, generator)
 
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
@@ -139,14 +129,9 @@ class ChainLatent(TableLatent):
         self.log_conditional.zero_()[..., :size] = chain.conditional
         self.is_fitted.fill_(True)
 
-    def _scores(self, x: Tensor, chain: Chain) -> Tensor:
-        """Log p(x_part|c) of every part, ``(B, m, C)``."""
-        pairs = zip(self._parts(x), torch.split(chain.conditional, self._lengths), strict=True)
-        return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
-
     def _held_out_nll(self, held: Tensor, chain: Chain) -> float:
         batches = torch.split(held, self._chunk(len(chain.first)))
-        nll = [ChainPosterior(self._scores(batch, chain), chain).nll() for batch in batches]
+        nll = [ChainPosterior(scores(batch, chain, self._lengths), chain).nll() for batch in batches]
         return float(torch.cat(nll).cpu().double().mean())
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> Chain:
@@ -178,7 +163,7 @@ class ChainLatent(TableLatent):
             torch.zeros_like(each) for each in (chain.first, chain.following, chain.conditional)
         )
         for batch in torch.split(x, self._chunk(len(chain.first))):
-            forward = filtered(self._scores(batch, chain), chain)
+            forward = filtered(scores(batch, chain, self._lengths), chain)
             q, ahead = smoothed(forward, chain)
             first += q[:, 0].sum(0)
             following += neighbours(forward, ahead, chain)

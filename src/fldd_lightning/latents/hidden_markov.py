@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from ..categorical import sample_from_uniform
+from ..errors import FLDDError
+from ..spec import Spec
 from .base import LatentPosterior
+from .mixture import log_likelihood
 
-__all__ = ["Chain", "ChainPosterior", "Filtered", "filtered", "neighbours", "smoothed"]
+__all__ = ["Chain", "ChainPosterior", "Filtered", "filtered", "neighbours", "parts_of", "scores", "smoothed"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class Chain:
     first: Tensor
     following: Tensor
     conditional: Tensor
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw c from the prior, ``(N, m)`` on the generator's device."""
+        first, following = (each.exp().to(generator.device) for each in (self.first, self.following))
+        numbers = [torch.multinomial(first, num_samples, True, generator=generator)]
+        for table in following:
+            numbers.append(torch.multinomial(table[numbers[-1]], 1, generator=generator).squeeze(1))
+        return torch.stack(numbers, 1)
 
 
 @dataclass(frozen=True)
@@ -64,21 +75,45 @@ class ChainPosterior(LatentPosterior):
         return smoothed(self._forward, self.chain)[0]
 
     def draw(self, uniform: Tensor) -> Tensor:
-        log_past = self._log_past
+        log_past, following = self._log_past.detach(), self.chain.following.detach()
         parts = [sample_from_uniform(log_past[:, -1], uniform[:, -1])]
         for j in range(log_past.shape[1] - 2, -1, -1):
-            log_q = log_past[:, j] + self.chain.following[j].T[parts[0]]  # (B, C)
+            log_q = log_past[:, j] + following[j].T[parts[0]]  # (B, C)
             parts.insert(0, sample_from_uniform(log_q, uniform[:, j]))
         return torch.stack(parts, 1)
 
     def likely(self) -> Tensor:
         return self._q.argmax(-1)
 
+    def log_prob(self, c: Tensor) -> Tensor:
+        given = self.scores.gather(-1, c.unsqueeze(-1)).sum((1, 2))  # log p(x|c)
+        j = torch.arange(c.shape[1] - 1, device=c.device)
+        prior = self.chain.first[c[:, 0]] + self.chain.following[j, c[:, :-1], c[:, 1:]].sum(1)
+        return given + prior - self._forward.log_p
+
     def kl(self, c: Tensor | None = None) -> Tensor:
         return ((self._q * self.scores).sum((1, 2)) - self._forward.log_p).clamp_min(0)
 
     def nll(self, c: Tensor | None = None) -> Tensor:
         return -self._forward.log_p
+
+
+def parts_of(spec: Spec, part: int) -> list[int]:
+    """How many coordinates each part of a sequence has; raises FLDDError if it is none, or ``part`` is not positive."""
+    if len(spec.shape) != 1:
+        raise FLDDError(
+            f"a chain of latents needs sequences, shape (length,), not {spec.shape}. Use a mixture for other data."
+        )
+    if part < 1:
+        raise FLDDError(f"part is {part}, but a part has at least one coordinate.")
+    lengths: list[int] = torch.tensor(spec.part_of(-(-spec.num_dims // part))).bincount().tolist()
+    return lengths
+
+
+def scores(x: Tensor, chain: Chain, lengths: list[int]) -> Tensor:
+    """Log p(x_part|c) of every part, ``(B, m, C)``, for data ``(B, D)`` and the lengths of the parts."""
+    pairs = zip(torch.split(x, lengths, 1), torch.split(chain.conditional, lengths), strict=True)
+    return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
 
 
 def filtered(scores: Tensor, chain: Chain) -> Filtered:

@@ -15,12 +15,12 @@ from .mixture import MixturePosterior, log_likelihood
 from .tables import marginals_of
 from .tabular import check_table, started_from
 
-__all__ = ["TrainedMixtureLatent"]
+__all__ = ["ALONE", "EXAMPLES", "NOISE", "TrainedMixtureLatent"]
 
 _SCALE = 10.0  # of the tables, which Adam thereby moves ten times as fast as a weight
-_NOISE = 0.1  # standard deviation of log-probabilities at the start, so that no two values are the same
-_EXAMPLES = 4_096  # that are looked at before training
-_ALONE = 0.5  # of a run, while the bound of the latent alone counts
+NOISE = 0.1  # standard deviation of log-probabilities at the start, so that no two values are the same
+EXAMPLES = 4_096  # that are looked at before training
+ALONE = 0.5  # of a run, while the bound of the latent alone counts
 
 
 class TrainedMixtureLatent(Latent):
@@ -62,11 +62,11 @@ class TrainedMixtureLatent(Latent):
         self.size, self.seen = size, Seen(self.name, num_values=size)
         self.num_values = spec.num_classes - int(spec.padded)
         self.prior = nn.Parameter(torch.zeros(size))
-        self.table = nn.Parameter(_NOISE / _SCALE * torch.randn(*spec.shape, self.num_values, size))
+        self.table = nn.Parameter(NOISE / _SCALE * torch.randn(*spec.shape, self.num_values, size))
 
     @property
     def num_examples(self) -> int:
-        return max(_EXAMPLES, self.size)
+        return max(EXAMPLES, self.size)
 
     def log_prior(self) -> Tensor:
         """Log p(c), ``(C,)``."""
@@ -94,13 +94,13 @@ class TrainedMixtureLatent(Latent):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(x), generator=generator).repeat(-(-self.size // len(x)))[: self.size]
         log_p = started_from(x[chosen.to(x.device)], marginals_of(x, self.spec), self.spec)[..., : self.num_values, :]
-        noise = _NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
+        noise = NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
         self.table.data.copy_((log_p + noise) / _SCALE)
         self.is_fitted.fill_(True)
         return {}
 
     def anneal(self, progress: float) -> None:
-        self.weight_alone = max(0.0, 1 - progress / _ALONE)
+        self.weight_alone = max(0.0, 1 - progress / ALONE)
 
     def summary(self) -> str:
         entropy = -(self.log_prior() * self.log_prior().exp()).sum()

@@ -1,0 +1,124 @@
+"""Latents of the parts of a sequence, a hidden Markov model, trained with the rest by gradients on the bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import FLDDError
+from ..spec import Seen, Spec
+from .base import Latent
+from .hidden_markov import Chain, ChainPosterior, parts_of, scores
+from .tables import marginals_of
+from .tabular import check_table, started_from
+from .trained_mixture import ALONE, EXAMPLES, NOISE
+
+__all__ = ["TrainedChainLatent"]
+
+_SCALE = 30.0  # of the tables, which Adam thereby moves thirty times as fast as a weight
+
+
+class TrainedChainLatent(Latent):
+    """One number c_j of every part of a sequence, p(c_1) prod_j p(c_{j+1}|c_j), with tables that training moves.
+
+    It is :class:`~fldd_lightning.latents.ChainLatent` without a fit, as
+    :class:`~fldd_lightning.latents.TrainedMixtureLatent` is ``MixtureLatent`` without one: q(c|x) is the exact
+    posterior of the tables (Baum et al., 1970), its KL is exact, and the KL of a step weighs the score of the draw. In
+    the first half of the run the bound of the latent alone counts, too.
+
+    All parts share their tables, which suits series and texts that are cut anywhere. Each value starts as a blend of a
+    part of one training example and the marginals. A step of training takes some m C^2 operations an example more.
+
+    Args:
+        spec: K and a shape of ``(length,)``.
+        part: Coordinates of a part, at most.
+        size: C, the values that each c_j may take.
+
+    Attributes:
+        first: Logits of p(c_1), divided by 30, ``(C,)``.
+        following: Logits of p(c_{j+1}|c_j), divided by 30, ``(C, C)``.
+        table: Logits of p(x_i|c_j) by the place of i in its part, divided by 30, ``(part, values, C)``; PAD has none.
+
+    Raises:
+        FLDDError: If the shape is not that of a sequence, ``part`` is not positive, the size is below 2, or the table
+            would be larger than 256 MiB.
+    """
+
+    name = "chain"
+    says_values = True
+    has_score = True
+    announcement = "Starting the {name} from"
+    part_of: Tensor
+    place: Tensor
+
+    def __init__(self, spec: Spec, part: int = 2, size: int = 128) -> None:
+        super().__init__(spec)
+        if size < 2:
+            raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
+        check_table(spec, size)
+        self.size, self._lengths = size, parts_of(spec, part)
+        num_parts, longest = len(self._lengths), max(self._lengths)
+        self.seen, self.num_uniforms = Seen(self.name, num_values=size, num_parts=num_parts), num_parts
+        self.num_values = spec.num_classes - int(spec.padded)
+        self.first = nn.Parameter(torch.zeros(size))
+        self.following = nn.Parameter(torch.zeros(min(1, num_parts - 1), size, size))  # none if there is one part
+        self.table = nn.Parameter(NOISE / _SCALE * torch.randn(longest, self.num_values, size))
+        self.register_buffer("part_of", torch.tensor(spec.part_of(num_parts)), persistent=False)  # (D,)
+        self.register_buffer("place", torch.cat([torch.arange(n) for n in self._lengths]), persistent=False)  # (D,)
+
+    @property
+    def num_examples(self) -> int:
+        return max(EXAMPLES, self.size)
+
+    def chain(self) -> Chain:
+        """The tables as log-probabilities; 0 at PAD."""
+        following = (_SCALE * self.following).log_softmax(-1).expand(len(self._lengths) - 1, -1, -1)
+        log_p = (_SCALE * self.table).log_softmax(-2)[self.place]  # (D, values, C)
+        log_p = F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
+        return Chain((_SCALE * self.first).log_softmax(0), following, log_p)
+
+    def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
+        chain = self.chain()
+        return ChainPosterior(scores(x, chain, self._lengths), chain)
+
+    def log_conditional_of(self, c: Tensor) -> Tensor:
+        table = (_SCALE * self.table).log_softmax(-2).transpose(1, 2)  # (part, C, values)
+        log_p = table[self.place, c[:, self.part_of]]  # (B, D, values)
+        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return self.chain().sample(num_samples, generator)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
+        """Start each value from a part of an example; returns nothing to log."""
+        generator = torch.Generator().manual_seed(seed)
+        longest = max(self._lengths)
+        starts = [start for start, n in zip(self._starts(), self._lengths, strict=True) if n == longest]
+        chosen = torch.randint(len(x), (self.size,), generator=generator).to(x.device)
+        start = torch.tensor(starts)[torch.randint(len(starts), (self.size,), generator=generator)].to(x.device)
+        parts = x[chosen[:, None], start[:, None] + torch.arange(longest, device=x.device)]  # (C, part)
+        marginals = marginals_of(x, self.spec)  # (D, K, 1)
+        common = torch.stack([marginals[self.place == i].mean(0) for i in range(longest)])
+        log_p = started_from(parts, common, self.spec)[..., : self.num_values, :]
+        noise = NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
+        self.table.data.copy_((log_p + noise) / _SCALE)
+        self.is_fitted.fill_(True)
+        return {}
+
+    def anneal(self, progress: float) -> None:
+        self.weight_alone = max(0.0, 1 - progress / ALONE)
+
+    def summary(self) -> str:
+        return f"a chain of {len(self._lengths)} numbers with {self.size} values each"
+
+    def configuration(self) -> str:
+        return f"{type(self).__name__}(size={self.size}, parts={len(self._lengths)})"
+
+    def _starts(self) -> list[int]:
+        """The first coordinate of every part."""
+        return [sum(self._lengths[:j]) for j in range(len(self._lengths))]
