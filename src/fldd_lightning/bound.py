@@ -89,7 +89,7 @@ class Drawn:
         """
         each = zip(self.latents, self.posteriors, self.values, kl.values(), strict=True)
         parts = [
-            latent.weight * term.mean() + (latent.weight_alone * q.nll(c).mean() if latent.weight_alone else 0.0)
+            latent.weight * term.mean() + (latent.weight_alone * q.alone(c).mean() if latent.weight_alone else 0.0)
             for latent, q, c, term in each
         ]
         return sum(parts, torch.zeros(()))

@@ -48,6 +48,10 @@ class LatentPosterior(ABC):
         """The bound of the latent alone, T = 1, in nats per example, ``(B,)``; from a draw, as :meth:`kl`."""
         raise NotImplementedError("this latent says nothing of the values")
 
+    def alone(self, c: Tensor) -> Tensor:
+        """What ``weight_alone`` weighs in the loss of training, ``(B,)``; the bound of the latent alone."""
+        return self.nll(c)
+
 
 class PointPosterior(LatentPosterior):
     """q(c|x) of an observed latent, which is all at one value.

@@ -69,6 +69,10 @@ class EitherPosterior(LatentPosterior):
     def nll(self, c: Tensor) -> Tensor:
         return -(self.log_weights + self._log_p).logsumexp(-1)
 
+    def alone(self, c: Tensor) -> Tensor:
+        """Of all together, and of each by itself: else one that learns fast leaves nothing to the other."""
+        return self.nll(c) - self._log_p.sum(-1)
+
 
 class EitherLatent(Latent):
     """Either a number of the whole or a chain of numbers of the parts: which of them, m, is drawn first.
