@@ -35,9 +35,9 @@ from fldd_lightning import (
 )
 from fldd_lightning.bound import step_terms
 from fldd_lightning.estimators import RLOO, Concrete
-from fldd_lightning.forward import AbsorbingProcess, MaskProcess
+from fldd_lightning.forward import AbsorbingProcess, MaskProcess, UniformProcess
 from fldd_lightning.latents.tables import marginals_of
-from fldd_lightning.reverse import MaskedReverse
+from fldd_lightning.reverse import MaskedReverse, PredictingReverse
 
 VALUES = (2, 3, 1)
 SPEC = Spec(3, (3,), 3, num_values=VALUES)
@@ -159,6 +159,20 @@ def test_other_decodings_keep_to_the_values(decoding: Any) -> None:
     model = FLDD(3, (3,), AbsorbingProcess, small_mlp, num_steps=3, num_values=VALUES)
     randomise(model.reverse)
     assert is_possible(model.sample(200, decoding=decoding)).all()
+
+
+class Leaky(UniformProcess):
+    """A process of a user who did not think of fewer values."""
+
+    def posterior_under(self, log_p: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(log_p).log_softmax(-1)
+
+
+def test_processes_that_forget_them_are_kept_to_the_values() -> None:
+    model = FLDD(3, (3,), Leaky, small_mlp, reverse=PredictingReverse, num_steps=2, num_values=VALUES)
+    samples = model.sample(200)
+    assert is_possible(samples).all()
+    assert len(samples.unique(dim=0)) == len(X)
 
 
 def test_untrained_masks_are_uniform_over_the_values_of_each() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .categorical import log_one_hot, sample_categorical
+from .categorical import log_one_hot, only_states, sample_categorical
 from .errors import FLDDError
 from .factory import build
 from .forward.base import ForwardProcess
@@ -144,6 +144,8 @@ class PredictingReverse(Reverse):
             latent is trained through the logits of masked coordinates.
     """
 
+    allowed_states: Tensor | None
+
     def __init__(
         self,
         spec: Spec,
@@ -160,10 +162,14 @@ class PredictingReverse(Reverse):
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
         _check_latents(process, latents)
         self._posterior_under = process.posterior_under
+        self.register_buffer("allowed_states", spec.allowed(process.num_states), persistent=False)
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits = _without(self.logits(state, t, condition).float(), self.pad)  # (B, *shape, K)
-        return self._with_pad(self._posterior_under(logits.log_softmax(-1), state, t), state)
+        log_v = self._posterior_under(logits.log_softmax(-1), state, t)
+        if self.allowed_states is not None:  # whatever the process makes of it
+            log_v = only_states(log_v, self.allowed_states)
+        return self._with_pad(log_v, state)
 
 
 class MaskedReverse(Reverse):

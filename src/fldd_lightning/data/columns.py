@@ -157,7 +157,7 @@ class Bins(Column):
         return _text_of(round(middle) if self.whole else middle)
 
     def summary(self) -> str:
-        return f"{self.num_present} bins{' and none' if self.missing else ''}"
+        return f"{self.num_present} bins{' and missing' if self.missing else ''}"
 
 
 class Columns:

@@ -125,7 +125,10 @@ class ForwardProcess(nn.Module, ABC):
         return log_u
 
     def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
-        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11)."""
+        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11).
+
+        It is at no state that is not among ``allowed``, as the marginals are not.
+        """
         return MaximumCoupling.of(log_u_s, log_u_t)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
