@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from lightning import Trainer
 
 from fldd_lightning import FLDD, AbsorbingProcess, FLDDError, TableDataModule, TableFLDD, load_model
 from fldd_lightning.cli import main
+from fldd_lightning.data.columns import Columns
 from tiny import small_mlp
 
 CONFIG = Path(__file__).parents[1] / "configs" / "table.yaml"
@@ -98,6 +100,16 @@ def test_other_rows_are_scored_and_tested_with_the_same_bins(
     assert all(np.isfinite(float(row["nelbo"])) for row in scores)
     assert main(["test", "--ckpt_path", run.checkpoint, "--data.path", path, *QUIET]) == 0
     assert "test/nelbo" in capsys.readouterr().out
+
+
+def test_evaluation_names_the_columns_in_full_in_its_json_alone(run: SimpleNamespace, tmp_path: Path) -> None:
+    assert main(["evaluate", "--ckpt_path", run.checkpoint, "--output", str(tmp_path / "e")]) == 0
+    facts = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert len(Columns.of_state(facts["data"]["columns"]).columns) == 4
+    page = (tmp_path / "e" / "evaluation.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("- data: ")]
+    assert 'columns [{"name": "age"' in line
+    assert '"gain"' not in line
 
 
 @pytest.mark.parametrize(
