@@ -161,6 +161,17 @@ def test_other_decodings_keep_to_the_values(decoding: Any) -> None:
     assert is_possible(model.sample(200, decoding=decoding)).all()
 
 
+def test_parts_of_a_chain_share_no_table_of_values() -> None:
+    """Even where the same table for all parts would be the better fit."""
+    spec = Spec(3, (4,), 2, num_values=(2, 3, 2, 3))
+    latent = ChainLatent(spec, size=2)
+    x = torch.randint(2, (40, 1), generator=torch.Generator().manual_seed(0)).expand(-1, 4).contiguous()
+    latent.fit(x)
+    p = latent.log_conditional_of(latent.sample(10, torch.Generator().manual_seed(0))).exp()
+    assert float(p[:, ::2, 2].max()) < 1e-6
+    assert float(p[:, 1::2, 2].max()) > 1e-6
+
+
 class Leaky(UniformProcess):
     """A process of a user who did not think of fewer values."""
 

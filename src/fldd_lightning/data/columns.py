@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
 from functools import cached_property
 from io import StringIO
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -26,11 +22,10 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from .entries import as_number, distinct, finite, is_number, stands_for_none, text_of
 
-__all__ = ["Bins", "Categories", "Column", "Columns", "count_entries", "find_column"]
+__all__ = ["Bins", "Categories", "Column", "Columns", "find_column"]
 
-_NO_NUMBER = ("?", "-", "na", "n/a", "nan", "null", "none")  # what stands for a missing number, in any case
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _MOST_CATEGORIES = 5_000  # networks have weights for each of them in every column
 _MASKED = "·"
 
@@ -103,7 +98,7 @@ class Categories(Column):
         return {category: i for i, category in enumerate(self.categories)}
 
     def place(self, entry: str | None) -> int:
-        return super().place(_as_number(entry) if self.are_numbers else entry)
+        return super().place(as_number(entry) if self.are_numbers else entry)
 
     def place_of(self, entry: str) -> int:
         if entry not in self._places:
@@ -144,17 +139,17 @@ class Bins(Column):
         return len(self.low)
 
     def place(self, entry: str | None) -> int:
-        return super().place(_as_number(entry))
+        return super().place(as_number(entry))
 
     def place_of(self, entry: str) -> int:
-        if _NUMBER.fullmatch(entry) is None:
+        if not is_number(entry):
             raise FLDDError(f"column '{self.name}' holds {entry!r}, but in training it held numbers. Correct it.")
         return max(0, bisect_right(self.low, float(entry)) - 1)
 
     def entry_of(self, place: int) -> str:
         low, high = self.low[place], self.high[place]
         middle = min(max(low / 2 + high / 2, low), high)
-        return _text_of(round(middle) if self.whole else middle)
+        return text_of(round(middle) if self.whole else middle)
 
     def summary(self) -> str:
         return f"{self.num_present} bins{' and missing' if self.missing else ''}"
@@ -193,7 +188,7 @@ class Columns:
         dtype = np.uint8 if largest <= 2**8 else np.int16 if largest <= 2**15 else np.int32
         x = np.empty((table.num_rows, len(self.columns)), dtype)
         for i, column in enumerate(self.columns):
-            entries, which = _distinct(table, column.name)
+            entries, which = distinct(table, column.name)
             x[:, i] = np.array([column.place(entry) for entry in entries], dtype)[which]
         return torch.from_numpy(x)
 
@@ -226,15 +221,6 @@ class Columns:
         return cls(columns)
 
 
-def count_entries(table: pa.Table, name: str) -> Counter[str | None]:
-    """How often each entry stands in a column; None where it is missing."""
-    entries, which = _distinct(table, name)
-    counts: Counter[str | None] = Counter()
-    for entry, count in zip(entries, np.bincount(which, minlength=len(entries)).tolist(), strict=True):
-        counts[entry] += count
-    return +counts
-
-
 def find_column(name: str, counts: Mapping[str | None, int], bins: int, as_text: bool) -> Column:
     """What a column holds, by its entries.
 
@@ -251,8 +237,8 @@ def find_column(name: str, counts: Mapping[str | None, int], bins: int, as_text:
         FLDDError: If there are too many categories.
     """
     texts = sorted(entry for entry in counts if entry is not None)
-    others = [text for text in texts if _NUMBER.fullmatch(text) is None]
-    if as_text or len(others) == len(texts) or any(text.lower() not in _NO_NUMBER for text in others):
+    others = [text for text in texts if not is_number(text)]
+    if as_text or len(others) == len(texts) or any(not stands_for_none(text) for text in others):
         if len(texts) > _MOST_CATEGORIES:
             raise FLDDError(
                 f"column '{name}' holds {len(texts)} different texts, such as {texts[0]!r}, more than "
@@ -261,11 +247,11 @@ def find_column(name: str, counts: Mapping[str | None, int], bins: int, as_text:
         return Categories(name, None in counts, tuple(texts), are_numbers=False)
     numbers: Counter[float] = Counter()
     for text in texts:
-        if _NUMBER.fullmatch(text):
-            numbers[_finite(float(text), name)] += counts[text]
+        if is_number(text):
+            numbers[finite(float(text), name)] += counts[text]
     missing = None in counts or bool(others)
     if len(numbers) <= bins:
-        return Categories(name, missing, tuple(_text_of(number) for number in sorted(numbers)), are_numbers=True)
+        return Categories(name, missing, tuple(text_of(number) for number in sorted(numbers)), are_numbers=True)
     low, high = _equal_bins(numbers, bins)
     return Bins(name, missing, low, high, all(number.is_integer() for number in numbers))
 
@@ -289,56 +275,6 @@ def _equal_bins(counts: Mapping[float, int], bins: int) -> tuple[tuple[float, ..
     return tuple(low), tuple(high)
 
 
-def _distinct(table: pa.Table, name: str) -> tuple[list[str | None], np.ndarray]:
-    """Different entries of a column, and which of them each row has, ``(N,)``."""
-    column = table.column(name)
-    if pa.types.is_null(column.type):
-        return [None], np.zeros(len(column), np.int64)
-    if pa.types.is_nested(column.type):
-        raise FLDDError(f"column '{name}' holds {column.type}, not texts or numbers: leave it out (data.leave_out).")
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    coded = column.combine_chunks().dictionary_encode()
-    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
-    entries = [_entry(value, name) for value in coded.dictionary.to_pylist()]
-    which = coded.indices.fill_null(len(entries)).to_numpy(zero_copy_only=False).astype(np.int64)
-    return [*entries, *[None] * bool(coded.null_count)], which
-
-
-def _entry(value: Any, name: str) -> str | None:
-    """A value of a table as text without white space around it; None if it is missing."""
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, (bool, date, time, timedelta)):
-        return str(value)
-    if isinstance(value, (int, float, Decimal)):
-        return _text_of(_finite(value, name))
-    raise FLDDError(f"column '{name}' holds a {type(value).__name__}, not texts or numbers: leave it out.")
-
-
-def _as_number(entry: str | None) -> str | None:
-    """An entry of a column of numbers in the one way that it is written; None for what stands for a missing one."""
-    if entry is None or entry.lower() in _NO_NUMBER:
-        return None
-    return _text_of(float(entry)) if _NUMBER.fullmatch(entry) else entry
-
-
-def _text_of(number: float | Decimal) -> str:
-    """A number as text: whole ones without a point."""
-    if isinstance(number, int):
-        return str(number)
-    number = float(number)
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
-
-
-def _finite(number: Any, name: str) -> Any:
-    if not isfinite(number):
-        raise FLDDError(f"column '{name}' holds {number}, which is in no bin: correct it, or leave it empty.")
-    return number
-
-
 def _line(fields: Sequence[str]) -> str:
     text = StringIO()
     csv.writer(text, lineterminator="").writerow(fields)
@@ -352,7 +288,7 @@ def _restored(entry: dict[str, Any]) -> Column:
         categories = tuple(_of_type(each, str) for each in entry["categories"])
         column: Column = Categories(name, missing, categories, _of_type(entry["are_numbers"], bool))
     else:
-        low, high = (tuple(float(_finite(number, name)) for number in entry[key]) for key in ("low", "high"))
+        low, high = (tuple(float(finite(number, name)) for number in entry[key]) for key in ("low", "high"))
         order = [number for pair in zip(low, high, strict=True) for number in pair]
         if order != sorted(order) or len(set(low)) < len(low):
             raise ValueError("bins out of order")

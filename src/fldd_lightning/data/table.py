@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..errors import FLDDError
 from .base import DiscreteDataModule, Split, split_rows
-from .columns import Columns, count_entries, find_column
+from .columns import Columns, find_column
+from .entries import count_entries
 from .hub import load_local, split_names
 from .readers import Csv
 
