@@ -114,7 +114,7 @@ class Categories(Column):
         return self.categories[place]
 
     def summary(self) -> str:
-        return f"{self.num_values} categories"
+        return f"{self.num_values} {'categories' if self.num_values > 1 else 'category'}"
 
 
 @dataclass(frozen=True)
