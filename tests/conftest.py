@@ -127,7 +127,8 @@ def exact_log_likelihood(
     num_states, dims = process.num_states, process.spec.num_dims
     states = all_states(num_states, dims)
     given = tuple(c.expand(len(states), -1) for c in condition)
-    p = process.log_prior().double().exp()[states]  # (N, D)
+    priors = process.log_priors().double().exp().expand(dims, num_states)
+    p = priors[torch.arange(dims), states]  # (N, D)
     if padding is not None:
         p = torch.where(padding, (states == process.spec.pad).double(), p)
     p = p.prod(1)
@@ -165,7 +166,7 @@ def prior_term(process: ForwardProcess, x: Tensor) -> Tensor:
     """KL(q(z_T|x) || prior) in nats per example, ``(B,)``; zero by construction."""
     t = torch.full((x.shape[0], 1), process.spec.num_steps, device=x.device)
     log_u = process.log_marginals(x, t).squeeze(1)  # (B, *shape, S)
-    divergence = -xlogy(log_u.exp(), process.log_prior().to(log_u)).sum(-1) - entropy(log_u)
+    divergence = -xlogy(log_u.exp(), process.log_priors().to(log_u)).sum(-1) - entropy(log_u)
     if process.spec.pad is not None:
         divergence = divergence.masked_fill(x == process.spec.pad, 0.0)  # given, not drawn from the prior
     return sum_dims(divergence)

@@ -175,21 +175,23 @@ def test_every_config_is_short_and_makes_a_model(
     kind, (num_classes, shape) = DATA.get(path.stem, ("DigitsDataModule", (2, (8, 8))))
     monkeypatch.setattr(getattr(fldd_lightning, kind), "num_classes", num_classes)
     monkeypatch.setattr(getattr(fldd_lightning, kind), "shape", shape)
+    monkeypatch.setattr(getattr(fldd_lightning, kind), "num_values", None)
     monkeypatch.setattr(Trainer, "fit", lambda self, model, **_: made.append((self, model)))
     monkeypatch.setattr(FLDDCLI, "after_fit", lambda self: None)
     made: list[tuple[Trainer, FLDD]] = []
     args = ["fit", "--config", str(path), "--trainer.accelerator", "cpu", "--trainer.precision", "32"]
-    assert main(args + (["--data.path", "somewhere"] if path.stem == "array" else [])) == 0
+    assert main(args + (["--data.path", "somewhere"] if path.stem in ("array", "table") else [])) == 0
     ((trainer, model),) = made
     assert (model.spec.num_classes, tuple(model.spec.shape), model.spec.num_steps) == (num_classes, shape, 4)
     names = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
-    shown = "Texts" if kind == "TextDataModule" else "Pictures"
+    shown = "Texts" if kind in ("TextDataModule", "TableDataModule") else "Pictures"
     assert {"BestCheckpoint", "LastCheckpoint", "CollapseMonitor", "Report", "NELBOWriter", shown} <= names
     assert trainer.check_val_every_n_epoch is None
 
 
 DATA = {
     "array": ("ArrayDataModule", (5, (3, 2))),
+    "table": ("TableDataModule", (16, (9,))),
     "cifar10": ("CIFAR10DataModule", (32, (3, 32, 32))),
     "mnist": ("MNISTDataModule", (2, (16, 16))),
     "mnist28": ("MNISTDataModule", (2, (28, 28))),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .data import ImageDataModule as ImageDataModule
     from .data import MNISTDataModule as MNISTDataModule
     from .data import Split as Split
+    from .data import TableDataModule as TableDataModule
     from .data import TextDataModule as TextDataModule
     from .data import Tokenizer as Tokenizer
     from .decoding import Ancestral as Ancestral
@@ -105,6 +106,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .reverse import Reverse as Reverse
     from .spec import Seen as Seen
     from .spec import Spec as Spec
+    from .table import TableFLDD as TableFLDD
     from .text import TextFLDD as TextFLDD
 
 # Where each name lives. A checkpoint may name the classes among them and no others: see docs/security.md.
@@ -116,8 +118,8 @@ _HOMES = {
     "checkpoint": "load_model",
     "data": (
         "ArrayDataModule CIFAR10DataModule CharacterTokenizer DigitsDataModule DiscreteDataModule "
-        "FashionMNISTDataModule HuggingFaceTokenizer ImageDataModule MNISTDataModule Split TextDataModule "
-        "Tokenizer"
+        "FashionMNISTDataModule HuggingFaceTokenizer ImageDataModule MNISTDataModule Split TableDataModule "
+        "TextDataModule Tokenizer"
     ),
     "decoding": "Ancestral ConfidentFirst Decoding ExactlyN GreedyEnd",
     "errors": "FLDDError",
@@ -142,6 +144,7 @@ _HOMES = {
     ),
     "reverse": "DirectReverse MaskedReverse PredictingReverse Reverse",
     "spec": "Seen Spec",
+    "table": "TableFLDD",
     "text": "TextFLDD",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

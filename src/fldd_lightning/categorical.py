@@ -13,12 +13,14 @@ from .errors import FLDDError
 __all__ = [
     "check_integers",
     "check_states",
+    "check_values",
     "entropy",
     "float64_device",
     "grey_levels",
     "gumbel_noise",
     "log_one_hot",
     "one_hot",
+    "only_states",
     "sample_categorical",
     "sample_from_uniform",
     "sum_dims",
@@ -80,10 +82,17 @@ def without_state(log_p: Tensor, state: int) -> Tensor:
 
     Where all mass is at that state, nothing is left and the result is uniform over the others.
     """
-    is_out = torch.arange(log_p.shape[-1], device=log_p.device) == state
-    kept = log_p.masked_fill(is_out, float("-inf"))
+    return only_states(log_p, torch.arange(log_p.shape[-1], device=log_p.device) != state)
+
+
+def only_states(log_p: Tensor, allowed: Tensor) -> Tensor:
+    """The distribution ``(..., S)`` given that it is at a state that is allowed, ``(..., S)`` of bool.
+
+    Where all mass is elsewhere, the result is uniform over those that are allowed.
+    """
+    kept = log_p.masked_fill(~allowed, float("-inf"))
     is_empty = (kept == float("-inf")).all(-1, keepdim=True)
-    return torch.where(is_empty & ~is_out, 0.0, kept).log_softmax(-1)
+    return torch.where(is_empty & allowed, 0.0, kept).log_softmax(-1)
 
 
 def sum_dims(values: Tensor) -> Tensor:
@@ -177,6 +186,25 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
         raise FLDDError(
             f"{name} has values from {low} to {high}, but the model has "
             f"{num_classes} classes, so values must lie in 0..{num_classes - 1}."
+        )
+
+
+def check_values(x: Tensor, num_values: Sequence[int]) -> None:
+    """Check that no coordinate has a value that it does not have.
+
+    Args:
+        x: The batch, integers ``(B, *shape)``.
+        num_values: How many values each of the D coordinates has.
+
+    Raises:
+        FLDDError: If one is too large, naming the first.
+    """
+    wrong = x.flatten(1) >= torch.tensor(num_values, device=x.device)  # (B, D)
+    if bool(wrong.any()):
+        row, column = wrong.nonzero()[0].tolist()
+        raise FLDDError(
+            f"coordinate {column} of x has the value {int(x.flatten(1)[row, column])}, but it has {num_values[column]} "
+            f"values, so they must lie in 0..{num_values[column] - 1}."
         )
 
 

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 VERSION = 2  # of what stands under "fldd"
-_LINKED = ("num_classes", "shape", "padded")  # the data say them
+_LINKED = ("num_classes", "shape", "padded", "num_values")  # the data say them
 _WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
 M = TypeVar("M", bound="FLDD")
@@ -238,6 +238,7 @@ def _identity(module: FLDD) -> dict[str, Any]:
         "shape": list(module.spec.shape),
         "num_steps": module.spec.num_steps,
         "padded": module.spec.padded,
+        "num_values": None if module.spec.num_values is None else list(module.spec.num_values),
         "forward_process": module.forward_process.configuration(),
         "reverse": module.reverse.configuration(),
         "latents": [each.configuration() for each in module.latents],

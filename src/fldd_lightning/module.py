@@ -27,7 +27,7 @@ from .bound import (
     step_terms,
     stratified_steps,
 )
-from .categorical import check_states, float64_device, grey_levels
+from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
@@ -73,6 +73,7 @@ class FLDD(LightningModule):
             for processes that only mask, else :class:`DirectReverse`.
         num_steps: T, fixed at training time.
         padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
+        num_values: How many values each coordinate has, where they differ; linked from the data. See :class:`Spec`.
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
         freeze_steps: Optimiser steps before the forward process starts to move; half of the run at most.
@@ -91,6 +92,7 @@ class FLDD(LightningModule):
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
+        text_ending: Ending of files with the lines of :meth:`to_text`.
         held_steps: Optimiser steps for which this run holds the forward process still.
 
     Raises:
@@ -100,6 +102,7 @@ class FLDD(LightningModule):
     latents: Sequence[Latent]
     vocabulary: Sequence[str] | None = None
     trained_steps: int = 0
+    text_ending: str = ".txt"
     _run_progress: Callable[[int], float] | None = None
 
     def __init__(
@@ -113,6 +116,7 @@ class FLDD(LightningModule):
         reverse: Callable[[Spec, ForwardProcess, Any, Sequence[Latent]], Reverse] | None = None,
         num_steps: int = 4,
         padded: bool = False,
+        num_values: Sequence[int] | None = None,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -124,13 +128,13 @@ class FLDD(LightningModule):
         if auxiliary_weight < 0:
             raise FLDDError(f"auxiliary_weight is {auxiliary_weight}, but it must be 0 or more.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        self.save_hyperparameters(describe({**arguments, "shape": [int(size) for size in shape]}))
-        bare = Spec(num_classes, tuple(shape), num_steps, padded)
+        values = None if num_values is None else tuple(int(number) for number in num_values)
+        plainly = {"shape": [int(size) for size in shape], "num_values": None if values is None else list(values)}
+        self.save_hyperparameters(describe({**arguments, **plainly}))
+        bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values)
         modules = nn.ModuleList(make_latents(latents, bare))
         self.latents = modules  # type: ignore[assignment]
-        self.spec = Spec(
-            num_classes, tuple(shape), num_steps, padded, tuple(c.seen for c in self.latents if c.seen is not None)
-        )
+        self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
         masks = isinstance(self.forward_process, MaskProcess)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
@@ -243,6 +247,9 @@ class FLDD(LightningModule):
             )
         data = getattr(self.trainer, "datamodule", None)
         self.vocabulary = same_vocabulary(self.vocabulary, getattr(data, "vocabulary", None))
+        num_values = getattr(data, "num_values", None)
+        if num_values is not None:
+            self.spec.check_num_values(num_values)
 
     # ---- evaluation -----------------------------------------------------------------------
 
@@ -451,6 +458,10 @@ class FLDD(LightningModule):
         """Write examples ``(N, *shape)``, or states with MASK as K, as one line each; None for no text."""
         return None
 
+    def text_head(self) -> list[str]:
+        """Lines that stand before those of :meth:`to_text` in a file, such as the names of columns."""
+        return []
+
     # ---- checkpoints ----------------------------------------------------------------------
 
     @classmethod
@@ -507,6 +518,8 @@ class FLDD(LightningModule):
         """The integers of a batch, ``(B, *shape)``; raises FLDDError where they cannot be right."""
         x = self.data(batch)
         check_states(x, self.spec.num_classes, self.spec.shape)
+        if self.spec.num_values is not None:
+            check_values(x, self.spec.num_values)
         for each in self.latents:
             each.check(x, batch)
         return x.long()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .categorical import log_one_hot, sample_categorical
+from .categorical import log_one_hot, only_states, sample_categorical
 from .errors import FLDDError
 from .factory import build
 from .forward.base import ForwardProcess
@@ -37,6 +37,8 @@ _CHUNK = 2**22  # logits worked on at once: 16 MiB in float32
 class Reverse(nn.Module, ABC):
     """Base class: p(z_s|z_t) = prod_i Cat(z_s^i; v^i(z_t, t)). Coordinates at PAD stay there; none gets there.
 
+    No coordinate gets to a value that it does not have: its logits are ``-inf``.
+
     Args:
         spec: K, shape and T.
         process: The forward process; only its schedule that all examples share, or its base, is used.
@@ -44,6 +46,8 @@ class Reverse(nn.Module, ABC):
         num_outputs: Logits that the denoiser gives for each coordinate.
         time_independent: Whether the denoiser is not told the step.
     """
+
+    allowed: Tensor | None
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Reverse(nn.Module, ABC):
         time_independent: bool = False,
     ) -> None:
         super().__init__()
+        self.register_buffer("allowed", spec.allowed(num_outputs), persistent=False)
         self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
         self.num_steps, self.time_independent = spec.num_steps, time_independent
         seen = replace(spec, num_steps=1) if time_independent else spec  # one table of weights then serves every T
@@ -65,9 +70,12 @@ class Reverse(nn.Module, ABC):
         return f"{type(self).__name__}({options}) of {type(self.network).__name__}"
 
     def logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        """What the denoiser says, ``(B, *shape, num_outputs)``, of states or weights over them."""
+        """What the denoiser says, ``(B, *shape, num_outputs)``, of states or weights over them.
+
+        ``-inf`` at values that a coordinate does not have.
+        """
         out: Tensor = self.network(state, torch.zeros_like(t) if self.time_independent else t, condition)
-        return out
+        return out if self.allowed is None else out.masked_fill(~self.allowed, -inf)
 
     @abstractmethod
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
@@ -136,6 +144,8 @@ class PredictingReverse(Reverse):
             latent is trained through the logits of masked coordinates.
     """
 
+    allowed_states: Tensor | None
+
     def __init__(
         self,
         spec: Spec,
@@ -152,10 +162,14 @@ class PredictingReverse(Reverse):
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
         _check_latents(process, latents)
         self._posterior_under = process.posterior_under
+        self.register_buffer("allowed_states", spec.allowed(process.num_states), persistent=False)
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits = _without(self.logits(state, t, condition).float(), self.pad)  # (B, *shape, K)
-        return self._with_pad(self._posterior_under(logits.log_softmax(-1), state, t), state)
+        log_v = self._posterior_under(logits.log_softmax(-1), state, t)
+        if self.allowed_states is not None:  # whatever the process makes of it
+            log_v = only_states(log_v, self.allowed_states)
+        return self._with_pad(log_v, state)
 
 
 class MaskedReverse(Reverse):

@@ -64,8 +64,8 @@ def ancestral_sample(
             "it, such as LengthLatent."
         )
     device = next(reverse.parameters()).device
-    log_prior = process.log_prior().to(device)
-    z = sample_categorical(log_prior.expand(num_samples, *spec.shape, -1), generator)
+    log_priors = process.log_priors().to(device)
+    z = sample_categorical(log_priors.expand(num_samples, *spec.shape, -1), generator)
     if padding is not None:
         z = z.masked_fill(padding.to(device), spec.num_classes - 1)
     states = [z]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+
+import torch
+from torch import Tensor
 
 from .errors import FLDDError
 
@@ -53,6 +57,8 @@ class Spec:
             are is given to both processes. They stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
         seen: What networks see beside the state: one entry for every latent that they see.
+        num_values: How many values each of the D coordinates has, ``0..n-1``, in the order of ``x.flatten()``; None
+            where all have K. No coordinate ever takes a value that it does not have, at no step of either process.
         num_dims: D, the number of coordinates of one example.
         pad: The class PAD, or None if there is none.
 
@@ -65,6 +71,7 @@ class Spec:
     num_steps: int
     padded: bool = False
     seen: tuple[Seen, ...] = ()
+    num_values: tuple[int, ...] | None = None
     num_dims: int = field(init=False, repr=False)
     pad: int | None = field(init=False, repr=False)
 
@@ -84,9 +91,44 @@ class Spec:
             )
         if self.num_steps < 1:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
+        if self.num_values is not None:
+            self._check_values(tuple(int(n) for n in self.num_values))
         most = max((each.num_parts for each in self.seen), default=1)
         if most > self.num_dims:
             raise FLDDError(f"a latent has {most} parts, but {self.num_dims} coordinates have {self.num_dims} at most.")
+
+    def _check_values(self, num_values: tuple[int, ...]) -> None:
+        object.__setattr__(self, "num_values", num_values)
+        if len(num_values) != self.num_dims or min(num_values) < 1 or max(num_values) != self.num_classes:
+            raise FLDDError(
+                f"num_values must say of each of {self.num_dims} coordinates how many values it has, from 1 to "
+                f"num_classes, which is the largest of them: {self.num_classes}. It has {len(num_values)} numbers from "
+                f"{min(num_values, default=0)} to {max(num_values, default=0)}."
+            )
+        if self.padded:
+            raise FLDDError("num_values and PAD do not go together: leave one of them out.")
+
+    def check_num_values(self, num_values: Sequence[int]) -> None:
+        """Raise FLDDError unless these are the numbers of values of the D coordinates."""
+        if tuple(num_values) != (self.num_values or (self.num_classes,) * self.num_dims):
+            raise FLDDError(
+                "the columns of the data have other numbers of values than the model was made for. From Python, make "
+                "it with num_values=data.num_values; a checkpoint is for data with the columns of its training."
+            )
+
+    def allowed(self, num_states: int) -> Tensor | None:
+        """Which states coordinates may take, ``(*shape, num_states)`` of bool; None where all may take all.
+
+        States from K on, such as MASK, are no values, and every coordinate may take them.
+        """
+        if self.num_values is None:
+            return None
+        state = torch.arange(num_states)
+        return (
+            (state < torch.tensor(self.num_values)[:, None])
+            .logical_or(state >= self.num_classes)
+            .view(*self.shape, num_states)
+        )
 
     def part_of(self, num_parts: int) -> list[int]:
         """The part 0..m-1 that every one of the D coordinates belongs to; neighbours, as equal as can be."""

@@ -21,6 +21,8 @@ __all__ = ["Texts", "trajectory_lines", "write_lines"]
 class Texts(Callback):
     """Writes ``texts/samples_step{n}.txt`` at every validation of ``fit``, one sample a line, and tells every logger.
 
+    Of tables it is a ``.csv``, with the names of the columns.
+
     At the end ``texts/trajectory.txt`` shows a few samples as they come about, z_T to z_0. For models that
     write text, which is what :meth:`fldd_lightning.FLDD.to_text` gives.
 
@@ -41,7 +43,8 @@ class Texts(Callback):
         folder, module = run_folder(trainer, "texts"), _fldd(pl_module)
         if trainer.is_global_zero:
             lines = _lines(module, module.sample(self.num_samples, self.seed))
-            write_lines(lines, folder / f"samples_step{trainer.global_step}.txt")
+            file = folder / f"samples_step{trainer.global_step}{module.text_ending}"
+            write_lines([*module.text_head(), *lines], file)
             for logger in trainer.loggers:
                 _log_text(logger, "\n\n".join(lines), trainer.global_step)
 

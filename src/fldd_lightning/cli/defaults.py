@@ -12,6 +12,7 @@ from ..callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from ..callbacks.progress import RunProgressBar
 from ..callbacks.report import Report
 from ..module import FLDD
+from ..table import TableFLDD
 from ..text import TextFLDD
 
 __all__ = ["default_callbacks", "validation_interval"]
@@ -31,7 +32,7 @@ def default_callbacks(subcommand: str, trainer: dict[str, Any], model: FLDD) -> 
         wanted.append(((ProgressBar,), RunProgressBar()))
     if subcommand == "fit":
         wanted.append(((CollapseMonitor,), CollapseMonitor()))
-        wanted.append(((Pictures, Texts), Texts() if isinstance(model, TextFLDD) else Pictures()))
+        wanted.append(((Pictures, Texts), Texts() if isinstance(model, (TextFLDD, TableFLDD)) else Pictures()))
         wanted.append(((Report,), Report()))
         if trainer.get("enable_checkpointing") is not False:
             interval = trainer.get("val_check_interval")

@@ -29,6 +29,8 @@ from .quiet import quiet
 
 __all__ = ["evaluate", "evaluate_command"]
 
+_LONGEST = 200  # characters of a fact in the table
+
 
 def evaluate(
     ckpt_path: str,
@@ -152,6 +154,8 @@ def _column(result: dict[str, Any]) -> dict[str, str]:
 
 
 def _listed(facts: dict[str, Any]) -> str:
-    """Facts in a line; those that are not given are left out."""
+    """Facts in a line; those that are not given are left out, and long ones cut: the JSON has all of them."""
     shown = {name: str(value) for name, value in facts.items() if value is not None}
-    return ", ".join(f"{name} {text if text.isprintable() else repr(text)}" for name, text in shown.items())
+    shown = {name: text if text.isprintable() else repr(text) for name, text in shown.items()}
+    cut = {name: text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..." for name, text in shown.items()}
+    return ", ".join(f"{name} {text}" for name, text in cut.items())

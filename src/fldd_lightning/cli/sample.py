@@ -34,9 +34,10 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
-        output: Where to write; endings of .npy, .png and .txt are left out. OUTPUT.npy holds integers
+        output: Where to write; endings of .npy, .png, .txt and .csv are left out. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
-            sample. There are no pictures of text that the model does not render.
+            sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
+            model does not render.
         num_samples: How many.
         num_steps: T. That of the training; another one for masked diffusion that is not told the step.
         batch_size: How many at once.
@@ -53,7 +54,7 @@ def sample(
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not FLDD.render
     path = Path(output)
-    if path.suffix in (".npy", ".png", ".txt"):
+    if path.suffix in (".npy", ".png", ".txt", ".csv"):
         path = path.with_suffix("")
     path.parent.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -70,7 +71,7 @@ def sample(
         if trajectory:
             save_trajectory(model, states[:, :8], file("_trajectory.png"))
     if lines is not None:
-        write_lines(lines, file(".txt"))
+        write_lines([*model.text_head(), *lines], file(model.text_ending))
         if trajectory:
             write_lines(trajectory_lines(model, states[:, :8]), file("_trajectory.txt"))
     print("wrote " + ", ".join(str(p) for p in written))

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from ..categorical import check_states
 from ..checkpoint import load_model, same_vocabulary
-from ..data import DiscreteDataModule, TextDataModule
+from ..data import DiscreteDataModule, TableDataModule, TextDataModule
 from ..evaluation import Scores
+from ..table import TableFLDD
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, run_with_data, write_whole
 
@@ -47,6 +48,8 @@ def score(
     model = load_model(ckpt_path, device)
     if isinstance(model, TextFLDD) and isinstance(data, TextDataModule) and model.tokenizer is not None:
         data.write_in(model.tokenizer)
+    if isinstance(model, TableFLDD) and isinstance(data, TableDataModule) and model.columns is not None:
+        data.read_as(model.columns)
     rows = data.all_rows()
     same_vocabulary(model.vocabulary, data.vocabulary)
     check_states(rows.x, model.spec.num_classes, model.spec.shape, "the data")

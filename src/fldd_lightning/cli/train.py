@@ -26,7 +26,7 @@ __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
 
 class FLDDCLI(LightningCLI):
-    """LightningCLI with K, shape and padding linked from the data to the model, and with default callbacks."""
+    """LightningCLI with what the data say linked from them to the model, and with default callbacks."""
 
     model: FLDD
 
@@ -34,6 +34,7 @@ class FLDDCLI(LightningCLI):
         for name in ("num_classes", "shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("data", "model.init_args.padded", _is_padded, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.num_values", _num_values, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
@@ -120,6 +121,11 @@ def run_trainer(args: Sequence[str]) -> None:
 
 def _is_padded(data: LightningDataModule) -> bool:
     return bool(getattr(data, "padded", False))
+
+
+def _num_values(data: LightningDataModule) -> list[int] | None:
+    number = getattr(data, "num_values", None)
+    return None if number is None else list(number)
 
 
 def packaged_config(arg: str) -> str:

@@ -5,6 +5,7 @@ from .base import DiscreteDataModule, Split, split_rows
 from .digits import DigitsDataModule
 from .image import ImageDataModule
 from .mnist import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
+from .table import TableDataModule
 from .text import TextDataModule
 from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
 
@@ -19,6 +20,7 @@ __all__ = [
     "ImageDataModule",
     "MNISTDataModule",
     "Split",
+    "TableDataModule",
     "TextDataModule",
     "Tokenizer",
     "split_rows",

@@ -212,6 +212,11 @@ class DiscreteDataModule(LightningDataModule):
         """Whether the last class is PAD, see :class:`fldd_lightning.Spec`."""
         return False
 
+    @property
+    def num_values(self) -> Sequence[int] | None:
+        """How many values each coordinate has, if they differ; see :class:`fldd_lightning.Spec`."""
+        return None
+
     def setup(self, stage: str) -> None:
         _ = self.splits
 

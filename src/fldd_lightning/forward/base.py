@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ..categorical import check_states, log_one_hot, without_state
+from ..categorical import check_states, log_one_hot, only_states, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
@@ -31,12 +31,14 @@ class ForwardProcess(nn.Module, ABC):
 
     Attributes:
         learned: Whether the process has parameters; those need T of at least 2.
+        allowed: Which states coordinates may take, ``(*shape, S)``; None where all may take all.
 
     Raises:
         FLDDError: If a learned process is asked for with T = 1.
     """
 
     learned: bool = False
+    allowed: Tensor | None
 
     def __init__(self, spec: Spec, num_states: int) -> None:
         super().__init__()
@@ -47,6 +49,7 @@ class ForwardProcess(nn.Module, ABC):
             )
         self.spec = spec
         self.num_states = num_states
+        self.register_buffer("allowed", spec.allowed(num_states), persistent=False)
 
     @property
     def has_mask(self) -> bool:
@@ -72,7 +75,12 @@ class ForwardProcess(nn.Module, ABC):
 
     @abstractmethod
     def log_prior(self) -> Tensor:
-        """Log of the prior of one coordinate at t = T, ``(S,)``; the same for every coordinate."""
+        """Log of the prior of one coordinate at t = T, ``(S,)``; the same for every coordinate that has all values."""
+
+    def log_priors(self) -> Tensor:
+        """Log of the prior of every coordinate, given the values that it has: ``(*shape, S)``, or ``(S,)`` for all."""
+        log_prior = self.log_prior()
+        return log_prior if self.allowed is None else only_states(log_prior.to(self.allowed.device), self.allowed)
 
     @abstractmethod
     def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ class ForwardProcess(nn.Module, ABC):
 
         Returns:
             log u_t, ``(B, M, *shape, S)`` in float32 or better; ``-inf`` where exactly 0. Coordinates
-            at PAD stay there, and no other coordinate gets there.
+            at PAD stay there, and no other coordinate gets there. None gets to a value that it does not have.
 
         Raises:
             FLDDError: If ``x`` is not integers 0..K-1 of the right shape.
@@ -105,17 +113,22 @@ class ForwardProcess(nn.Module, ABC):
         check_states(x, self.spec.num_classes, self.spec.shape)
         at_data = log_one_hot(x, self.num_states).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
-        log_u = torch.where(column == 0, at_data, self.log_prior().to(at_data))
+        log_u = torch.where(column == 0, at_data, self.log_priors().to(at_data))
         if num_steps > 1:
             between = self.interior_log_marginals(x, t.clamp(1, num_steps - 1), condition)
             log_u = torch.where((column > 0) & (column < num_steps), between, log_u)
+        if self.allowed is not None:
+            log_u = only_states(log_u, self.allowed)
         if pad is not None:
             is_pad = (x == pad).unsqueeze(1).unsqueeze(-1)  # (B, 1, *shape, 1)
             log_u = torch.where(is_pad, at_data, without_state(log_u, pad))
         return log_u
 
     def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
-        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11)."""
+        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11).
+
+        It is at no state that is not among ``allowed``, as the marginals are not.
+        """
         return MaximumCoupling.of(log_u_s, log_u_t)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:

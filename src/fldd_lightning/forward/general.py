@@ -37,8 +37,8 @@ _LEAST = -1e4  # in place of -inf: sums of exponentials then have gradients
 class UniformProcess(ForwardProcess):
     """Uniform noise with the maximum coupling.
 
-    u_t = alpha_t onehot(x) + (1 - alpha_t) / K, over K - 1 classes if one of them is PAD. The coupling
-    moves as little mass as it can.
+    u_t = alpha_t onehot(x) + (1 - alpha_t) / K, over K - 1 classes if one of them is PAD, and over the values that a
+    coordinate has if they are fewer. The coupling moves as little mass as it can.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -46,7 +46,7 @@ class UniformProcess(ForwardProcess):
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         alpha = (1 - t / self.spec.num_steps).reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
-        noise = self.log_prior().to(x.device).exp()
+        noise = self.log_priors().to(x.device).exp()
         return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) * noise).log()
 
     def log_prior(self) -> Tensor:
@@ -69,9 +69,11 @@ class UniformProcess(ForwardProcess):
         return torch.where(one_hot(z_t, self.num_states).bool(), kept, moved)
 
     def _log_live(self, like: Tensor) -> Tensor:
-        """0 at all states but PAD, ``(S,)``."""
+        """0 at all states that a coordinate may take, ``(S,)`` or ``(*shape, S)``; ``-inf`` at PAD and others."""
         zeros = torch.zeros(self.num_states, device=like.device)
         pad = self.spec.pad
+        if self.allowed is not None:
+            return zeros.where(self.allowed, -torch.inf)
         return (
             zeros if pad is None else zeros.masked_fill(torch.arange(len(zeros), device=like.device) == pad, -torch.inf)
         )
@@ -100,8 +102,11 @@ class D3PMProcess(UniformProcess):
         return torch.where(is_now, (beta + nu).log(), nu.log()) + log_u + self._log_live(log_p)
 
     @property
-    def _num_live(self) -> int:
-        return self.num_states - int(self.spec.padded)
+    def _num_live(self) -> Tensor:
+        """How many states a coordinate may take: ``()``, or ``(*shape, 1)`` where they differ."""
+        if self.allowed is None:
+            return torch.tensor(self.num_states - int(self.spec.padded))
+        return self.allowed.sum(-1, keepdim=True)
 
     def _beta(self, t: Tensor, like: Tensor) -> Tensor:
         num_steps = self.spec.num_steps
@@ -113,7 +118,7 @@ class _MarkovPosterior:
     x: Tensor  # (B, *shape)
     log_u_s: Tensor  # (B, *shape, S)
     keep: Tensor  # beta, (B, 1.., 1)
-    num_live: int  # states that are not PAD
+    num_live: Tensor  # states that may be taken, () or (*shape, 1)
 
     def posterior(self, z_t: Tensor) -> Tensor:
         return self.relaxed_posterior(one_hot(z_t, self.log_u_s.shape[-1], self.log_u_s.dtype))
@@ -128,7 +133,7 @@ class _MarkovPosterior:
     def entropy(self) -> Tensor:
         # By symmetry it takes two values: at z_t = x and at any other state.
         same = entropy(self.posterior(self.x).log()).unsqueeze(-1)
-        other = entropy(self.posterior((self.x + 1) % self.num_live).log()).unsqueeze(-1)
+        other = entropy(self.posterior((self.x + 1) % self.num_live.squeeze(-1)).log()).unsqueeze(-1)
         return torch.where(one_hot(self.x, self.log_u_s.shape[-1]).bool(), same, other)
 
 

@@ -95,6 +95,7 @@ class Latent(nn.Module, ABC):
         announcement: What is said before :meth:`fit`; the class stands for ``{name}``, and how many examples follows.
         num_examples: To how many training examples it is fitted, at most; 0 for no fit.
         is_fitted: Whether :meth:`fit` has been called, ``()`` of bool.
+        allowed: Which values coordinates have, ``(*shape, K)`` of bool; None where all have K.
     """
 
     name: str = "latent"
@@ -106,11 +107,13 @@ class Latent(nn.Module, ABC):
     has_score: bool = False
     announcement: str = "Fitting the {name} to"
     is_fitted: Tensor
+    allowed: Tensor | None
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
         self.register_buffer("is_fitted", torch.tensor(False))
+        self.register_buffer("allowed", spec.allowed(spec.num_classes), persistent=False)
 
     @property
     def num_examples(self) -> int:

@@ -35,7 +35,8 @@ class ChainLatent(TableLatent):
 
     :meth:`fit` tries 1, 16, 64, ... values up to ``size``, as long as that makes held-out examples more likely. Where
     all parts are equally long (the length is a multiple of ``part``), it also tries tables that are the same for all of
-    them, which suits series that are cut anywhere. Coordinates at PAD do not count.
+    them, which suits series that are cut anywhere; not where coordinates differ in how many values they have.
+    Coordinates at PAD do not count.
 
     Args:
         spec: K and a shape of ``(length,)``.
@@ -100,7 +101,7 @@ class ChainLatent(TableLatent):
     @torch.no_grad()
     def fit(self, x: Tensor, seed: int = 0) -> dict[str, float]:
         held, kept = hold_out(x, seed)
-        same_length = len(set(self._lengths)) == 1 and self.num_parts > 1
+        same_length = len(set(self._lengths)) == 1 and self.num_parts > 1 and self.allowed is None
         ties = [False, True] if same_length else [False]  # whether all parts share tables
         singles = [self._maximise(kept, 1, tie, seed) for tie in ties]
         nll_marginals, *_ = values = [self._held_out_nll(held, each) for each in singles]

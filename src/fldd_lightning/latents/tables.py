@@ -38,8 +38,17 @@ def count(x: Tensor, weights: Tensor, num_classes: int, pad: int | None) -> Tens
 
 
 def count_all(x: Tensor, spec: Spec) -> Tensor:
-    """How often every coordinate takes every value, plus 1 / K; ``(*shape, K, 1)``, 0 at PAD."""
-    counts = count(x, torch.ones(len(x), 1, device=x.device), spec.num_classes, spec.pad) + 1 / spec.num_classes
+    """How often every coordinate takes every value, plus one example's worth shared out over the values that it has.
+
+    Returns:
+        ``(*shape, K, 1)``, 0 at PAD and at values that a coordinate does not have.
+    """
+    counts = count(x, torch.ones(len(x), 1, device=x.device), spec.num_classes, spec.pad)
+    allowed = spec.allowed(spec.num_classes)
+    if allowed is None:
+        counts = counts + 1 / spec.num_classes
+    else:
+        counts = counts + (allowed / allowed.sum(-1, keepdim=True)).unsqueeze(-1).to(x.device)
     if spec.pad is not None:
         counts[..., spec.pad, :] = 0
     return counts

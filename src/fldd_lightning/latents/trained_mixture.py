@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -73,15 +74,17 @@ class TrainedMixtureLatent(Latent):
         return (_SCALE * self.prior).log_softmax(0)
 
     def log_conditional(self) -> Tensor:
-        """Log p(x_i|c), ``(*shape, K, C)``; 0 at PAD."""
-        log_p = (_SCALE * self.table).log_softmax(-2)
+        """Log p(x_i|c), ``(*shape, K, C)``; 0 at PAD, ``-inf`` at values that a coordinate does not have."""
+        logits = _SCALE * self.table
+        log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed[..., None], -inf)).log_softmax(-2)
         return F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
 
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return MixturePosterior(log_likelihood(x, self.log_conditional()), self.log_prior())
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        log_p = (_SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)).log_softmax(-1)  # of these values alone
+        logits = _SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
+        log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed, -inf)).log_softmax(-1)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,304 @@
+"""Columns of a table: the integer of each entry, and the entry that each integer stands for.
+
+A checkpoint keeps them as JSON, which is plain data: names, categories and edges.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ..errors import FLDDError
+from .entries import as_number, distinct, finite, is_number, stands_for_none, text_of
+
+__all__ = ["Bins", "Categories", "Column", "Columns", "find_column"]
+
+_MOST_CATEGORIES = 5_000  # networks have weights for each of them in every column
+_MASKED = "·"
+
+
+@dataclass(frozen=True)
+class Column(ABC):
+    """Base class. An entry is a text, or None where it is missing; integers are ``0..num_values-1``.
+
+    Attributes:
+        name: What the header calls it.
+        missing: Whether entries were missing in training. That is a value of its own, the last.
+    """
+
+    name: str
+    missing: bool
+
+    @property
+    @abstractmethod
+    def num_present(self) -> int:
+        """How many values there are beside the missing one."""
+
+    @property
+    def num_values(self) -> int:
+        """How many values there are."""
+        return self.num_present + self.missing
+
+    def place(self, entry: str | None) -> int:
+        """The integer of an entry; raises FLDDError, naming column and entry, if there was none such in training."""
+        if entry is None and not self.missing:
+            raise FLDDError(f"column '{self.name}' lacks an entry, but in training none was missing. Fill it in.")
+        return self.num_present if entry is None else self.place_of(entry)
+
+    @abstractmethod
+    def place_of(self, entry: str) -> int:
+        """The integer of an entry that is not missing."""
+
+    def entry(self, place: int) -> str:
+        """What an integer stands for: nothing where the entry is missing, a dot at MASK."""
+        if place >= self.num_present:
+            return "" if place < self.num_values else _MASKED
+        return self.entry_of(place)
+
+    @abstractmethod
+    def entry_of(self, place: int) -> str:
+        """What an integer stands for that is not the missing one."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """What there is in it, in words."""
+
+
+@dataclass(frozen=True)
+class Categories(Column):
+    """A column of texts, or of few different numbers, each with an integer of its own.
+
+    Attributes:
+        categories: What there was in training, in order.
+        are_numbers: Whether they are numbers, so that ``01`` and ``1.0`` are ``1``.
+    """
+
+    categories: tuple[str, ...]
+    are_numbers: bool
+
+    @property
+    def num_present(self) -> int:
+        return len(self.categories)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {category: i for i, category in enumerate(self.categories)}
+
+    def place(self, entry: str | None) -> int:
+        return super().place(as_number(entry) if self.are_numbers else entry)
+
+    def place_of(self, entry: str) -> int:
+        if entry not in self._places:
+            few = ", ".join(repr(each) for each in self.categories[:5])
+            raise FLDDError(
+                f"column '{self.name}' holds {entry!r}, which was not there in training: it had "
+                f"{few or 'no entry'}{' and others' if len(self.categories) > 5 else ''}. Leave such rows out, or "
+                "train on data that have it."
+            )
+        return self._places[entry]
+
+    def entry_of(self, place: int) -> str:
+        return self.categories[place]
+
+    def summary(self) -> str:
+        return f"{self.num_values} {'categories' if self.num_values > 1 else 'category'}"
+
+
+@dataclass(frozen=True)
+class Bins(Column):
+    """A column of numbers in bins that had about equally many rows of training; no number was in two of them.
+
+    A number belongs to the last bin that starts at it or below, and to the first one if it is less than all.
+    A bin comes back as its midpoint, which belongs to it.
+
+    Attributes:
+        low: The least number of training in each bin, ascending.
+        high: The largest.
+        whole: Whether all numbers were whole; midpoints then are, too.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    whole: bool
+
+    @property
+    def num_present(self) -> int:
+        return len(self.low)
+
+    def place(self, entry: str | None) -> int:
+        return super().place(as_number(entry))
+
+    def place_of(self, entry: str) -> int:
+        if not is_number(entry):
+            raise FLDDError(f"column '{self.name}' holds {entry!r}, but in training it held numbers. Correct it.")
+        return max(0, bisect_right(self.low, float(entry)) - 1)
+
+    def entry_of(self, place: int) -> str:
+        low, high = self.low[place], self.high[place]
+        middle = min(max(low / 2 + high / 2, low), high)
+        return text_of(round(middle) if self.whole else middle)
+
+    def summary(self) -> str:
+        return f"{self.num_present} bins{' and missing' if self.missing else ''}"
+
+
+class Columns:
+    """The columns of a table, in their order.
+
+    Args:
+        columns: One or more.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = tuple(columns)
+
+    @property
+    def names(self) -> list[str]:
+        """What the header calls them."""
+        return [column.name for column in self.columns]
+
+    @property
+    def num_values(self) -> list[int]:
+        """How many values each has."""
+        return [column.num_values for column in self.columns]
+
+    def encode(self, table: pa.Table) -> Tensor:
+        """Integers ``(N, D)`` of a table's rows; its other columns are left out.
+
+        Raises:
+            FLDDError: If a column is missing, or an entry has no integer.
+        """
+        missing = [name for name in self.names if name not in table.column_names]
+        if missing:
+            raise FLDDError(f"the table has no column '{missing[0]}', only {', '.join(table.column_names)}.")
+        largest = max(self.num_values)
+        dtype = np.uint8 if largest <= 2**8 else np.int16 if largest <= 2**15 else np.int32
+        x = np.empty((table.num_rows, len(self.columns)), dtype)
+        for i, column in enumerate(self.columns):
+            entries, which = distinct(table, column.name)
+            x[:, i] = np.array([column.place(entry) for entry in entries], dtype)[which]
+        return torch.from_numpy(x)
+
+    def lines(self, rows: Tensor) -> list[str]:
+        """Rows ``(N, D)`` as lines of CSV; states with MASK have a dot there."""
+        written = [[c.entry(place) for c, place in zip(self.columns, row, strict=True)] for row in rows.tolist()]
+        return [_line(row) for row in written]
+
+    def head(self) -> str:
+        """The line of CSV with the names."""
+        return _line(self.names)
+
+    def summary(self) -> str:
+        """What there is in each, in words."""
+        return ", ".join(f"{column.name} {column.summary()}" for column in self.columns)
+
+    def state(self) -> str:
+        """All of it as JSON."""
+        return json.dumps([asdict(column) for column in self.columns])
+
+    @classmethod
+    def of_state(cls, state: str) -> Columns:
+        """The columns of :meth:`state`; raises FLDDError if it is none, as it may come from anyone."""
+        try:
+            columns = [_restored(entry) for entry in json.loads(state)]
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise FLDDError(f"these are no columns of a table, or damaged ones: {str(state)[:60]}.") from error
+        if not columns:
+            raise FLDDError("there is no column in the checkpoint's table: it is damaged.")
+        return cls(columns)
+
+
+def find_column(name: str, counts: Mapping[str | None, int], bins: int, as_text: bool) -> Column:
+    """What a column holds, by its entries.
+
+    It holds numbers if every entry is one, but for those that are missing and for what usually stands for a missing
+    number. Numbers of up to ``bins`` kinds are categories.
+
+    Args:
+        name: What the header calls it.
+        counts: How often each entry stands there; None where it is missing.
+        bins: How many bins there may be.
+        as_text: Whether numbers are taken as texts.
+
+    Raises:
+        FLDDError: If there are too many categories.
+    """
+    texts = sorted(entry for entry in counts if entry is not None)
+    others = [text for text in texts if not is_number(text)]
+    if as_text or len(others) == len(texts) or any(not stands_for_none(text) for text in others):
+        if len(texts) > _MOST_CATEGORIES:
+            raise FLDDError(
+                f"column '{name}' holds {len(texts)} different texts, such as {texts[0]!r}, more than "
+                f"{_MOST_CATEGORIES}. If they are names or numbers of the rows, set --data.leave_out \"['{name}']\"."
+            )
+        return Categories(name, None in counts, tuple(texts), are_numbers=False)
+    numbers: Counter[float] = Counter()
+    for text in texts:
+        if is_number(text):
+            numbers[finite(float(text), name)] += counts[text]
+    missing = None in counts or bool(others)
+    if len(numbers) <= bins:
+        return Categories(name, missing, tuple(text_of(number) for number in sorted(numbers)), are_numbers=True)
+    low, high = _equal_bins(numbers, bins)
+    return Bins(name, missing, low, high, all(number.is_integer() for number in numbers))
+
+
+def _equal_bins(counts: Mapping[float, int], bins: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Least and largest number of up to ``bins`` bins with about equally many rows.
+
+    They are quantiles, but for numbers that are frequent: these fill a bin, and the others share the rest.
+    """
+    low: list[float] = []
+    high: list[float] = []
+    left, size = sum(counts.values()), 0  # rows from this bin on, and rows in it
+    for number in sorted(counts):
+        share = left / (bins - max(len(low) - 1, 0))
+        if not low or (len(low) < bins and size + counts[number] / 2 > share):
+            left, size = left - size, 0
+            low.append(number)
+            high.append(number)
+        high[-1] = number
+        size += counts[number]
+    return tuple(low), tuple(high)
+
+
+def _line(fields: Sequence[str]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+def _restored(entry: dict[str, Any]) -> Column:
+    """A column of plain data; raises ValueError, TypeError or KeyError if that is none."""
+    name, missing = _of_type(entry["name"], str), _of_type(entry["missing"], bool)
+    if "categories" in entry:
+        categories = tuple(_of_type(each, str) for each in entry["categories"])
+        column: Column = Categories(name, missing, categories, _of_type(entry["are_numbers"], bool))
+    else:
+        low, high = (tuple(float(finite(number, name)) for number in entry[key]) for key in ("low", "high"))
+        order = [number for pair in zip(low, high, strict=True) for number in pair]
+        if order != sorted(order) or len(set(low)) < len(low):
+            raise ValueError("bins out of order")
+        column = Bins(name, missing, low, high, _of_type(entry["whole"], bool))
+    if column.num_values < 1:
+        raise ValueError("a column without values")
+    return column
+
+
+def _of_type(value: Any, kind: type[Any]) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
