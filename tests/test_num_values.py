@@ -25,12 +25,14 @@ from fldd_lightning import (
     AutoencoderLatent,
     ChainLatent,
     ConfidentFirst,
+    EitherLatent,
     ExactlyN,
     FLDDError,
     GreedyEnd,
     MixtureLatent,
     MLPAutoencoder,
     Spec,
+    TrainedChainLatent,
     TrainedMixtureLatent,
 )
 from fldd_lightning.bound import step_terms
@@ -46,6 +48,10 @@ LATENTS: dict[str, Any] = {
     "mixture": partial(MixtureLatent, size=2),
     "chain": partial(ChainLatent, size=2),
     "trained": partial(TrainedMixtureLatent, size=2),
+    "trained chain": partial(TrainedChainLatent, size=2),
+    "either": partial(
+        EitherLatent, latents=[partial(each, size=2) for each in (TrainedMixtureLatent, TrainedChainLatent)]
+    ),
     "autoencoder": partial(
         AutoencoderLatent, size=2, autoencoder=partial(MLPAutoencoder, width=8), components=2, couplings=2, fit_steps=0
     ),

@@ -136,8 +136,8 @@ def test_a_bound_no_lower_than_that_of_the_latents_is_told(tmp_path: Path, with_
     assert observed(model) == (["label"] if with_label else [])
 
 
-@pytest.mark.parametrize("freeze_steps", [4, 50])
-def test_a_run_twice_as_long_as_the_freeze_is_told(tmp_path: Path, freeze_steps: int) -> None:
+@pytest.mark.parametrize(("freeze_steps", "speaks"), [(4, True), (5, False)])
+def test_a_run_twice_as_long_as_the_freeze_is_told(tmp_path: Path, freeze_steps: int, speaks: bool) -> None:
     """The default run of the digits is just that long; a process that cannot move is not passed over in silence."""
     model = image_model(2)
     model.freeze_steps, model.forward_lr_ratio = freeze_steps, 0.0
@@ -149,7 +149,7 @@ def test_a_run_twice_as_long_as_the_freeze_is_told(tmp_path: Path, freeze_steps:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run.fit(model, Stripes())
-    assert any("hardly moved" in str(each.message) for each in caught)
+    assert any("hardly moved" in str(each.message) for each in caught) == speaks
 
 
 @pytest.mark.parametrize(("spoiled_at", "freeze_steps", "speaks"), [(5, 4, True), (3, 2, False), (5, 9, True)])

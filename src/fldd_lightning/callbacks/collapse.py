@@ -93,7 +93,7 @@ class CollapseMonitor(Callback):
         bound, error, self._validated = float(metrics["nelbo"]), float(metrics["nelbo_se"]), trainer.global_step
         if self._lowest is None or bound < self._lowest[0]:
             self._lowest = bound, trainer.global_step
-        past_freeze = trainer.global_step >= max(1, 2 * pl_module.held_steps)
+        past_freeze = trainer.global_step >= max(1, 2 * pl_module.freeze_steps)
         if process.learned and past_freeze and not self._warned:
             nll = pl_module.evaluations["val"].metrics.get("nll_latent")
             of_latents = None if nll is None else float(nll.compute())

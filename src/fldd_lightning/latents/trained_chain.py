@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class TrainedChainLatent(Latent):
     def chain(self) -> Chain:
         """The tables as log-probabilities; 0 at PAD."""
         following = (_SCALE * self.following).log_softmax(-1).expand(len(self._lengths) - 1, -1, -1)
-        log_p = (_SCALE * self.table).log_softmax(-2)[self.place]  # (D, values, C)
+        log_p = self._log_conditional()
         log_p = F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
         return Chain((_SCALE * self.first).log_softmax(0), following, log_p)
 
@@ -85,8 +86,8 @@ class TrainedChainLatent(Latent):
         return ChainPosterior(scores(x, chain, self._lengths), chain)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        table = (_SCALE * self.table).log_softmax(-2).transpose(1, 2)  # (part, C, values)
-        log_p = table[self.place, c[:, self.part_of]]  # (B, D, values)
+        table = self._log_conditional().transpose(1, 2)  # (D, C, values)
+        log_p = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     @torch.no_grad()
@@ -118,6 +119,11 @@ class TrainedChainLatent(Latent):
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size}, parts={len(self._lengths)})"
+
+    def _log_conditional(self) -> Tensor:
+        """Log p(x_i|c), ``(D, values, C)``; ``-inf`` at values that a coordinate does not have."""
+        logits = (_SCALE * self.table)[self.place]
+        return (logits if self.allowed is None else logits.masked_fill(~self.allowed[..., None], -inf)).log_softmax(-2)
 
     def _starts(self) -> list[int]:
         """The first coordinate of every part."""
