@@ -43,7 +43,16 @@ from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
 from .spec import Spec
-from .training import AdaptiveClip, Averaging, averages_of, clip_apart, held_still, run_progress, two_time_scales
+from .training import (
+    AdaptiveClip,
+    Averaging,
+    averages_of,
+    clip_apart,
+    held_still,
+    refuse_other_averaging,
+    run_progress,
+    two_time_scales,
+)
 
 __all__ = ["FLDD"]
 
@@ -231,11 +240,13 @@ class FLDD(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note
         is_there = any(isinstance(each, Averaging) for each in callbacks)  # of the training before
         return [] if is_there and not self.trainer.training else [Averaging(self.ema_decay)]
 
     def setup(self, stage: str) -> None:
         self._run_progress = None
+        refuse_other_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]  # those of a subclass, too
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
                 f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "

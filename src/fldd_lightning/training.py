@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from .errors import FLDDError
 
 __all__ = [
     "AdaptiveClip",
@@ -20,6 +22,7 @@ __all__ = [
     "clip_apart",
     "held_still",
     "learning_rate_factor",
+    "refuse_other_averaging",
     "run_length",
     "run_progress",
     "two_time_scales",
@@ -149,6 +152,20 @@ def averages_of(trainer: Trainer) -> list[Any]:
     """The modules with averaged weights that a run keeps."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
+
+
+def refuse_other_averaging(callbacks: Iterable[Callback]) -> None:
+    """Raise FLDDError for a callback that averages weights beside :class:`Averaging`.
+
+    Two of them swap the weights of one module in turn: what one takes for the weights of training is the other's
+    average, and checkpoints hold that.
+    """
+    for each in callbacks:
+        if isinstance(each, (WeightAveraging, StochasticWeightAveraging)) and not isinstance(each, Averaging):
+            raise FLDDError(
+                f"remove the callback {type(each).__name__}: the model averages its weights itself. Set "
+                "model.ema_decay for another decay of the average."
+            )
 
 
 def held_still(trainer: Trainer, asked: int) -> int:
