@@ -14,6 +14,7 @@ __all__ = [
     "check_integers",
     "check_states",
     "entropy",
+    "float32_or_better",
     "float64_device",
     "grey_levels",
     "gumbel_noise",
@@ -84,6 +85,11 @@ def without_state(log_p: Tensor, state: int) -> Tensor:
     kept = log_p.masked_fill(is_out, float("-inf"))
     is_empty = (kept == float("-inf")).all(-1, keepdim=True)
     return torch.where(is_empty & ~is_out, 0.0, kept).log_softmax(-1)
+
+
+def float32_or_better(x: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_dims(values: Tensor) -> Tensor:

@@ -93,6 +93,8 @@ def load_module(
         recipe = _recipe(checkpoint, cls)
         module: M = recipe.func(**{**recipe.keywords, **overrides})
         module.on_load_checkpoint(checkpoint)
+    if all(checkpoint["state_dict"][name].dtype == torch.float64 for name, _ in module.named_parameters()):
+        module.double()
     module.load_state_dict(checkpoint["state_dict"])
     return module if map_location is None else module.to(map_location)
 

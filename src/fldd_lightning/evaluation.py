@@ -81,7 +81,7 @@ class Evaluation:
         self.bound = NELBOMetric(spec.num_steps, spec.num_dims, names)
         self.metrics = dict(metrics)
         if any(each.says_values for each in latents):
-            self.metrics["nll_latent"] = MeanMetric()
+            self.metrics["nll_latent"] = MeanMetric().set_dtype(torch.float64)
 
     def reset(self, device: torch.device) -> None:
         """Start anew on a device; an evaluation before may have been broken off."""
@@ -94,12 +94,14 @@ class Evaluation:
         if terms.nll_latent is not None:
             self.metrics["nll_latent"].update(terms.nll_latent)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Values of all metrics by name, over all processes; resets them."""
-        values = {name: value.float() for name, value in self.bound.compute().items()}
+    def compute(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Values of all metrics by name, over all processes, those of the bound in ``dtype``; resets them."""
+        values = {name: value.to(dtype) for name, value in self.bound.compute().items()}
         for name, metric in self.metrics.items():
             value = metric.compute()
             values.update(value if isinstance(value, dict) else {name: value})
+        if "nll_latent" in values:
+            values["nll_latent"] = values["nll_latent"].to(dtype)
         for metric in (self.bound, *self.metrics.values()):
             metric.reset()
         return values

@@ -27,7 +27,7 @@ from .bound import (
     step_terms,
     stratified_steps,
 )
-from .categorical import check_states, float64_device, grey_levels
+from .categorical import check_states, float32_or_better, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
@@ -197,8 +197,9 @@ class FLDD(LightningModule):
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
-            counts = torch.zeros(num_steps + 1, device=kl.device).index_add(0, t, torch.ones_like(kl))
-            means = torch.zeros_like(counts).index_add(0, t, kl.float()) / counts
+            kl = float32_or_better(kl)
+            counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
+            means = torch.zeros_like(counts).index_add(0, t, kl) / counts
             # with as many examples as steps every step was drawn, and nobody need ask the device which
             drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
             values.update({f"kl_t{i}": means[i] for i in drawn})
@@ -344,7 +345,7 @@ class FLDD(LightningModule):
         for batch in batches:
             self._evaluation_step(stage, self.transfer_batch_to_device(batch, self.device, 0))
         self.train(was_training)
-        return self.evaluations[stage].compute()
+        return self.evaluations[stage].compute(self.forward_process.dtype)
 
     def _prepare_evaluation(self, stage: str) -> None:
         self._num_seen = 0
@@ -358,7 +359,7 @@ class FLDD(LightningModule):
         self.update_metrics(self.evaluations[stage].metrics, batch, terms.nelbo)
 
     def _log_evaluation(self, stage: str) -> None:
-        for name, value in self.evaluations[stage].compute().items():
+        for name, value in self.evaluations[stage].compute(self.forward_process.dtype).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
 
     # ---- sampling -------------------------------------------------------------------------
@@ -420,7 +421,7 @@ class FLDD(LightningModule):
         assert isinstance(other.reverse, MaskedReverse)
         other.spec = replace(self.spec, num_steps=num_steps)
         other.hparams["num_steps"] = num_steps
-        process = AbsorbingProcess(other.spec)
+        process = AbsorbingProcess(other.spec).to(self.forward_process.dtype)
         other.reverse.follow(process)
         other.forward_process = process
         other.estimator = build(type(self.estimator), GradientEstimator, other.spec)

@@ -138,6 +138,12 @@ class Averaging(WeightAveraging):
 
         super().__init__(use_buffers=False, avg_fn=average)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the module into float64, if that is asked for: Lightning does it after this copy, and after resuming."""
+        if trainer.precision == "64-true":
+            pl_module.double()
+        super().setup(trainer, pl_module, stage)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is not None:  # after training the module itself has the average
             super().on_save_checkpoint(trainer, pl_module, checkpoint)

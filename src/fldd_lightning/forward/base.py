@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ..categorical import check_states, log_one_hot, without_state
+from ..categorical import check_states, float32_or_better, log_one_hot, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
@@ -37,6 +37,7 @@ class ForwardProcess(nn.Module, ABC):
     """
 
     learned: bool = False
+    _one: Tensor
 
     def __init__(self, spec: Spec, num_states: int) -> None:
         super().__init__()
@@ -47,6 +48,12 @@ class ForwardProcess(nn.Module, ABC):
             )
         self.spec = spec
         self.num_states = num_states
+        self.register_buffer("_one", torch.ones(()), persistent=False)  # moves with the module, as weights do
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers it gives: float32, or float64 where the module has been put there."""
+        return float32_or_better(self._one).dtype
 
     @property
     def has_mask(self) -> bool:
@@ -103,7 +110,7 @@ class ForwardProcess(nn.Module, ABC):
         """
         num_steps, pad = self.spec.num_steps, self.spec.pad
         check_states(x, self.spec.num_classes, self.spec.shape)
-        at_data = log_one_hot(x, self.num_states).unsqueeze(1)  # (B, 1, *shape, S)
+        at_data = log_one_hot(x, self.num_states, self.dtype).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
         log_u = torch.where(column == 0, at_data, self.log_prior().to(at_data))
         if num_steps > 1:
