@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from .bound import Bound
+from .errors import FLDDError
 from .latents.base import Latent
 from .metrics import NELBOMetric
 from .spec import Spec
 
-__all__ = ["Evaluation", "Scores", "part_of"]
+__all__ = ["Evaluation", "Scores", "check_weights", "part_of"]
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise FLDDError if a weight is NaN or infinite; one look at all of them, and one wait for the device."""
+    weights = [p.detach() for p in module.parameters() if p.numel()]
+    if weights and not bool(nn.utils.get_total_norm(weights, float("inf")).isfinite()):
+        name = next(name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+        raise FLDDError(
+            f"the weights of '{name}' are not finite, so that samples and bounds would mean nothing: training has "
+            "diverged, or the file is damaged. Use an earlier checkpoint, or train again with a lower model.lr."
+        )
 
 
 def part_of(batch: Any, chosen: slice) -> Any:

@@ -34,7 +34,7 @@ from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .estimators.score import LatentScore
-from .evaluation import Evaluation, Scores, part_of
+from .evaluation import Evaluation, Scores, check_weights, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .latents.base import Latent
@@ -285,10 +285,11 @@ class FLDD(LightningModule):
             batch_size: Examples at once.
 
         Raises:
-            FLDDError: If the examples do not fit the model, or a number is less than 1.
+            FLDDError: If the examples do not fit the model, a number is less than 1, or a weight is not finite.
         """
         if min(draws, batch_size) < 1:
             raise FLDDError("the number of draws and the batch size must be at least 1.")
+        check_weights(self)
         size = len(self._checked(batch))
         was_training = self.training
         self.eval()
@@ -314,6 +315,7 @@ class FLDD(LightningModule):
         return {"nelbo": self.nelbo_terms(batch, self._noise(index)).nelbo, "index": index}
 
     def on_predict_epoch_start(self) -> None:
+        check_weights(self)
         self._num_seen = 0
 
     def on_validation_epoch_start(self) -> None:
@@ -338,6 +340,9 @@ class FLDD(LightningModule):
 
         Returns:
             Values by name, without the stage; over all processes, if there are several.
+
+        Raises:
+            FLDDError: If a weight is not finite, or the examples do not fit the model.
         """
         was_training = self.training
         self.eval()
@@ -348,6 +353,7 @@ class FLDD(LightningModule):
         return self.evaluations[stage].compute(self.forward_process.dtype)
 
     def _prepare_evaluation(self, stage: str) -> None:
+        check_weights(self)
         self._num_seen = 0
         if stage not in self.evaluations:
             self.evaluations[stage] = Evaluation(self.spec, self.latents, self.make_metrics())
@@ -390,13 +396,15 @@ class FLDD(LightningModule):
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N is not positive, ``num_steps`` is not T, or the model cannot be decoded this way.
+            FLDDError: If N is not positive, ``num_steps`` is not T, the model cannot be decoded this way, or a weight
+                is not finite.
         """
         if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding)
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
+        check_weights(self)
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
