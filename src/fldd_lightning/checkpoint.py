@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule
 
 import fldd_lightning
 
+from .checkpoint_file import is_damaged, newest_good
 from .errors import FLDDError
 from .factory import Trusted, describe, plain, public_path, recipe_of, resolve, trusting
 
@@ -59,9 +60,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to
+        if is_damaged(path):
+            raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}") from error
         raise FLDDError(
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
-            "settings, which are not unpickled. Give one that 'fit' wrote; FLDD_TRACEBACK=1 shows the cause."
+            f"settings, which are not unpickled. {newest_good(path)} FLDD_TRACEBACK=1 shows the cause."
         ) from error
     _about(checkpoint, f"'{path}'")
     return checkpoint

@@ -29,6 +29,7 @@ from .bound import (
 )
 from .categorical import check_states, float32_or_better, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
+from .checkpoint_file import write_whole_checkpoints
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
@@ -247,6 +248,7 @@ class FLDD(LightningModule):
 
     def setup(self, stage: str) -> None:
         self._run_progress = None
+        write_whole_checkpoints(self.trainer)
         refuse_other_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]  # those of a subclass, too
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
