@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from .bound import (
     Bound,
+    StepTerms,
     draw_latents,
     has_any_order,
     mixed_seed,
@@ -38,6 +39,7 @@ from .estimators.score import LatentScore
 from .evaluation import Evaluation, Scores, check_weights, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
+from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
 from .latents.several import fit_latents, make_latents
 from .networks import Backbone
@@ -142,6 +144,7 @@ class FLDD(LightningModule):
             num_classes, tuple(shape), num_steps, padded, tuple(c.seen for c in self.latents if c.seen is not None)
         )
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
+        check_prior(self.forward_process)
         masks = isinstance(self.forward_process, MaskProcess)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
@@ -157,6 +160,7 @@ class FLDD(LightningModule):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.evaluations: dict[str, Evaluation] = {}
         self._num_seen = 0
+        self._has_checked_draws = False
         self._progress = 0.0  # share of the run that is done, for weights that change along it
 
     # ---- training -------------------------------------------------------------------------
@@ -170,7 +174,15 @@ class FLDD(LightningModule):
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
         drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
         step = self.forward_process.step(x, t, drawn.condition)
-        out = self.estimator.loss(step, lambda z_t: step_terms(step, self.reverse, z_t), generator, self.global_step)
+
+        def terms(z_t: Tensor) -> StepTerms:
+            if spec.pad is not None and not self._has_checked_draws:
+                process, names = self.forward_process, [type(self.forward_process), type(self.estimator)]
+                check_draws(x, z_t, spec.pad, process.num_states, " or ".join(name.__name__ for name in names))
+                self._has_checked_draws = True  # once: it waits for the device
+            return step_terms(step, self.reverse, z_t)
+
+        out = self.estimator.loss(step, terms, generator, self.global_step)
         per_step = out.surrogate
         if out.auxiliary is not None:
             per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary

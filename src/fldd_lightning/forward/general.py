@@ -176,7 +176,9 @@ class ResidualProcess(ForwardProcess):
         condition = tuple(c.repeat_interleave(steps, 0) for c in condition)
         residual: Tensor = self.network(x.repeat_interleave(steps, 0), t.flatten(), condition)  # (B*M, *shape, S)
         log_base = self.log_base(x, t)
-        return (log_base + float32_or_better(residual).view_as(log_base)).log_softmax(-1)
+        logits = log_base + float32_or_better(residual).view_as(log_base)
+        pad = self.spec.pad
+        return logits.log_softmax(-1) if pad is None else without_state(logits, pad)
 
     def log_prior(self) -> Tensor:
         return self.base.log_prior()
