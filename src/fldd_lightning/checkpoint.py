@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 import fldd_lightning
 
 from .checkpoint_file import is_damaged, newest_good
 from .errors import FLDDError
-from .factory import Trusted, describe, plain, public_path, recipe_of, resolve, trusting
+from .factory import Trusted, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
     from .data import DiscreteDataModule
@@ -162,14 +163,22 @@ def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = (
 
 
 def about_model(module: FLDD) -> dict[str, Any]:
-    """What a checkpoint says of its model, under the key ``fldd``."""
-    return {
+    """What a checkpoint says of its model, under the key ``fldd``; warns of classes that nobody else will find."""
+    about = {
         "version": VERSION,
         "class": public_path(type(module)),
         "settings": {key: plain(value) for key, value in module.hparams.items() if not key.startswith("_")},
         "identity": _identity(module),
         "vocabulary": module.vocabulary,
     }
+    own = sorted({path.rpartition(".")[2] for path in class_paths(about) if path.startswith("__main__.")})
+    if own:
+        names = ", ".join(own)
+        rank_zero_warn(
+            f"the checkpoint names what is defined in the script itself, and no other program will find it: {names}. "
+            f"Put it into a file of its own, such as parts.py, and write 'from parts import {names}' in the script."
+        )
+    return about
 
 
 def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
