@@ -161,14 +161,15 @@ def test_resuming_from_a_damaged_file_names_a_good_one(tmp_path: Path) -> None:
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     newer.write_bytes(whole[:5_000])  # not to be named
     os.utime(newer, (200, 200))
-    for content in (whole[:-100], whole[:3_000], flipped):
+    for content in (whole[:-100], whole[:3_000], flipped, b""):
         bad.write_bytes(content)
-        assert is_damaged(bad)
+        assert is_damaged(bad) == bool(content)
         with pytest.raises(FLDDError, match=rf"bad.ckpt' is damaged.*newest good one in its folder is '{good}'"):
             fit(tmp_path, build(), Pairs(), str(bad), max_steps=2)
-    bad.write_bytes(whole[:3_000])
-    with pytest.raises(FLDDError, match=rf"is damaged.*'{good}'"):
-        load_model(bad)
+    for size in (10, 3_000, 5_000, len(whole) // 2, len(whole) - 1):
+        bad.write_bytes(whole[:size])
+        with pytest.raises(FLDDError, match=rf"bad.ckpt' is damaged.*'{good}'"):
+            load_model(bad)
     good.unlink()
     with pytest.raises(FLDDError, match="There is no good one in its folder"):
         load_model(bad)

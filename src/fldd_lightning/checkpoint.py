@@ -58,11 +58,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as error:
-        raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to
         if is_damaged(path):
             raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}") from error
+        if isinstance(error, OSError):
+            raise FLDDError(f"cannot read '{path}': {error}.") from error
         raise FLDDError(
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
             f"settings, which are not unpickled. {newest_good(path)} FLDD_TRACEBACK=1 shows the cause."

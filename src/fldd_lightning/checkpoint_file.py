@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -59,7 +60,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         if not _is_address(path):
             remove_leftovers(Path(path).parent)
-            if is_damaged(path):
+            if is_damaged(path) or (os.path.isfile(path) and not os.path.getsize(path)):
                 raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}")
         found: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
         return found
