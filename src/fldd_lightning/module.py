@@ -28,7 +28,7 @@ from .bound import (
     step_terms,
     stratified_steps,
 )
-from .categorical import check_states, float32_or_better, float64_device, grey_levels
+from .categorical import check_states, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .checkpoint_file import write_whole_checkpoints
 from .data.base import DiscreteDataModule
@@ -210,7 +210,6 @@ class FLDD(LightningModule):
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
-            kl = float32_or_better(kl)
             counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
             means = torch.zeros_like(counts).index_add(0, t, kl) / counts
             # with as many examples as steps every step was drawn, and nobody need ask the device which

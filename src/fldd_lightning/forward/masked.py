@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from ..categorical import float32_or_better, log_one_hot, one_hot
+from ..categorical import log_one_hot, one_hot
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.base import Backbone
@@ -234,7 +234,8 @@ class LearnedMaskProcess(MaskProcess):
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         residual: Tensor = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
-        return float32_or_better(residual) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        full = torch.promote_types(residual.dtype, torch.float32)
+        return residual.to(full) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
 
 def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..categorical import float32_or_better, float64_device
+from ..categorical import float64_device
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.autoencoder import Autoencoder, MLPAutoencoder
@@ -140,13 +140,11 @@ class AutoencoderLatent(Latent):
     def posterior(self, x: Tensor, batch: Any = None) -> AutoencoderPosterior:
         # the last class has no input of its own: what is none of the others
         one_hot = F.one_hot(x, self.spec.num_classes)[..., :-1].to(self.bias.dtype)  # (B, *shape, K - 1)
-        mean, log_variance = float32_or_better(self.autoencoder.encode(one_hot)).chunk(2, -1)
+        mean, log_variance = _full(self.autoencoder.encode(one_hot)).chunk(2, -1)
         return AutoencoderPosterior(self, x, mean, log_variance.clamp(*LOG_VARIANCE))
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        logits = (
-            float32_or_better(self.autoencoder.decode(c.to(self.bias.dtype))) + self.bias
-        )  # (B, *shape, values - 1)
+        logits = _full(self.autoencoder.decode(c.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
         log_p: Tensor = F.pad(logits, (0, 1)).log_softmax(-1)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
@@ -229,6 +227,11 @@ class AutoencoderLatent(Latent):
         c = posterior.draw(uniform)
         kl = posterior.kl(c)
         return kl, kl - posterior.log_likelihood(c)
+
+
+def _full(numbers: Tensor) -> Tensor:
+    """At least in single precision, whatever the networks compute in."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 class FlowPrior(nn.Module):
