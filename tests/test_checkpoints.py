@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import sys
+import runpy
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from conftest import small_mlp
 from fldd_lightning import FLDD, FLDDError
 from fldd_lightning.checkpoint import load_model
+from fldd_lightning.cli import main
 from fldd_lightning.data import ArrayDataModule
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import LearnedMaskProcess, ResidualUniformProcess
@@ -86,7 +88,7 @@ def test_whatever_a_model_is_made_of_its_checkpoint_can_be_loaded(tmp_path: Path
     assert torch.equal(load_model(str(tmp_path / "again.ckpt"), trusted=[Several, *OWN]).sample(5), loaded.sample(5))
 
 
-def test_what_no_checkpoint_could_name_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_checkpoint_could_name_is_refused_at_once() -> None:
     for options in (
         {"denoiser": lambda *given: make_network(*given)},
         {"forward_process": partial(ResidualUniformProcess, network=lambda *given: make_network(*given))},
@@ -94,10 +96,53 @@ def test_what_no_checkpoint_could_name_is_refused_at_once(monkeypatch: pytest.Mo
     ):
         with pytest.raises(FLDDError, match="cannot be imported by its name"):
             build(**options)
-    monkeypatch.setattr(make_network, "__module__", "__main__")
-    monkeypatch.setattr(sys.modules["__main__"], "make_network", make_network, raising=False)
-    with pytest.warns(UserWarning, match="make_network is defined in the script itself"):
-        build(denoiser=make_network)
+
+
+SCRIPT = """
+from functools import partial
+from pathlib import Path
+
+from conftest import small_mlp
+from fldd_lightning import FLDD, LearnedMaskProcess, load_model
+from fldd_lightning.networks import MLP
+from tiny import Pairs, build, fit
+
+class Net(MLP):
+    pass
+
+class Own(FLDD):
+    pass
+
+def save(model, name):
+    fit(Path(name).parent, model, Pairs(batch_size=64), max_steps=1, limit_val_batches=0).save_checkpoint(name)
+"""
+
+
+def test_a_class_of_the_script_itself_is_warned_of_when_it_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, script = tmp_path / "model.ckpt", tmp_path / "script.py"
+    process = "partial(LearnedMaskProcess, network=partial(Net, width=8))"
+    for model, names in (
+        (f"build(forward_process={process})", "Net"),
+        ("build(Own)", "Own"),
+        ("build(Own, denoiser=Net)", "Net, Own"),
+    ):
+        script.write_text(f"{SCRIPT}\nsave({model}, '{path}')\nload_model('{path}', trusted=[Net, Own])\n")
+        with pytest.warns(
+            UserWarning, match=rf"no other program will find it: {names}\. .*'from parts import {names}'"
+        ):
+            runpy.run_path(str(script), run_name="__main__")
+        assert main(["sample", "--ckpt_path", str(path)]) == 1
+        assert "defined in the script that wrote the checkpoint" in capsys.readouterr().err
+
+
+def test_classes_of_files_are_not_warned_of(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run = fit(tmp_path, build(Own, denoiser=make_network), Pairs(batch_size=64), max_steps=1, limit_val_batches=0)
+        run.save_checkpoint(tmp_path / "model.ckpt")
+    assert not any("script itself" in str(one.message) for one in warned)
 
 
 def test_a_class_of_a_function_can_be_trained_and_loaded_from_python(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     kl_of_staying = stay * (log_stay - logsigmoid(odds)) + leave * (log_leave - logsigmoid(-odds))
     kl = masked * (kl_of_staying - leave * log_p)
 
-    usual = (1 / step.t).reshape(-1, *[1] * (leave.dim() - 1))
+    usual = (1 / step.t.to(leave.dtype)).reshape(-1, *[1] * (leave.dim() - 1))
     lacking = masked.detach() * (usual - leave.detach()).clamp_min(0)
     return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
 

@@ -15,6 +15,7 @@ __all__ = [
     "check_states",
     "check_values",
     "entropy",
+    "float32_or_better",
     "float64_device",
     "grey_levels",
     "gumbel_noise",
@@ -93,6 +94,11 @@ def only_states(log_p: Tensor, allowed: Tensor) -> Tensor:
     kept = log_p.masked_fill(~allowed, float("-inf"))
     is_empty = (kept == float("-inf")).all(-1, keepdim=True)
     return torch.where(is_empty & allowed, 0.0, kept).log_softmax(-1)
+
+
+def float32_or_better(x: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_dims(values: Tensor) -> Tensor:

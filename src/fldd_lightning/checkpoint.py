@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 import fldd_lightning
 
+from .checkpoint_file import is_damaged, newest_good
 from .errors import FLDDError
-from .factory import Trusted, describe, plain, public_path, recipe_of, resolve, trusting
+from .factory import Trusted, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
     from .data import DiscreteDataModule
@@ -56,12 +58,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FLDDError(f"no checkpoint at '{path}'. 'fit' writes them under lightning_logs/*/checkpoints/.")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as error:
-        raise FLDDError(f"cannot read '{path}': {error}.") from error
     except Exception as error:  # whatever bytes of another kind lead to
+        if is_damaged(path):
+            raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}") from error
+        if isinstance(error, OSError):
+            raise FLDDError(f"cannot read '{path}': {error}.") from error
         raise FLDDError(
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
-            "settings, which are not unpickled. Give one that 'fit' wrote; FLDD_TRACEBACK=1 shows the cause."
+            f"settings, which are not unpickled. {newest_good(path)} FLDD_TRACEBACK=1 shows the cause."
         ) from error
     _about(checkpoint, f"'{path}'")
     return checkpoint
@@ -93,6 +97,8 @@ def load_module(
         recipe = _recipe(checkpoint, cls)
         module: M = recipe.func(**{**recipe.keywords, **overrides})
         module.on_load_checkpoint(checkpoint)
+    if all(checkpoint["state_dict"][name].dtype == torch.float64 for name, _ in module.named_parameters()):
+        module.double()
     module.load_state_dict(checkpoint["state_dict"])
     return module if map_location is None else module.to(map_location)
 
@@ -157,14 +163,22 @@ def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = (
 
 
 def about_model(module: FLDD) -> dict[str, Any]:
-    """What a checkpoint says of its model, under the key ``fldd``."""
-    return {
+    """What a checkpoint says of its model, under the key ``fldd``; warns of classes that nobody else will find."""
+    about = {
         "version": VERSION,
         "class": public_path(type(module)),
         "settings": {key: plain(value) for key, value in module.hparams.items() if not key.startswith("_")},
         "identity": _identity(module),
         "vocabulary": module.vocabulary,
     }
+    own = sorted({path.rpartition(".")[2] for path in class_paths(about) if path.startswith("__main__.")})
+    if own:
+        names = ", ".join(own)
+        rank_zero_warn(
+            f"the checkpoint names what is defined in the script itself, and no other program will find it: {names}. "
+            f"Put it into a file of its own, such as parts.py, and write 'from parts import {names}' in the script."
+        )
+    return about
 
 
 def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:

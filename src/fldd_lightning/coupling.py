@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .categorical import xlogy
+from .categorical import float32_or_better, xlogy
 
 __all__ = ["MaximumCoupling"]
 
@@ -49,8 +49,7 @@ class MaximumCoupling:
         Returns:
             The coupling. Half-precision inputs are computed in float32.
         """
-        dtype = torch.promote_types(log_u_s.dtype, torch.float32)
-        log_u_s, log_u_t = log_u_s.to(dtype), log_u_t.to(dtype)
+        log_u_s, log_u_t = float32_or_better(log_u_s), float32_or_better(log_u_t)
         shrinks = log_u_t > log_u_s  # states that lose mass from t to s; False where both are 0
         grows = log_u_s > log_u_t
 
@@ -64,7 +63,7 @@ class MaximumCoupling:
         excess = torch.where(grows, -safe_s.exp() * torch.expm1(safe_t - safe_s), 0.0)
 
         mass = excess.sum(-1, keepdim=True)
-        moves = mass > torch.finfo(dtype).tiny
+        moves = mass > torch.finfo(mass.dtype).tiny
         # No state grows by more than rounding. Where u_s = u_t all states stay and move is of no account; but a
         # rare state may still lose all it has while the others seem to gain nothing, and must go to where z_s can be.
         return cls(log_stay, torch.where(moves, excess / torch.where(moves, mass, 1.0), log_u_s.exp()))

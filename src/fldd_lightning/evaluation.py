@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from .bound import Bound
+from .errors import FLDDError
 from .latents.base import Latent
 from .metrics import NELBOMetric
 from .spec import Spec
 
-__all__ = ["Evaluation", "Scores", "part_of"]
+__all__ = ["Evaluation", "Scores", "check_weights", "part_of"]
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise FLDDError if a weight is NaN or infinite; one look at all of them, and one wait for the device."""
+    weights = [p.detach() for p in module.parameters() if p.numel()]
+    if weights and not bool(nn.utils.get_total_norm(weights, float("inf")).isfinite()):
+        name = next(name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+        raise FLDDError(
+            f"the weights of '{name}' are not finite, so that samples and bounds would mean nothing: training has "
+            "diverged, or the file is damaged. Use an earlier checkpoint, or train again with a lower model.lr."
+        )
 
 
 def part_of(batch: Any, chosen: slice) -> Any:
@@ -81,7 +93,7 @@ class Evaluation:
         self.bound = NELBOMetric(spec.num_steps, spec.num_dims, names)
         self.metrics = dict(metrics)
         if any(each.says_values for each in latents):
-            self.metrics["nll_latent"] = MeanMetric()
+            self.metrics["nll_latent"] = MeanMetric().set_dtype(torch.float64)
 
     def reset(self, device: torch.device) -> None:
         """Start anew on a device; an evaluation before may have been broken off."""
@@ -94,12 +106,14 @@ class Evaluation:
         if terms.nll_latent is not None:
             self.metrics["nll_latent"].update(terms.nll_latent)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Values of all metrics by name, over all processes; resets them."""
-        values = {name: value.float() for name, value in self.bound.compute().items()}
+    def compute(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Values of all metrics by name, over all processes, those of the bound in ``dtype``; resets them."""
+        values = {name: value.to(dtype) for name, value in self.bound.compute().items()}
         for name, metric in self.metrics.items():
             value = metric.compute()
             values.update(value if isinstance(value, dict) else {name: value})
+        if "nll_latent" in values:
+            values["nll_latent"] = values["nll_latent"].to(dtype)
         for metric in (self.bound, *self.metrics.values()):
             metric.reset()
         return values

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 import fldd_lightning
 
 from .errors import FLDDError
 from .roles import Nobody, is_open, options, role
 
-__all__ = ["build", "describe", "import_class", "plain", "recipe_of", "resolve", "trusting"]
+__all__ = ["build", "class_paths", "describe", "import_class", "plain", "recipe_of", "resolve", "trusting"]
 
 T = TypeVar("T")
 Trusted = type | Callable[..., Any] | str
@@ -120,6 +119,19 @@ def describe(recipe: Any) -> Any:
     return plain(recipe, _described)
 
 
+def class_paths(value: Any) -> Iterator[str]:
+    """All paths of classes and functions in plain data, as :func:`describe` writes them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("class", "class_path") and isinstance(item, str):
+                yield item
+            else:
+                yield from class_paths(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from class_paths(item)
+
+
 def resolve(value: Any, annotation: Any, where: str = "") -> Any:
     """A setting out of a checkpoint, with classes in place of their names. Nothing is called.
 
@@ -200,6 +212,11 @@ def _found(path: str, base: type, where: str) -> Any:
     if found is None and package.partition(".")[0] == _PACKAGE and name in fldd_lightning.__all__:
         found = getattr(fldd_lightning, name)
     said = f"the checkpoint names '{path}'{f' as its {where}' if where else ''}"
+    if found is None and package == "__main__":
+        raise FLDDError(
+            f"{said}, which is defined in the script that wrote the checkpoint, and cannot be found elsewhere. Load it "
+            f"in that script with trusted=[{name}]; or put {name} into a file, import it there, and save it anew."
+        )
     if found is None and package.partition(".")[0] in (*sys.stdlib_module_names, ""):
         raise FLDDError(f"{said}, which is no part of a model. Such a file is damaged or meant to do harm.")
     if found is None:
@@ -255,10 +272,5 @@ def _described(recipe: Any) -> Any:
         raise FLDDError(
             f"{recipe!r} cannot be imported by its name, so that no checkpoint could say what it was made of. Give a "
             "class or function from the top level of a file; functools.partial sets options."
-        )
-    if home == "__main__":
-        rank_zero_warn(
-            f"{name} is defined in the script itself: checkpoints can be loaded there alone. Move it to a file of its "
-            "own and import it."
         )
     return {"class_path": public_path(recipe)}

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from .bound import (
     Bound,
+    StepTerms,
     draw_latents,
     has_any_order,
     mixed_seed,
@@ -29,21 +30,32 @@ from .bound import (
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
+from .checkpoint_file import write_whole_checkpoints
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
 from .estimators.score import LatentScore
-from .evaluation import Evaluation, Scores, part_of
+from .evaluation import Evaluation, Scores, check_weights, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
+from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
 from .latents.several import fit_latents, make_latents
 from .networks import Backbone
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
 from .spec import Spec
-from .training import AdaptiveClip, Averaging, averages_of, clip_apart, held_still, run_progress, two_time_scales
+from .training import (
+    AdaptiveClip,
+    Averaging,
+    averages_of,
+    clip_apart,
+    held_still,
+    refuse_other_averaging,
+    run_progress,
+    two_time_scales,
+)
 
 __all__ = ["FLDD"]
 
@@ -136,6 +148,7 @@ class FLDD(LightningModule):
         self.latents = modules  # type: ignore[assignment]
         self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
+        check_prior(self.forward_process)
         masks = isinstance(self.forward_process, MaskProcess)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
@@ -151,6 +164,7 @@ class FLDD(LightningModule):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.evaluations: dict[str, Evaluation] = {}
         self._num_seen = 0
+        self._has_checked_draws = False
         self._progress = 0.0  # share of the run that is done, for weights that change along it
 
     # ---- training -------------------------------------------------------------------------
@@ -164,7 +178,15 @@ class FLDD(LightningModule):
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
         drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
         step = self.forward_process.step(x, t, drawn.condition)
-        out = self.estimator.loss(step, lambda z_t: step_terms(step, self.reverse, z_t), generator, self.global_step)
+
+        def terms(z_t: Tensor) -> StepTerms:
+            if spec.pad is not None and not self._has_checked_draws:
+                process, names = self.forward_process, [type(self.forward_process), type(self.estimator)]
+                check_draws(x, z_t, spec.pad, process.num_states, " or ".join(name.__name__ for name in names))
+                self._has_checked_draws = True  # once: it waits for the device
+            return step_terms(step, self.reverse, z_t)
+
+        out = self.estimator.loss(step, terms, generator, self.global_step)
         per_step = out.surrogate
         if out.auxiliary is not None:
             per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary
@@ -192,8 +214,8 @@ class FLDD(LightningModule):
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
-            counts = torch.zeros(num_steps + 1, device=kl.device).index_add(0, t, torch.ones_like(kl))
-            means = torch.zeros_like(counts).index_add(0, t, kl.float()) / counts
+            counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
+            means = torch.zeros_like(counts).index_add(0, t, kl) / counts
             # with as many examples as steps every step was drawn, and nobody need ask the device which
             drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
             values.update({f"kl_t{i}": means[i] for i in drawn})
@@ -235,11 +257,14 @@ class FLDD(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note
         is_there = any(isinstance(each, Averaging) for each in callbacks)  # of the training before
         return [] if is_there and not self.trainer.training else [Averaging(self.ema_decay)]
 
     def setup(self, stage: str) -> None:
         self._run_progress = None
+        write_whole_checkpoints(self.trainer)
+        refuse_other_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]  # those of a subclass, too
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
                 f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
@@ -280,10 +305,11 @@ class FLDD(LightningModule):
             batch_size: Examples at once.
 
         Raises:
-            FLDDError: If the examples do not fit the model, or a number is less than 1.
+            FLDDError: If the examples do not fit the model, a number is less than 1, or a weight is not finite.
         """
         if min(draws, batch_size) < 1:
             raise FLDDError("the number of draws and the batch size must be at least 1.")
+        check_weights(self)
         size = len(self._checked(batch))
         was_training = self.training
         self.eval()
@@ -309,6 +335,7 @@ class FLDD(LightningModule):
         return {"nelbo": self.nelbo_terms(batch, self._noise(index)).nelbo, "index": index}
 
     def on_predict_epoch_start(self) -> None:
+        check_weights(self)
         self._num_seen = 0
 
     def on_validation_epoch_start(self) -> None:
@@ -333,6 +360,9 @@ class FLDD(LightningModule):
 
         Returns:
             Values by name, without the stage; over all processes, if there are several.
+
+        Raises:
+            FLDDError: If a weight is not finite, or the examples do not fit the model.
         """
         was_training = self.training
         self.eval()
@@ -340,9 +370,10 @@ class FLDD(LightningModule):
         for batch in batches:
             self._evaluation_step(stage, self.transfer_batch_to_device(batch, self.device, 0))
         self.train(was_training)
-        return self.evaluations[stage].compute()
+        return self.evaluations[stage].compute(self.forward_process.dtype)
 
     def _prepare_evaluation(self, stage: str) -> None:
+        check_weights(self)
         self._num_seen = 0
         if stage not in self.evaluations:
             self.evaluations[stage] = Evaluation(self.spec, self.latents, self.make_metrics())
@@ -354,7 +385,7 @@ class FLDD(LightningModule):
         self.update_metrics(self.evaluations[stage].metrics, batch, terms.nelbo)
 
     def _log_evaluation(self, stage: str) -> None:
-        for name, value in self.evaluations[stage].compute().items():
+        for name, value in self.evaluations[stage].compute(self.forward_process.dtype).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "nelbo", sync_dist=False, rank_zero_only=False)
 
     # ---- sampling -------------------------------------------------------------------------
@@ -385,13 +416,15 @@ class FLDD(LightningModule):
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N is not positive, ``num_steps`` is not T, or the model cannot be decoded this way.
+            FLDDError: If N is not positive, ``num_steps`` is not T, the model cannot be decoded this way, or a weight
+                is not finite.
         """
         if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding)
         if min(num_samples, batch_size) < 1:
             raise FLDDError("the number of samples and the batch size must be at least 1.")
+        check_weights(self)
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
@@ -416,7 +449,7 @@ class FLDD(LightningModule):
         assert isinstance(other.reverse, MaskedReverse)
         other.spec = replace(self.spec, num_steps=num_steps)
         other.hparams["num_steps"] = num_steps
-        process = AbsorbingProcess(other.spec)
+        process = AbsorbingProcess(other.spec).to(self.forward_process.dtype)
         other.reverse.follow(process)
         other.forward_process = process
         other.estimator = build(type(self.estimator), GradientEstimator, other.spec)

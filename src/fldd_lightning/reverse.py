@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .categorical import log_one_hot, only_states, sample_categorical
+from .categorical import float32_or_better, log_one_hot, only_states, sample_categorical
 from .errors import FLDDError
 from .factory import build
 from .forward.base import ForwardProcess
@@ -87,7 +87,7 @@ class Reverse(nn.Module, ABC):
             condition: What networks see beside the state.
 
         Returns:
-            log v, ``(B, *shape, S)``, float32; ``-inf`` where exactly 0.
+            log v, ``(B, *shape, S)``, float32 or better; ``-inf`` where exactly 0.
         """
 
     def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
@@ -128,7 +128,8 @@ class DirectReverse(Reverse):
         self._base = process.posterior_logits  # a method of a module held elsewhere adds no parameters here
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        logits = self.logits(state, t, condition).float() + self._base(as_weights(state, self.num_states), t)
+        logits = float32_or_better(self.logits(state, t, condition))
+        logits = logits + self._base(as_weights(state, self.num_states, logits.dtype), t)
         if self.has_mask:
             logits = _without_mask_at_the_end(logits, t)
         return self._with_pad(_without(logits, self.pad).log_softmax(-1), state)
@@ -165,7 +166,7 @@ class PredictingReverse(Reverse):
         self.register_buffer("allowed_states", spec.allowed(process.num_states), persistent=False)
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        logits = _without(self.logits(state, t, condition).float(), self.pad)  # (B, *shape, K)
+        logits = _without(float32_or_better(self.logits(state, t, condition)), self.pad)  # (B, *shape, K)
         log_v = self._posterior_under(logits.log_softmax(-1), state, t)
         if self.allowed_states is not None:  # whatever the process makes of it
             log_v = only_states(log_v, self.allowed_states)
@@ -235,7 +236,8 @@ class MaskedReverse(Reverse):
             condition: What networks see beside the state.
 
         Returns:
-            Log p(x^i|z_t, revealed), and the log odds that a masked coordinate stays: ``(B, *shape)`` both, float32.
+            Log p(x^i|z_t, revealed), and the log odds that a masked coordinate stays: ``(B, *shape)`` both, float32 or
+            better.
         """
         logits = self._logits(state, t, condition)
         values, mask = _LogProbAt.apply(logits.flatten(0, -2), x.flatten(), self.num_classes, self.pad)
@@ -268,8 +270,7 @@ class MaskedReverse(Reverse):
 
         Staying is decided first: p(MASK) = sigmoid(odds). The values share the rest, however large their logits are.
         """
-        data = logits[..., : self.num_classes].to(torch.promote_types(logits.dtype, torch.float32))
-        data = _without(data, self.pad)
+        data = _without(float32_or_better(logits[..., : self.num_classes]), self.pad)
         return torch.cat([data, (data.logsumexp(-1) + odds).unsqueeze(-1)], -1)
 
 

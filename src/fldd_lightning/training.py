@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from .errors import FLDDError
 
 __all__ = [
     "AdaptiveClip",
@@ -20,6 +22,7 @@ __all__ = [
     "clip_apart",
     "held_still",
     "learning_rate_factor",
+    "refuse_other_averaging",
     "run_length",
     "run_progress",
     "two_time_scales",
@@ -135,6 +138,12 @@ class Averaging(WeightAveraging):
 
         super().__init__(use_buffers=False, avg_fn=average)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the module into float64, if that is asked for: Lightning does it after this copy, and after resuming."""
+        if trainer.precision == "64-true":
+            pl_module.double()
+        super().setup(trainer, pl_module, stage)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is not None:  # after training the module itself has the average
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -149,6 +158,20 @@ def averages_of(trainer: Trainer) -> list[Any]:
     """The modules with averaged weights that a run keeps."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
+
+
+def refuse_other_averaging(callbacks: Iterable[Callback]) -> None:
+    """Raise FLDDError for a callback that averages weights beside :class:`Averaging`.
+
+    Two of them swap the weights of one module in turn: what one takes for the weights of training is the other's
+    average, and checkpoints hold that.
+    """
+    for each in callbacks:
+        if isinstance(each, (WeightAveraging, StochasticWeightAveraging)) and not isinstance(each, Averaging):
+            raise FLDDError(
+                f"remove the callback {type(each).__name__}: the model averages its weights itself. Set "
+                "model.ema_decay for another decay of the average."
+            )
 
 
 def held_still(trainer: Trainer, asked: int) -> int:

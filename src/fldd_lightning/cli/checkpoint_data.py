@@ -17,6 +17,7 @@ import fldd_lightning
 
 from ..checkpoint import checkpoint_config
 from ..errors import FLDDError
+from ..files import replacing
 from .mistakes import OptionParser
 
 __all__ = [
@@ -127,11 +128,9 @@ def check_new(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside its place, then into it."""
-    beside = path.with_name(path.name + ".part")
+    """Write a file whole or not at all."""
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise FLDDError(f"cannot write '{path}': {error}. Give another --output.") from error

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..callbacks.run import run_folder
 from ..checkpoint import read_checkpoint
+from ..factory import class_paths
 
 __all__ = ["farewell"]
 
@@ -53,19 +52,6 @@ def _trust(path: Path) -> list[str]:
     """The options that let a checkpoint name the user's own classes."""
     checkpoint = read_checkpoint(path)
     data = checkpoint.get("datamodule_hyper_parameters") or {}
-    named = {*_classes(checkpoint["fldd"]), *_classes({"class_path": data.get("_class_path"), "init_args": data})}
+    named = {*class_paths(checkpoint["fldd"]), *class_paths({"class_path": data.get("_class_path"), "init_args": data})}
     own = sorted(name for name in named if not name.startswith("fldd_lightning."))
     return [word for name in own for word in ("--trust", name)]
-
-
-def _classes(value: Any) -> Iterator[str]:
-    """All class paths in plain data."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in ("class", "class_path") and isinstance(item, str):
-                yield item
-            else:
-                yield from _classes(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _classes(item)

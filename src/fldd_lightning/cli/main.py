@@ -25,7 +25,8 @@ subcommands:
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
   tokenizer train a tokenizer:        fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
-A checkpoint holds its own configuration; options given beside it go first.
+A checkpoint holds its own configuration; options given beside it go first. Options also win over a --config, wherever
+they stand.
 Classes of your own are found from the folder you are in: write class_path: my_file.MyClass in a config. A checkpoint
 may name them only if you say so, with --trust my_file or --trust my_file.MyClass, as often as you need it.
 'fldd-lightning SUBCOMMAND --help' lists the options of a subcommand, 'fldd-lightning fit --model.help FLDD' those of
@@ -80,7 +81,9 @@ def _run(args: list[str], trusted: list[str]) -> None:
     if args[0] not in (*TRAINER_COMMANDS, "score", "evaluate", "sample", "tokenizer"):
         raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
     from ..factory import trusting
+    from .order import files_first
 
+    args = [args[0], *files_first(args[1:])]
     with trusting(trusted):
         if args[0] == "sample":
             from .sample import sample_command
@@ -129,7 +132,7 @@ def _names_own_classes(args: list[str], trusted: list[str]) -> bool:
     """
     values = [word.partition("=")[2] if word.startswith("-") else word for word in args[1:]]
     homes = {value.partition(".")[0] for value in values if "." in value}
-    with_config = any(word.partition("=")[0] in ("-c", "--config") for word in args)
+    with_config = any(word.startswith("-c") or word.partition("=")[0] == "--config" for word in args)
     return (
         bool(trusted)
         or with_config

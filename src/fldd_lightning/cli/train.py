@@ -95,7 +95,7 @@ def run_trainer(args: Sequence[str]) -> None:
     path = option(args, "--ckpt_path")
     know_classes()
     with tempfile.TemporaryDirectory() as folder, quiet():
-        if path is not None and option(args, "--config") is None and option(args, "-c") is None:
+        if path is not None and option(args, "--config") is None:
             sections = checkpoint_sections(path, args)
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(sections))

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ..categorical import check_states, log_one_hot, only_states, without_state
+from ..categorical import check_states, float32_or_better, log_one_hot, only_states, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
+from .padding import check_interior, check_step
 from .step import DenseStep, Posterior, Step
 
 __all__ = ["ForwardProcess"]
@@ -24,6 +25,9 @@ class ForwardProcess(nn.Module, ABC):
     A subclass gives :meth:`interior_log_marginals`, :meth:`log_prior` and :meth:`posterior_logits`. This class owns the
     boundaries u(x, 0) = onehot(x) and u(x, T) = prior, which therefore hold exactly. It couples
     neighbouring marginals by the maximum coupling unless :meth:`couple` is overridden.
+
+    It also keeps coordinates at PAD where they are. A subclass gives PAD no probability anywhere else, neither in
+    :meth:`interior_log_marginals` nor in :meth:`log_prior`; the first step checks it.
 
     Args:
         spec: K, shape and T.
@@ -39,6 +43,7 @@ class ForwardProcess(nn.Module, ABC):
 
     learned: bool = False
     allowed: Tensor | None
+    _one: Tensor
 
     def __init__(self, spec: Spec, num_states: int) -> None:
         super().__init__()
@@ -50,6 +55,13 @@ class ForwardProcess(nn.Module, ABC):
         self.spec = spec
         self.num_states = num_states
         self.register_buffer("allowed", spec.allowed(num_states), persistent=False)
+        self._has_checked_padding = False
+        self.register_buffer("_one", torch.ones(()), persistent=False)  # moves with the module, as weights do
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers it gives: float32, or float64 where the module has been put there."""
+        return float32_or_better(self._one).dtype
 
     @property
     def has_mask(self) -> bool:
@@ -70,12 +82,15 @@ class ForwardProcess(nn.Module, ABC):
             condition: What networks see beside the state; see ``spec.seen``.
 
         Returns:
-            log u_t, ``(B, M, *shape, S)``, normalised over S.
+            log u_t, ``(B, M, *shape, S)``, normalised over S; ``-inf`` at PAD where x is not PAD.
         """
 
     @abstractmethod
     def log_prior(self) -> Tensor:
-        """Log of the prior of one coordinate at t = T, ``(S,)``; the same for every coordinate that has all values."""
+        """Log of the prior of one coordinate at t = T, ``(S,)``; the same for every coordinate that has all values.
+
+        It is ``-inf`` at PAD.
+        """
 
     def log_priors(self) -> Tensor:
         """Log of the prior of every coordinate, given the values that it has: ``(*shape, S)``, or ``(S,)`` for all."""
@@ -107,15 +122,17 @@ class ForwardProcess(nn.Module, ABC):
             at PAD stay there, and no other coordinate gets there. None gets to a value that it does not have.
 
         Raises:
-            FLDDError: If ``x`` is not integers 0..K-1 of the right shape.
+            FLDDError: If ``x`` is not integers 0..K-1 of the right shape, or a subclass gives PAD away.
         """
         num_steps, pad = self.spec.num_steps, self.spec.pad
         check_states(x, self.spec.num_classes, self.spec.shape)
-        at_data = log_one_hot(x, self.num_states).unsqueeze(1)  # (B, 1, *shape, S)
+        at_data = log_one_hot(x, self.num_states, self.dtype).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
         log_u = torch.where(column == 0, at_data, self.log_priors().to(at_data))
         if num_steps > 1:
             between = self.interior_log_marginals(x, t.clamp(1, num_steps - 1), condition)
+            if pad is not None and not self._has_checked_padding:
+                check_interior(self, between, x, pad)
             log_u = torch.where((column > 0) & (column < num_steps), between, log_u)
         if self.allowed is not None:
             log_u = only_states(log_u, self.allowed)
@@ -151,7 +168,11 @@ class ForwardProcess(nn.Module, ABC):
         """The same with a number for every state, which :meth:`step` may do without."""
         log_u_s, log_u_t = self.log_marginals(x, torch.stack([t - 1, t], 1), condition).unbind(1)
         coupled = self.couple(x, t, log_u_s, log_u_t)
-        return DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled)
+        step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad
+        if pad is not None and not self._has_checked_padding:
+            check_step(self, step, pad)
+            self._has_checked_padding = True  # once: it waits for the device
+        return step
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """The mean posterior E_{x^i ~ p} q(z_s^i|z_t, x^i): a prediction of x, put through the process.

@@ -13,7 +13,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from ..categorical import entropy, one_hot, without_state
+from ..categorical import entropy, float32_or_better, one_hot, without_state
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.base import Backbone
@@ -45,12 +45,12 @@ class UniformProcess(ForwardProcess):
         super().__init__(spec, spec.num_classes)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        alpha = (1 - t / self.spec.num_steps).reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
+        alpha = (1 - t.to(self.dtype) / self.spec.num_steps).reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
         noise = self.log_priors().to(x.device).exp()
-        return (alpha * one_hot(x, self.num_states).unsqueeze(1) + (1 - alpha) * noise).log()
+        return (alpha * one_hot(x, self.num_states, self.dtype).unsqueeze(1) + (1 - alpha) * noise).log()
 
     def log_prior(self) -> Tensor:
-        flat = torch.zeros(self.num_states)
+        flat = torch.zeros(self.num_states, dtype=self.dtype)
         pad = self.spec.pad
         return flat.log_softmax(-1) if pad is None else without_state(flat, pad)
 
@@ -62,7 +62,8 @@ class UniformProcess(ForwardProcess):
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # A state that is x stays. Any other stays with probability u_s / u_t = s / t, or moves to x.
-        stay, log_p = _per_example((t - 1) / t, log_p), log_p.clamp_min(_LEAST)
+        now, log_p = _per_example(t, log_p), log_p.clamp_min(_LEAST)
+        stay = (now - 1) / now
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1), log p(x = z_t)
         kept = torch.logaddexp(log_at, stay.log() + _log_not(log_at))
         moved = torch.log1p(-stay) + log_p + self._log_live(log_p)
@@ -70,7 +71,7 @@ class UniformProcess(ForwardProcess):
 
     def _log_live(self, like: Tensor) -> Tensor:
         """0 at all states that a coordinate may take, ``(S,)`` or ``(*shape, S)``; ``-inf`` at PAD and others."""
-        zeros = torch.zeros(self.num_states, device=like.device)
+        zeros = torch.zeros(self.num_states, device=like.device, dtype=like.dtype)
         pad = self.spec.pad
         if self.allowed is not None:
             return zeros.where(self.allowed, -torch.inf)
@@ -92,7 +93,7 @@ class D3PMProcess(UniformProcess):
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # The posterior at j is (beta [j = z_t] + nu) (alpha_s [j = x] + n) / (beta (alpha_s [z_t = x] + n) + nu).
         beta, log_p = self._beta(t, log_p), log_p.clamp_min(_LEAST)
-        alpha = 1 - _per_example((t - 1) / self.spec.num_steps, log_p)
+        alpha = 1 - (_per_example(t, log_p) - 1) / self.spec.num_steps
         n, nu = (1 - alpha) / self._num_live, (1 - beta) / self._num_live
         is_now = one_hot(z_t, self.num_states).bool()
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1)
@@ -109,8 +110,8 @@ class D3PMProcess(UniformProcess):
         return self.allowed.sum(-1, keepdim=True)
 
     def _beta(self, t: Tensor, like: Tensor) -> Tensor:
-        num_steps = self.spec.num_steps
-        return _per_example((num_steps - t) / (num_steps - t + 1), like)
+        left = self.spec.num_steps - _per_example(t, like)  # steps from t to T
+        return left / (left + 1)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ class ResidualProcess(ForwardProcess):
         condition = tuple(c.repeat_interleave(steps, 0) for c in condition)
         residual: Tensor = self.network(x.repeat_interleave(steps, 0), t.flatten(), condition)  # (B*M, *shape, S)
         log_base = self.log_base(x, t)
-        return (log_base + residual.float().view_as(log_base)).log_softmax(-1)
+        logits = log_base + float32_or_better(residual).view_as(log_base)
+        pad = self.spec.pad
+        return logits.log_softmax(-1) if pad is None else without_state(logits, pad)
 
     def log_prior(self) -> Tensor:
         return self.base.log_prior()

@@ -64,7 +64,9 @@ class MaskedStep(Step):
         uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)
         noise = uniform.logit(1e-16).to(self.log_gamma)  # the difference of two Gumbel draws
         masked = ((self.log_gamma - self.log_kept + noise) / temperature).sigmoid().unsqueeze(-1)
-        at_data, at_mask = (one_hot(z, self.mask + 1) for z in (self.x, torch.full_like(self.x, self.mask)))
+        at_data, at_mask = (
+            one_hot(z, self.mask + 1, masked.dtype) for z in (self.x, torch.full_like(self.x, self.mask))
+        )
         return (1 - masked) * at_data + masked * at_mask
 
     def log_prob(self, z_t: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class MaskProcess(ForwardProcess):
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_kept, log_gamma = (_at(each, t, x.shape) for each in self._log_kept_gamma(x, condition))
-        kept = log_one_hot(x, self.spec.num_classes).unsqueeze(1) + log_kept.unsqueeze(-1)
+        kept = log_one_hot(x, self.spec.num_classes, self.dtype).unsqueeze(1) + log_kept.unsqueeze(-1)
         return torch.cat([kept, log_gamma.unsqueeze(-1)], -1)  # (B, M, *shape, K + 1)
 
     def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ class MaskProcess(ForwardProcess):
         return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
 
     def log_prior(self) -> Tensor:
-        return log_one_hot(torch.tensor(self.num_states - 1), self.num_states)
+        return log_one_hot(torch.tensor(self.num_states - 1), self.num_states, self.dtype)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         kept = _at(self._log_kept_gamma(x, condition)[0], t, x.shape).exp()
@@ -232,7 +234,8 @@ class LearnedMaskProcess(MaskProcess):
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         residual: Tensor = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
-        return residual.float() + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        full = torch.promote_types(residual.dtype, torch.float32)
+        return residual.to(full) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
 
 def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:

@@ -282,7 +282,7 @@ class FlowPrior(nn.Module):
         which = torch.multinomial(self.logits.softmax(0).to(device), num_samples, True, generator=generator)
         mean = self.mean.to(device)[which]  # (N, m)
         deviation = (self.log_variance.clamp(*LOG_VARIANCE) / 2).exp().to(device)[which]
-        c = mean + deviation * torch.randn(mean.shape, device=device, generator=generator)
+        c = mean + deviation * torch.randn(mean.shape, dtype=mean.dtype, device=device, generator=generator)
         c = c.to(self.mean.device)
         for coupling in reversed(self.couplings):
             shift, log_scale = coupling(c)

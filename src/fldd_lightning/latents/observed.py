@@ -88,7 +88,7 @@ class LengthLatent(Latent):
         if len(spec.shape) != 1 or spec.pad is None:
             raise FLDDError("a LengthLatent needs padded sequences, shape (length,): set data.padded to true.")
         self._pad: int = spec.pad
-        self.register_buffer("log_prior", self._smoothed(torch.zeros(spec.num_dims + 1)))
+        self.register_buffer("log_prior", self._smoothed(torch.zeros(spec.num_dims + 1)).float())
 
     @property
     def num_examples(self) -> int:
@@ -128,7 +128,7 @@ class LengthLatent(Latent):
         return f"Lengths have been counted: {mean:.1f} tokens in the mean"
 
     def _smoothed(self, counts: Tensor) -> Tensor:
-        """Log frequencies, one added to the count of each length but 0."""
+        """Log frequencies in float64, one added to the count of each length but 0."""
         smoothed = counts.double() + 1
         smoothed[0] = 0
-        return (smoothed / smoothed.sum()).log().float()
+        return (smoothed / smoothed.sum()).log()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Ca
     examples = torch.cat(parts)[: latent.num_examples]
     name = type(latent).__name__
     rank_zero_info(f"{latent.announcement.format(name=name)} {len(examples)} training examples ...")
-    fit = latent.fit(examples, seed=torch.initial_seed() % 2**31)
+    with _numbers_in(module.dtype):  # as Lightning's steps are
+        fit = latent.fit(examples, seed=torch.initial_seed() % 2**31)
     if latent.says_nothing:
         rank_zero_info(
             f"The {name} says nothing: nothing was found that helps held-out examples. There may be nothing, or too "
@@ -108,3 +110,14 @@ def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Ca
         rank_zero_info(f"{latent.summary()}.")
     for logger in trainer.loggers:
         logger.log_metrics({f"{latent.name}/{key}": value for key, value in fit.items()}, step=trainer.global_step)
+
+
+@contextmanager
+def _numbers_in(dtype: Any) -> Iterator[None]:
+    """Make new tensors of real numbers in a dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

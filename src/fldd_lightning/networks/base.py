@@ -105,9 +105,12 @@ class StateEmbedding(nn.Module):
         return embedded
 
 
-def as_weights(state: Tensor, num_inputs: int) -> Tensor:
-    """Weights ``(B, *shape, num_inputs)`` of integer states ``(B, *shape)``; weights as they are."""
-    return state if state.is_floating_point() else F.one_hot(state, num_inputs).float()
+def as_weights(state: Tensor, num_inputs: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Weights ``(B, *shape, num_inputs)`` of integer states ``(B, *shape)``; weights as they are.
+
+    Give the dtype of the layer that they go into; it is torch's default if left out.
+    """
+    return state if state.is_floating_point() else F.one_hot(state, num_inputs).to(dtype or torch.get_default_dtype())
 
 
 def image_channels(spec: Spec, name: str) -> int:

@@ -68,7 +68,7 @@ class DiT(Backbone):
 
     def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         time = F.silu(self.time(t, condition))  # (B, width)
-        weights = as_weights(state, self.num_inputs)  # (B, *shape, S)
+        weights = as_weights(state, self.num_inputs, self.embed.weight.dtype)  # (B, *shape, S)
         images = weights if weights.dim() == 5 else weights.unsqueeze(1)  # (B, C, H, W, S)
         p, rows = self.patch, images.shape[2] // self.patch
         patches = rearrange(images, "b c (h p) (w q) s -> b (h w) (c p q s)", p=p, q=p)

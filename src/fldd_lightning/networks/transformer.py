@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..categorical import float32_or_better
 from ..errors import FLDDError
 from ..spec import Spec
 from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
@@ -178,7 +179,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
 
     def forward(self, heads: Tensor) -> Tensor:
-        """Turn queries or keys ``(B, heads, L, d)``; computed in float32."""
-        first, second = heads.float().chunk(2, -1)
+        """Turn queries or keys ``(B, heads, L, d)``; computed in float32 or better."""
+        first, second = float32_or_better(heads).chunk(2, -1)
         turned = torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], -1)
         return turned.to(heads.dtype)

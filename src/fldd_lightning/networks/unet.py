@@ -70,7 +70,7 @@ class UNet(Backbone):
 
     def forward(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         time = self.time(t, condition)  # (B, features)
-        weights = as_weights(state, self.num_inputs)  # (B, *shape, S)
+        weights = as_weights(state, self.num_inputs, self.first.weight.dtype)  # (B, *shape, S)
         images = weights if weights.dim() == 5 else weights.unsqueeze(1)  # (B, C, H, W, S)
         pixels = rearrange(images, "b c h w s -> b (c s) h w").contiguous()  # else torch.compile may fail
         hidden = self.first(pixels) + self.position

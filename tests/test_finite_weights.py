@@ -1,0 +1,80 @@
+"""A model whose weights are not finite is refused wherever it would be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+
+from fldd_lightning import FLDDError
+from fldd_lightning.cli import main
+from tiny import Pairs, build, fit, trainer
+
+MESSAGE = "the weights of 'reverse.network.mix_out.bias' are not finite"
+
+
+def broken(value: float) -> Any:
+    model = build()
+    with torch.no_grad():
+        model.reverse.network.mix_out.bias[1] = value
+    return model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, run: model.sample(2),
+        lambda model, run: model.nelbo(torch.tensor([[0, 1]])),
+        lambda model, run: model.evaluate(Pairs().test_dataloader()),
+        lambda model, run: run.test(model, Pairs()),
+        lambda model, run: run.validate(model, Pairs()),
+        lambda model, run: run.predict(model, Pairs()),
+    ],
+    ids=["sample", "nelbo", "evaluate", "test", "validate", "predict"],
+)
+def test_it_is_refused(tmp_path: Path, value: float, use: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(FLDDError, match=MESSAGE):
+        use(broken(value), trainer(tmp_path))
+
+
+def test_running_means_may_be_unknown() -> None:
+    """Buffers of estimators and of clipping are NaN until they have seen something."""
+    model = build()
+    assert any(bool(buffer.isnan().any()) for buffer in model.buffers() if buffer.is_floating_point())
+    assert model.sample(2).shape == (2, 2)
+
+
+def test_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Mock(wraps=torch.nn.utils.get_total_norm)
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", look)
+    model = build()
+    model.sample(9, batch_size=2)
+    model.nelbo(torch.zeros(9, 2, dtype=torch.long), draws=3, batch_size=2)
+    assert look.call_count == 2
+
+
+def test_on_the_command_line_it_is_one_paragraph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.ckpt"
+    fit(tmp_path, build(), Pairs(batch_size=64), max_steps=1, limit_val_batches=0).save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["reverse.network.mix_out.bias"][1] = float("nan")
+    torch.save(checkpoint, path)
+    np.save(tmp_path / "x.npy", np.arange(80).reshape(40, 2) % 3)
+    data = ["--data", "ArrayDataModule", "--data.path", str(tmp_path / "x.npy")]
+    here = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    for args in (
+        ["sample", "--output", str(tmp_path / "s")],
+        ["score", *data, "--output", str(tmp_path / "s.csv")],
+        ["evaluate", *data, "--output", str(tmp_path / "e")],
+        ["test", *data, *here],
+    ):
+        capsys.readouterr()
+        assert main([args[0], "--ckpt_path", str(path), *args[1:]]) == 1
+        assert f"error: {MESSAGE}" in capsys.readouterr().err
+    assert not any(tmp_path.glob("s*"))
