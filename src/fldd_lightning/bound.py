@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
-from .latents.base import Latent, LatentPosterior
+from .latents.base import Latent, LatentPosterior, weighed
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
@@ -95,9 +95,26 @@ class Drawn:
         return sum(parts, torch.zeros(()))
 
     def log_q(self) -> Tensor:
-        """Log q(c|x) of the draws that have no gradient of their own, ``(B,)``."""
+        """Log q(c|x) of the draws that have no gradient of their own, ``(B,)``; their gradient is times the weight."""
         each = zip(self.latents, self.posteriors, self.values, strict=True)
-        return torch.stack([q.log_prob(c) for latent, q, c in each if latent.has_score]).sum(0)
+        return torch.stack([weighed(q.log_prob(c), latent.weight) for latent, q, c in each if latent.has_score]).sum(0)
+
+    def said(self, weights: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """What those latents say of the values, see :meth:`LatentPosterior.said`; None if one of them cannot say it.
+
+        Args:
+            weights: Of the coordinates, ``(B, *shape)``, the same whatever the draws are; None where there are none.
+        """
+        if weights is None:
+            return None
+        each = zip(self.latents, self.posteriors, self.values, strict=True)
+        pairs = [q.said(c, weights) for latent, q, c in each if latent.has_score]
+        known = [pair for pair in pairs if pair is not None]
+        if len(known) < len(pairs):
+            return None
+        of_score = [latent for latent in self.latents if latent.has_score]
+        means = [weighed(mean, latent.weight) for latent, (_, mean) in zip(of_score, known, strict=True)]
+        return torch.stack([at for at, _ in known]).sum(0), torch.stack(means).sum(0)
 
     def nll(self, kl: dict[str, Tensor]) -> Tensor | None:
         """The bound of the latents alone, T = 1, ``(B,)``; None where none of them says anything of the values.

@@ -191,7 +191,8 @@ class FLDD(LightningModule):
         if out.auxiliary is not None:
             per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary
         if self.latent_score is not None and out.kl is not None:
-            per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t)
+            said = drawn.said(self.forward_process.leaving(t))
+            per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t, said)
         kl = drawn.kl()
         self._log_training(out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
         return (spec.num_steps * per_step.mean() + drawn.loss(kl)) / spec.num_dims

@@ -95,17 +95,22 @@ def test_without_the_score_tables_would_learn_something_else() -> None:
 
 
 def test_the_bound_of_the_latent_alone_counts_in_the_first_half() -> None:
-    model, x, losses = model_with(forward_process=AbsorbingProcess), all_states(3, 2), []
-    latent = latent_of(model)
+    """It takes the place of the bound for the tables, while other parameters learn by the bound throughout."""
+    model, x = model_with(forward_process=AbsorbingProcess), all_states(3, 2)
+    latent, gradients = latent_of(model), []
+    network = next(model.reverse.network.parameters())
     for share, weight in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0)):
         latent.anneal(share)
-        assert (latent.weight, latent.weight_alone) == (1, weight)
-        model.latent_score.mean.fill_(float("nan"))  # type: ignore[union-attr]
-        losses.append(float(model.training_step(x, 0).detach()))
-    alone = float(latent.posterior(x).nll().detach().mean()) / 2
-    assert losses[0] - losses[3] == pytest.approx(alone, rel=1e-4)
-    assert losses[1] - losses[3] == pytest.approx(alone / 2, rel=1e-4)
-    assert losses[2] == losses[3]
+        assert (latent.weight, latent.weight_alone) == (1 - weight, weight)
+        for buffer in model.latent_score.buffers():  # type: ignore[union-attr]
+            buffer.fill_(float("nan"))
+        gradients.append(torch.autograd.grad(model.training_step(x, 0), [latent.table, latent.prior, network]))
+    alone = torch.autograd.grad(latent.posterior(x).nll().mean() / 2, [latent.table, latent.prior])
+    for i, of_alone in enumerate(alone):
+        torch.testing.assert_close(gradients[0][i], of_alone)
+        torch.testing.assert_close(gradients[1][i], (of_alone + gradients[2][i]) / 2)
+    torch.testing.assert_close(gradients[2], gradients[3])
+    torch.testing.assert_close(gradients[0][2], gradients[3][2])
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -93,9 +93,7 @@ class RLOO(GradientEstimator):
 
     def rho(self, t: Tensor) -> Tensor:
         """The weight in use at steps ``(B,)``; 1 where nothing has been seen yet."""
-        others, both = self.moments
-        fitted = (both / others.clamp_min(torch.finfo(others.dtype).tiny)).clamp(0, 1)
-        return torch.where(others > 0, fitted, 1.0)[t]
+        return regression(self.moments)[t]
 
     def loss(
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
@@ -119,31 +117,58 @@ class RLOO(GradientEstimator):
 class LatentScore(nn.Module):
     """The gradient of E_{c ~ q(c|x)}[KL] through q, for latents whose draws hand none on (Williams, 1992).
 
-    Unbiased from the second batch on; the first of a step sets the mean and has no score.
+    The KL of a step is much what the latent itself says of the coordinates that are revealed, -h with
+    h = sum_i w_i log p(x_i|c). Its mean over q has a closed form. So the draw is weighed by what the KL differs from
+    -rho h, and the gradient of -rho E_q[h] is added exactly (a control variate; Mohamed et al., 2020, section 7.4). rho
+    is the regression coefficient of batches before, 1 at first.
+
+    Unbiased from the second batch on; the first of a step sets the means and has no score.
 
     Args:
         spec: K, shape and T.
-        decay: Of the running mean of each step's KL.
+        decay: Of the running means of each step.
     """
 
     mean: Tensor
+    mean_said: Tensor
+    moments: Tensor
 
     def __init__(self, spec: Spec, decay: float = 0.98) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
+        nothing = torch.full((spec.num_steps + 1,), float("nan"))
+        self.register_buffer("mean", nothing.clone())
+        self.register_buffer("mean_said", nothing.clone())
+        self.register_buffer("moments", nothing.repeat(2, 1))  # per step: <h²> and <KL h>, around their means
 
-    def forward(self, log_q: Tensor, kl: Tensor, t: Tensor) -> Tensor:
+    def forward(self, log_q: Tensor, kl: Tensor, t: Tensor, said: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """What to add to the loss of each example, ``(B,)``; its value means nothing.
 
         Args:
             log_q: Log q(c|x) at the draws, ``(B,)``.
             kl: Of the step, detached, ``(B,)``.
             t: Steps ``(B,)``.
+            said: h at the draws, and its mean over q with a gradient to q, ``(B,)`` both. If None, the draw is weighed
+                by the KL itself.
         """
-        advantage = around(kl, self.mean[t])
+        unseen = self.mean[t].isnan()
+        advantage, exact = around(kl, self.mean[t]), torch.zeros_like(kl)
+        if said is not None:
+            rho, nats = regression(self.moments)[t], -said[0]
+            other = around(nats, self.mean_said[t])
+            both = torch.stack([other**2, advantage * other]).masked_fill(unseen, float("nan"))  # (2, B)
+            self.moments.copy_(moved(self.moments, t, both, self.decay))
+            self.mean_said.copy_(moved(self.mean_said, t, nats, self.decay))
+            advantage, exact = advantage - rho * other, -rho * said[1]
         self.mean.copy_(moved(self.mean, t, kl, self.decay))
-        return advantage * log_q
+        return advantage * log_q + exact
+
+
+def regression(moments: Tensor) -> Tensor:
+    """Coefficients in [0, 1], ``(T + 1,)``, from <other²> and <own other>, ``(2, T + 1)``; 1 where nothing was seen."""
+    others, both = moments
+    fitted = (both / others.clamp_min(torch.finfo(others.dtype).tiny)).clamp(0, 1)
+    return torch.where(others > 0, fitted, 1.0)
 
 
 def mean_of_draws(values: Tensor | None) -> Tensor | None:

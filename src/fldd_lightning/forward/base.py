@@ -97,6 +97,17 @@ class ForwardProcess(nn.Module, ABC):
         log_prior = self.log_prior()
         return log_prior if self.allowed is None else only_states(log_prior.to(self.allowed.device), self.allowed)
 
+    def leaving(self, t: Tensor) -> Tensor | None:
+        """Probability that a coordinate is masked at t and revealed at t - 1, of the schedule that all examples share.
+
+        Args:
+            t: Steps ``(B,)``.
+
+        Returns:
+            ``(B, *shape)``, without a gradient; None for processes that do more than mask.
+        """
+        return None
+
     @abstractmethod
     def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
         """The base process's own posterior q(z_s|z_t), x unknown: the logits that a denoiser may start from.

@@ -93,6 +93,13 @@ class MaskProcess(ForwardProcess):
         """The same of every example, for t = 2..T: ``(B or 1, *shape, T - 1)``; dimensions of ``shape`` may be 1."""
         return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)
 
+    @torch.no_grad()
+    def leaving(self, t: Tensor) -> Tensor:
+        odds = self.log_stay_odds()[1:].movedim(0, -1)  # (*shape or 1.., T), of t = 1..T
+        log_gamma = log_kept_gamma(odds[..., 1:].unsqueeze(0))[1][0, ..., 1:]
+        at_each = (log_gamma + logsigmoid(-odds)).exp()  # (*shape or 1.., T)
+        return at_each.movedim(-1, 0)[t - 1].expand(len(t), *self.spec.shape)
+
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_kept, log_gamma = (_at(each, t, x.shape) for each in self._log_kept_gamma(x, condition))
         kept = log_one_hot(x, self.spec.num_classes, self.dtype).unsqueeze(1) + log_kept.unsqueeze(-1)

@@ -48,6 +48,15 @@ class LatentPosterior(ABC):
         """The bound of the latent alone, T = 1, in nats per example, ``(B,)``; from a draw, as :meth:`kl`."""
         raise NotImplementedError("this latent says nothing of the values")
 
+    def said(self, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the latent says of the values: sum_i w_i log p(x_i|c), for weights w ``(B, *shape)``.
+
+        Returns:
+            At a draw ``(B, m)``, without a gradient; its mean over q(c|x), with a gradient to q alone. ``(B,)`` both.
+            None where the mean has no closed form: then the score of draws is noisier.
+        """
+        return None
+
     def alone(self, c: Tensor) -> Tensor:
         """What ``weight_alone`` weighs in the loss of training, ``(B,)``; the bound of the latent alone."""
         return self.nll(c)
@@ -89,7 +98,7 @@ class Latent(nn.Module, ABC):
         seen: What networks see of it, or None for nothing.
         num_uniforms: Uniform numbers that a draw takes.
         says_values: Whether it gives log p(x_i|c), from which the logits of masked coordinates start.
-        weight: Of the KL in the loss of training.
+        weight: Of the KL in the loss of training; where draws have a score, of all that the bound teaches the latent.
         weight_alone: Of the bound of the latent alone in the loss of training.
         has_score: Whether draws of c have no gradient, so that q(c|x) learns by its score.
         announcement: What is said before :meth:`fit`; the class stands for ``{name}``, and how many examples follows.
@@ -173,6 +182,11 @@ class Latent(nn.Module, ABC):
     def configuration(self) -> str:
         """What a checkpoint has to agree on."""
         return type(self).__name__
+
+
+def weighed(values: Tensor, weight: float) -> Tensor:
+    """The same values, with their gradient times ``weight``."""
+    return values if weight == 1 else values.detach() + weight * (values - values.detach())
 
 
 def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:

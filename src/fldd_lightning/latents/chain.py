@@ -88,7 +88,7 @@ class ChainLatent(TableLatent):
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         chain = self._chain
-        return ChainPosterior(scores(x, chain, self._lengths), chain)
+        return ChainPosterior(x, chain, self._lengths)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         at_coordinates = c[:, self.part_of]  # (B, D)
@@ -132,7 +132,7 @@ class ChainLatent(TableLatent):
 
     def _held_out_nll(self, held: Tensor, chain: Chain) -> float:
         batches = torch.split(held, self._chunk(len(chain.first)))
-        nll = [ChainPosterior(scores(batch, chain, self._lengths), chain).nll() for batch in batches]
+        nll = [ChainPosterior(batch, chain, self._lengths).nll() for batch in batches]
         return float(torch.cat(nll).cpu().double().mean())
 
     def _maximise(self, x: Tensor, size: int, tied: bool, seed: int) -> Chain:
@@ -164,7 +164,7 @@ class ChainLatent(TableLatent):
             torch.zeros_like(each) for each in (chain.first, chain.following, chain.conditional)
         )
         for batch in torch.split(x, self._chunk(len(chain.first))):
-            forward = filtered(scores(batch, chain, self._lengths), chain)
+            forward = filtered(scores(batch, chain.conditional, self._lengths), chain)
             q, ahead = smoothed(forward, chain)
             first += q[:, 0].sum(0)
             following += neighbours(forward, ahead, chain)

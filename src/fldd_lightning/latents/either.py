@@ -62,6 +62,14 @@ class EitherPosterior(LatentPosterior):
         log_q = torch.stack([posterior.log_prob(number) for posterior, number in each], -1) + self._log_q
         return log_q.gather(-1, which[:, None]).squeeze(-1)
 
+    def said(self, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        which, numbers = self.latent.as_each(c)
+        each = [posterior.said(number, weights) for posterior, number in zip(self.posteriors, numbers, strict=True)]
+        if any(pair is None for pair in each):
+            return None
+        at_draw, mean = (torch.stack(values, -1) for values in zip(*each, strict=True))
+        return at_draw.gather(-1, which[:, None]).squeeze(-1), (self._log_q.exp() * mean).sum(-1)
+
     def kl(self, c: Tensor) -> Tensor:
         given = torch.stack([each.kl(c) for each in self.posteriors], -1) + self._log_p  # E log p(x|c, m)
         return ((self._log_q.exp() * given).sum(-1) + self.nll(c)).clamp_min(0)
@@ -177,6 +185,7 @@ class EitherLatent(Latent):
         for each in self.latents:
             each.anneal(progress)
         self.weight_alone = max(each.weight_alone for each in self.latents)
+        self.weight = min(each.weight for each in self.latents)
 
     def summary(self) -> str:
         pairs = zip(self.log_weights.detach().exp().tolist(), self.latents, strict=True)

@@ -54,12 +54,14 @@ class ChainPosterior(LatentPosterior):
     """q(c|x) of a chain.
 
     Args:
-        scores: log p(x_part|c), ``(B, m, C)``.
+        x: Data ``(B, D)``.
         chain: The tables.
+        lengths: How many coordinates each part has.
     """
 
-    def __init__(self, scores: Tensor, chain: Chain) -> None:
-        self.scores, self.chain = scores, chain
+    def __init__(self, x: Tensor, chain: Chain, lengths: list[int]) -> None:
+        self.x, self.chain, self.lengths = x, chain, lengths
+        self.scores = scores(x, chain.conditional, lengths)  # (B, m, C)
 
     @cached_property
     def _forward(self) -> Filtered:
@@ -81,6 +83,10 @@ class ChainPosterior(LatentPosterior):
             log_q = log_past[:, j] + following[j].T[parts[0]]  # (B, C)
             parts.insert(0, sample_from_uniform(log_q, uniform[:, j]))
         return torch.stack(parts, 1)
+
+    def said(self, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        given = scores(self.x, self.chain.conditional.detach(), self.lengths, weights)  # (B, m, C)
+        return given.gather(-1, c.unsqueeze(-1)).sum((1, 2)), (self._q * given).sum((1, 2))
 
     def likely(self) -> Tensor:
         return self._q.argmax(-1)
@@ -110,10 +116,18 @@ def parts_of(spec: Spec, part: int) -> list[int]:
     return lengths
 
 
-def scores(x: Tensor, chain: Chain, lengths: list[int]) -> Tensor:
-    """Log p(x_part|c) of every part, ``(B, m, C)``, for data ``(B, D)`` and the lengths of the parts."""
-    pairs = zip(torch.split(x, lengths, 1), torch.split(chain.conditional, lengths), strict=True)
-    return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
+def scores(x: Tensor, conditional: Tensor, lengths: list[int], weights: Tensor | None = None) -> Tensor:
+    """Log p(x_part|c) of every part, ``(B, m, C)``.
+
+    Args:
+        x: Data ``(B, D)``.
+        conditional: log p(x_i|c_j), ``(D, K, C)``.
+        lengths: How many coordinates each part has.
+        weights: Of the coordinates, ``(B, D)``; 1 if None.
+    """
+    each = [None] * len(lengths) if weights is None else torch.split(weights, lengths, 1)
+    parts = zip(torch.split(x, lengths, 1), torch.split(conditional, lengths), each, strict=True)
+    return torch.stack([log_likelihood(*part) for part in parts], 1)
 
 
 def filtered(scores: Tensor, chain: Chain) -> Filtered:

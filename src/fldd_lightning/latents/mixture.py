@@ -25,12 +25,15 @@ class MixturePosterior(LatentPosterior):
     """q(c|x) of a mixture.
 
     Args:
-        given: log p(x|c), ``(B, C)``.
+        x: Data ``(B, *shape)``.
         log_prior: log p(c), ``(C,)``.
+        log_conditional: log p(x_i|c), ``(*shape, K, C)``.
     """
 
-    def __init__(self, given: Tensor, log_prior: Tensor) -> None:
-        self.given, self.log_joint = given, given + log_prior
+    def __init__(self, x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> None:
+        self.x, self.log_conditional = x, log_conditional
+        self.given = log_likelihood(x, log_conditional)  # (B, C)
+        self.log_joint = self.given + log_prior
 
     @cached_property
     def _nll(self) -> Tensor:
@@ -48,6 +51,10 @@ class MixturePosterior(LatentPosterior):
 
     def log_prob(self, c: Tensor) -> Tensor:
         return self.log_q.gather(-1, c).squeeze(-1)
+
+    def said(self, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        given = log_likelihood(self.x, self.log_conditional.detach(), weights)  # (B, C)
+        return given.gather(-1, c).squeeze(-1), (self.log_q.exp() * given).sum(-1)
 
     def likely(self) -> Tensor:
         return self.log_q.argmax(-1, keepdim=True)
@@ -97,7 +104,7 @@ class MixtureLatent(TableLatent):
         return int(self.log_prior.isfinite().sum())
 
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
-        return _posterior(x, self.log_prior, self.log_conditional)
+        return MixturePosterior(x, self.log_prior, self.log_conditional)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         return self.log_conditional.index_select(-1, c[:, 0]).movedim(-1, 0)
@@ -112,7 +119,7 @@ class MixtureLatent(TableLatent):
         sizes = sizes_to_try(self.most_values(len(x), len(kept)), first=0)
         marginals = marginals_of(kept, self.spec)
         fits = [self._maximise(kept, size, marginals) for size in sizes]
-        nll = [float(_posterior(held, *each).nll().cpu().double().mean()) for each in fits]
+        nll = [float(MixturePosterior(held, *each).nll().cpu().double().mean()) for each in fits]
         chosen = nll.index(min(nll))
         log_prior, log_conditional = fits[chosen]
         self.log_prior.fill_(float("-inf"))[: len(log_prior)] = log_prior
@@ -129,20 +136,20 @@ class MixtureLatent(TableLatent):
         log_prior = torch.full((size,), -log(size), device=x.device)
         for _ in range(_ITERATIONS):
             parts = torch.split(x, CHUNK)
-            r = torch.cat([_posterior(part, log_prior, log_conditional).log_joint.softmax(-1) for part in parts])
+            r = torch.cat([MixturePosterior(part, log_prior, log_conditional).log_joint.softmax(-1) for part in parts])
             log_conditional = normalised(count(x, r, num_classes, pad) + self.smoothing * marginals, pad)
             log_prior = r.mean(0).log()
         return log_prior, log_conditional
 
 
-def _posterior(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> MixturePosterior:
-    return MixturePosterior(log_likelihood(x, log_conditional), log_prior)
+def log_likelihood(x: Tensor, log_conditional: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there.
 
-
-def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
+    With weights ``(B, *shape)`` of the coordinates it is their weighted sum.
+    """
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no embedding_bag
     flat = x.flatten(1).to(device)  # (B, D)
     first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
     table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
-    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
+    each = None if weights is None else weights.flatten(1).to(table)  # (B, D)
+    return F.embedding_bag(flat + first, table, mode="sum", per_sample_weights=each).to(x.device)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..spec import Seen, Spec
-from .base import Latent
-from .hidden_markov import Chain, ChainPosterior, parts_of, scores
+from .base import Latent, weighed
+from .hidden_markov import Chain, ChainPosterior, parts_of
 from .tables import marginals_of
 from .tabular import check_table, started_from
 from .trained_mixture import ALONE, EXAMPLES, NOISE
@@ -82,12 +82,12 @@ class TrainedChainLatent(Latent):
         return Chain((_SCALE * self.first).log_softmax(0), following, log_p)
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
-        chain = self.chain()
-        return ChainPosterior(scores(x, chain, self._lengths), chain)
+        return ChainPosterior(x, self.chain(), self._lengths)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         table = self._log_conditional().transpose(1, 2)  # (D, C, values)
         log_p = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)
+        log_p = weighed(log_p, self.weight)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     @torch.no_grad()
@@ -113,6 +113,7 @@ class TrainedChainLatent(Latent):
 
     def anneal(self, progress: float) -> None:
         self.weight_alone = max(0.0, 1 - progress / ALONE)
+        self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:
         return f"a chain of {len(self._lengths)} numbers with {self.size} values each"

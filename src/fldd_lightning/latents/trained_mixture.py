@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..spec import Seen, Spec
-from .base import Latent
-from .mixture import MixturePosterior, log_likelihood
+from .base import Latent, weighed
+from .mixture import MixturePosterior
 from .tables import marginals_of
 from .tabular import check_table, started_from
 
@@ -80,11 +80,12 @@ class TrainedMixtureLatent(Latent):
         return F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
 
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
-        return MixturePosterior(log_likelihood(x, self.log_conditional()), self.log_prior())
+        return MixturePosterior(x, self.log_prior(), self.log_conditional())
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         logits = _SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
         log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed, -inf)).log_softmax(-1)
+        log_p = weighed(log_p, self.weight)
         return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -104,6 +105,7 @@ class TrainedMixtureLatent(Latent):
 
     def anneal(self, progress: float) -> None:
         self.weight_alone = max(0.0, 1 - progress / ALONE)
+        self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:
         entropy = -(self.log_prior() * self.log_prior().exp()).sum()
