@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -43,6 +45,7 @@ from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
 from .latents.several import fit_latents, make_latents
 from .networks import Backbone
+from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
 from .spec import Spec
@@ -62,7 +65,7 @@ __all__ = ["FLDD"]
 _CHECK_EVERY = 100  # steps
 
 
-class FLDD(LightningModule):
+class FLDD(LightningModule, ModelHubMixin):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension), ``*/kl_t{t}`` for every
@@ -514,6 +517,66 @@ class FLDD(LightningModule):
                 neither this package's nor trusted.
         """
         return load_module(cls, checkpoint_path, map_location, trusted, overrides)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: Any = None,
+        trusted: Sequence[Any] = (),
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **overrides: Any,
+    ) -> Any:
+        """Load a trained model, ready to sample. Nothing in its files is run.
+
+        Args:
+            pretrained_model_name_or_path: ``digits`` or ``text``, which come with this package; a folder that
+                :meth:`save_pretrained` wrote; or ``OWNER/NAME`` on the Hugging Face hub.
+            map_location: Where to put the weights; the CPU if None.
+            trusted: Your own classes that the configuration may name, such as networks.
+            force_download: Download again what is cached.
+            token: Of the hub, for models that are not public.
+            cache_dir: Where downloads are kept.
+            local_files_only: Take what is cached, and use no network.
+            revision: A branch, tag or commit on the hub.
+            overrides: Options in place of those of the configuration.
+
+        Raises:
+            FLDDError: If there is no such model, a file is missing or damaged, it is of another class, or it names a
+                class that is neither this package's nor trusted.
+        """
+        hub = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
+        hub |= {"local_files_only": local_files_only, "revision": revision}
+        return load_pretrained(cls, pretrained_model_name_or_path, map_location, trusted, overrides, **hub)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write a folder that :meth:`from_pretrained` loads: configuration, averaged weights and a model card.
+
+        ``push_to_hub("OWNER/NAME")`` takes the same options and writes to the Hugging Face hub.
+
+        Args:
+            save_directory: The folder. A model that is there already is replaced, its card is kept.
+            options: Of ``huggingface_hub.ModelHubMixin``. ``model_card_kwargs`` are those of
+                :func:`~fldd_lightning.pretrained.model_card`: ``data``, ``bound``, ``budget``, ``license``, ``notes``.
+
+        Raises:
+            FLDDError: If the folder cannot be written to, or holds a configuration of something else.
+        """
+        check_own(Path(save_directory))
+        made: str | None = super().save_pretrained(save_directory, **options)
+        return made
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_folder(self, save_directory)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card; see :func:`~fldd_lightning.pretrained.model_card`."""
+        return model_card(self, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = checkpoint.get("datamodule_hyper_parameters")

@@ -18,6 +18,7 @@ from .errors import FLDDError
 __all__ = [
     "AdaptiveClip",
     "Averaging",
+    "averaged_state",
     "averages_of",
     "clip_apart",
     "held_still",
@@ -158,6 +159,14 @@ def averages_of(trainer: Trainer) -> list[Any]:
     """The modules with averaged weights that a run keeps."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
+
+
+def averaged_state(module: LightningModule) -> dict[str, Tensor]:
+    """The state of a module with averaged weights, also while it is trained, when its own are others."""
+    trainer = module._trainer
+    averages = averages_of(trainer) if trainer is not None and trainer.training else []
+    state: dict[str, Tensor] = (averages[0] if averages else module).state_dict()
+    return state
 
 
 def refuse_other_averaging(callbacks: Iterable[Callback]) -> None:
