@@ -43,7 +43,7 @@ from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
-from .latents.several import fit_latents, make_latents
+from .latents.several import fit_latents, fit_without_trainer, make_latents
 from .networks import Backbone
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .reverse import DirectReverse, MaskedReverse, Reverse
@@ -56,6 +56,7 @@ from .training import (
     clip_apart,
     held_still,
     refuse_other_averaging,
+    run_length,
     run_progress,
     two_time_scales,
 )
@@ -107,6 +108,8 @@ class FLDD(LightningModule, ModelHubMixin):
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
+        own_steps: Optimiser steps of a training without a trainer; see :class:`OwnLoop`.
+        logged: What a trainer would have logged of the last such step.
         text_ending: Ending of files with the lines of :meth:`to_text`.
         held_steps: Optimiser steps for which this run holds the forward process still.
 
@@ -117,6 +120,7 @@ class FLDD(LightningModule, ModelHubMixin):
     latents: Sequence[Latent]
     vocabulary: Sequence[str] | None = None
     trained_steps: int = 0
+    own_steps: int = 0
     text_ending: str = ".txt"
     _run_progress: Callable[[int], float] | None = None
 
@@ -166,6 +170,7 @@ class FLDD(LightningModule, ModelHubMixin):
         names = [f"latents.{name}" for name, _ in modules.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.evaluations: dict[str, Evaluation] = {}
+        self.logged: dict[str, Tensor] = {}
         self._num_seen = 0
         self._has_checked_draws = False
         self._progress = 0.0  # share of the run that is done, for weights that change along it
@@ -216,14 +221,16 @@ class FLDD(LightningModule, ModelHubMixin):
         if kl is not None:
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
-            self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
+            values["nelbo"] = bound
             counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
             means = torch.zeros_like(counts).index_add(0, t, kl) / counts
             # with as many examples as steps every step was drawn, and nobody need ask the device which
             drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
             values.update({f"kl_t{i}": means[i] for i in drawn})
-        for name, value in values.items():
-            self.log(f"train/{name}", value, on_step=True, batch_size=size)
+        self.logged = {name: value.detach() for name, value in values.items()} if self._trainer is None else {}
+        if self._trainer is not None:
+            for name, value in values.items():
+                self.log(f"train/{name}", value, on_step=True, prog_bar=name == "nelbo", batch_size=size)
 
     def on_train_start(self) -> None:
         """Fit the latents that are fitted beforehand."""
@@ -240,9 +247,18 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
-        self._run_progress = progress = run_progress(self.trainer)
+        return self.make_optimizer(run_length(self.trainer), run_progress(self.trainer))
+
+    def make_optimizer(self, num_steps: float, progress: Callable[[int], float]) -> dict[str, Any]:
+        """The optimiser of a run that starts now, and its schedule; :meth:`configure_optimizers` for any loop.
+
+        Args:
+            num_steps: Optimiser steps of the run.
+            progress: Share of the run that is done at a step.
+        """
+        self._run_progress = progress
         if self.forward_process.learned:
-            self.held_steps = held_still(self.trainer, self.freeze_steps)
+            self.held_steps = held_still(num_steps, self.freeze_steps)
         rates = (self.lr, self.lr * self.forward_lr_ratio)
         return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
 
@@ -273,7 +289,30 @@ class FLDD(LightningModule, ModelHubMixin):
                 f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
                 "Use bf16-mixed."
             )
-        data = getattr(self.trainer, "datamodule", None)
+        self.adopt(getattr(self.trainer, "datamodule", None))
+
+    @property
+    def global_step(self) -> int:
+        """Optimiser steps of this training, with or without a trainer."""
+        return self.own_steps if self._trainer is None else super().global_step
+
+    def fit_latents(self, batches: Any) -> None:
+        """Fit the latents that are fitted before training, where there is no trainer to do it.
+
+        Args:
+            batches: The training loader, or batches that can be gone through more than once.
+        """
+        fit_without_trainer(batches, self, self.latents, self._checked)
+
+    def adopt(self, data: Any) -> None:
+        """Take from a data module what goes with the model: what its integers stand for.
+
+        Args:
+            data: A data module, or anything else, which says nothing.
+
+        Raises:
+            FLDDError: If it contradicts the model.
+        """
         self.vocabulary = same_vocabulary(self.vocabulary, getattr(data, "vocabulary", None))
         num_values = getattr(data, "num_values", None)
         if num_values is not None:
