@@ -100,7 +100,7 @@ def find_folder(name: str | Path, **hub: Any) -> Path:
     instead = f"Give a folder, OWNER/NAME on the hub, or one of {', '.join(shipped())}."
     if path.exists():
         raise FLDDError(f"'{name}' is a file, no folder of a model. {instead} Checkpoints are given by --ckpt_path.")
-    if isinstance(name, Path) or path.is_absolute() or path.parts[0] in (".", "..", "~") or len(path.parts) != 2:
+    if isinstance(name, Path) or name.startswith((".", "/", "~")) or len(path.parts) != 2:
         raise FLDDError(f"there is no folder '{name}'. {instead}")
     try:
         return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS, "README.md"], **hub))
