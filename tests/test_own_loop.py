@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,27 @@ def test_mistakes() -> None:
     loop.step()
     with pytest.warns(UserWarning, match="the training of 1 steps is over"):
         loop.step()
+
+
+def test_a_training_goes_on_from_its_states() -> None:
+    torch.manual_seed(0)
+    whole, data = with_latent(), Pairs()
+    cut, later = deepcopy(whole), deepcopy(whole)
+    given = list(batches(data))
+
+    def train(loop: OwnLoop, some: list[Any]) -> OwnLoop:
+        for batch in some:
+            loop.loss(batch).backward()
+            loop.step()
+        return loop
+
+    train(OwnLoop(whole, data, num_steps=STEPS), given).finish()
+    first = train(OwnLoop(cut, data, num_steps=STEPS), given[:7])
+    later.load_state_dict(cut.state_dict())
+    second = OwnLoop(later, data, num_steps=STEPS)
+    for part in ("optimizer", "schedule", "averages"):
+        getattr(second, part).load_state_dict(deepcopy(getattr(first, part).state_dict()))
+    later.own_steps = 7
+    train(second, given[7:]).finish()
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(later.state_dict()[name], value, msg=name, equal_nan=True)

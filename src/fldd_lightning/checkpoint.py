@@ -104,18 +104,7 @@ def module_of(
     trusted: Iterable[Trusted] | Trusted = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> M:
-    """The module of a checkpoint that has been read; see :func:`load_module`.
-
-    Args:
-        checkpoint: As :func:`read_checkpoint` returns it.
-        cls: As for :func:`load_module`.
-        map_location: As for :func:`load_module`.
-        trusted: As for :func:`load_module`.
-        overrides: As for :func:`load_module`.
-
-    Raises:
-        FLDDError: If it names a class that is not trusted, is of another class, or its weights are.
-    """
+    """The module of a checkpoint as :func:`read_checkpoint` returns it; for options and errors see :func:`load_module`."""
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
         module: M = recipe.func(**{**recipe.keywords, **(overrides or {})})
@@ -249,15 +238,7 @@ def same_vocabulary(mine: Sequence[str] | None, other: Sequence[str] | None) -> 
 
 
 def check_about(checkpoint: Any, name: str) -> dict[str, Any]:
-    """What a checkpoint says of its model.
-
-    Args:
-        checkpoint: What was read, of whatever kind.
-        name: What to call it in messages.
-
-    Raises:
-        FLDDError: If it is not a checkpoint of this version.
-    """
+    """What a checkpoint says of its model; raises FLDDError, with its ``name``, if that is not of this version."""
     if isinstance(checkpoint, Mapping) and "fldd_problem" in checkpoint:
         raise FLDDError(f"{name} is of fldd-lightning 0.1, whose models this version cannot build. Train it again.")
     about = checkpoint.get("fldd") if isinstance(checkpoint, Mapping) else None

@@ -31,7 +31,7 @@ class OwnLoop:
         loop.finish()  # the model has the averaged weights now
 
     Move the model to its device first. To stop and go on, keep the states of the model, :attr:`optimizer`,
-    :attr:`schedule` and :attr:`averages`, and :attr:`FLDD.own_steps`.
+    :attr:`schedule` and :attr:`averages`, and ``model.own_steps``.
 
     Args:
         model: The model. It goes into training mode.
