@@ -174,6 +174,13 @@ def test_own_classes_are_named(tmp_path: Path) -> None:
         assert isinstance(FLDD.from_pretrained(tmp_path, trusted=trusted).reverse.network, OwnNet)
 
 
+def test_own_classes_are_trusted_on_the_command_line(tmp_path: Path) -> None:
+    ImageFLDD(2, (4, 4), AbsorbingProcess, OwnNet).save_pretrained(tmp_path / "model")
+    args = ["sample", "--pretrained", str(tmp_path / "model"), "--num_samples", "2", "--output", str(tmp_path / "x")]
+    assert main(args) == 1
+    assert main([*args, "--trust", "test_pretrained.OwnNet"]) == 0
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
