@@ -104,7 +104,7 @@ def module_of(
     trusted: Iterable[Trusted] | Trusted = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> M:
-    """The module of a checkpoint as :func:`read_checkpoint` returns it; for options and errors see :func:`load_module`."""
+    """The module of a checkpoint as :func:`read_checkpoint` returns it; for all else see :func:`load_module`."""
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
         module: M = recipe.func(**{**recipe.keywords, **(overrides or {})})
