@@ -1,7 +1,7 @@
 """Make the folder of a model that comes with the package: weights in 16 bits, and the card with its bound.
 
     fldd-lightning fit --config examples/pretrained/digits.yaml
-    python examples/pretrained/make.py digits best.ckpt FOLDER --budget "600 steps, 1 minute"
+    python examples/pretrained/make.py digits best.ckpt FOLDER --budget "the best of 600 in half a minute"
 
 and for text, with text8 from mattmahoney.net/dc/textdata:
 
@@ -78,7 +78,7 @@ The seed is 0. The weights are averages, in 16 bits; in 32 bits the bound is {be
         model_card_kwargs={
             "data": DATA[args.name],
             "bound": said,
-            "budget": f"{model.trained_steps:,} steps of the checkpoint; the run: {args.budget}",
+            "budget": f"{model.trained_steps:,} optimiser steps; {args.budget}",
             "license": "apache-2.0",
             "notes": notes,
         },
