@@ -54,7 +54,6 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([*DIGITS, "--trainer.logger", "CSVLoger"], "(did you mean CSVLogger?)"),
         ([*DIGITS, "--model.denoiser", "RLOO"], "(RLOO is a class of another kind)"),
         (["fit", "--model.help", "MLPP"], "MLPP (did you mean MLP?)"),
-        (["sample", "--num_samples", "3"], "required: ckpt_path. 'fldd-lightning sample --help' says more"),
         (["tokenizer", "--vocab_sise", "3"], "--vocab_sise 3 (did you mean --vocab_size?)"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value[-30:],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fldd_lightning
 from fldd_lightning import FLDD, DigitsDataModule, DiscreteDataModule, FLDDError, ImageFLDD, load_model
@@ -186,6 +188,27 @@ LOADS = {
     "sample": by_command("sample", "--num_samples", "2", "--output", "drawn"),
 }
 ROUTES = {**LOADS, **RUNS}
+
+
+def as_folder(path: str) -> str:
+    """What a checkpoint says, as a model's folder says it."""
+    checkpoint = torch.load(path, weights_only=True)
+    Path("evil").mkdir(exist_ok=True)
+    save_file(checkpoint.pop("state_dict"), "evil/model.safetensors")
+    told = {key: value for key, value in checkpoint.items() if key.startswith(("fldd", "h", "module_"))}
+    Path("evil/config.json").write_text(json.dumps(told))
+    return "evil"
+
+
+def by_folder(path: str) -> str:
+    assert main(["sample", "--pretrained", as_folder(path), "--num_samples", "2", "--output", "drawn"]) in (0, 1)
+    return ""
+
+
+FOLDERS = {
+    "from_pretrained": by_python(lambda path: FLDD.from_pretrained(as_folder(path))),
+    "sample --pretrained": by_folder,
+}
 LOAD_DATA = by_python(DiscreteDataModule.load_from_checkpoint)
 WITH_CONFIG = {
     "test": by_command("test", "--config", str(CONFIGS / "digits.yaml"), *SMALL, "--trainer.limit_test_batches", "1"),
@@ -239,7 +262,7 @@ def test_the_payloads_do_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 @pytest.mark.parametrize("place", REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES.values(), *FOLDERS.values()], ids=[*ROUTES, *FOLDERS])
 def test_the_model_is_checked(
     route: Any, place: Any, payload: Any, good: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,7 +300,7 @@ def test_the_data_are_checked(
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 @pytest.mark.parametrize("place", IGNORED.values(), ids=IGNORED)
-@pytest.mark.parametrize("route", [*LOADS.values(), RUNS["test"]], ids=[*LOADS, "test"])
+@pytest.mark.parametrize("route", [*LOADS.values(), *FOLDERS.values(), RUNS["test"]], ids=[*LOADS, *FOLDERS, "test"])
 def test_what_lightning_reads_is_not_read(
     route: Any, place: Any, payload: Any, good: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

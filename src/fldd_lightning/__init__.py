@@ -76,6 +76,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import TableLatent as TableLatent
     from .latents import TrainedChainLatent as TrainedChainLatent
     from .latents import TrainedMixtureLatent as TrainedMixtureLatent
+    from .loop import OwnLoop as OwnLoop
     from .metrics import CausalLMJudge as CausalLMJudge
     from .metrics import Coverage as Coverage
     from .metrics import FeatureExtractor as FeatureExtractor
@@ -134,6 +135,7 @@ _HOMES = {
         "AutoencoderLatent ChainLatent EitherLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
         "PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent"
     ),
+    "loop": "OwnLoop",
     "metrics": (
         "CausalLMJudge Coverage FeatureExtractor FrechetDistance GeneratedText InceptionFeatures Judge "
         "Judgement NELBOMetric NGramJudge PixelFeatures SampleQuality TokenBound"

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSION",
     "about_model",
+    "check_about",
     "check_same",
     "checkpoint_config",
     "load_data",
     "load_model",
     "load_module",
+    "module_of",
     "read_checkpoint",
     "same_vocabulary",
 ]
@@ -67,7 +69,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"cannot read '{path}': it is no checkpoint, a damaged one, or holds objects beside weights and plain "
             f"settings, which are not unpickled. {newest_good(path)} FLDD_TRACEBACK=1 shows the cause."
         ) from error
-    _about(checkpoint, f"'{path}'")
+    check_about(checkpoint, f"'{path}'")
     return checkpoint
 
 
@@ -92,14 +94,25 @@ def load_module(
         FLDDError: If it cannot be read, names a class that is not trusted, or is of another class.
     """
     overrides = dict(overrides or {})
-    checkpoint = _read(path, overrides)
+    return module_of(_read(path, overrides), cls, map_location, trusted, overrides)
+
+
+def module_of(
+    checkpoint: dict[str, Any],
+    cls: type[M],
+    map_location: torch.device | str | None = None,
+    trusted: Iterable[Trusted] | Trusted = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> M:
+    """The module of a checkpoint as :func:`read_checkpoint` returns it; for all else see :func:`load_module`."""
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
-        module: M = recipe.func(**{**recipe.keywords, **overrides})
+        module: M = recipe.func(**{**recipe.keywords, **(overrides or {})})
         module.on_load_checkpoint(checkpoint)
-    if all(checkpoint["state_dict"][name].dtype == torch.float64 for name, _ in module.named_parameters()):
+    weights = checkpoint["state_dict"]
+    if all(name in weights and weights[name].dtype == torch.float64 for name, _ in module.named_parameters()):
         module.double()
-    module.load_state_dict(checkpoint["state_dict"])
+    module.load_state_dict(weights)
     return module if map_location is None else module.to(map_location)
 
 
@@ -187,7 +200,7 @@ def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         FLDDError: If anything differs that weights depend on, or it is not a checkpoint of this version.
     """
-    there, here = _about(checkpoint, "this checkpoint")["identity"], _identity(module)
+    there, here = check_about(checkpoint, "this checkpoint")["identity"], _identity(module)
     differences = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
     if differences:
         raise FLDDError(
@@ -224,7 +237,7 @@ def same_vocabulary(mine: Sequence[str] | None, other: Sequence[str] | None) -> 
     return other
 
 
-def _about(checkpoint: Any, name: str) -> dict[str, Any]:
+def check_about(checkpoint: Any, name: str) -> dict[str, Any]:
     """What a checkpoint says of its model; raises FLDDError, with its ``name``, if that is not of this version."""
     if isinstance(checkpoint, Mapping) and "fldd_problem" in checkpoint:
         raise FLDDError(f"{name} is of fldd-lightning 0.1, whose models this version cannot build. Train it again.")

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -41,8 +43,9 @@ from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
-from .latents.several import fit_latents, make_latents
+from .latents.several import fit_latents, fit_without_trainer, make_latents
 from .networks import Backbone
+from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import draw_samples
 from .spec import Spec
@@ -53,6 +56,7 @@ from .training import (
     clip_apart,
     held_still,
     refuse_other_averaging,
+    run_length,
     run_progress,
     two_time_scales,
 )
@@ -62,7 +66,7 @@ __all__ = ["FLDD"]
 _CHECK_EVERY = 100  # steps
 
 
-class FLDD(LightningModule):
+class FLDD(LightningModule, ModelHubMixin):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension), ``*/kl_t{t}`` for every
@@ -104,6 +108,8 @@ class FLDD(LightningModule):
         vocabulary: What the K integers stand for, if the data says so. Taken from the data that the
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
+        own_steps: Optimiser steps of a training without a trainer; see :class:`OwnLoop`.
+        logged: What a trainer would have logged of the last such step.
         text_ending: Ending of files with the lines of :meth:`to_text`.
         held_steps: Optimiser steps for which this run holds the forward process still.
 
@@ -114,6 +120,7 @@ class FLDD(LightningModule):
     latents: Sequence[Latent]
     vocabulary: Sequence[str] | None = None
     trained_steps: int = 0
+    own_steps: int = 0
     text_ending: str = ".txt"
     _run_progress: Callable[[int], float] | None = None
 
@@ -163,6 +170,7 @@ class FLDD(LightningModule):
         names = [f"latents.{name}" for name, _ in modules.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]
         self.evaluations: dict[str, Evaluation] = {}
+        self.logged: dict[str, Tensor] = {}
         self._num_seen = 0
         self._has_checked_draws = False
         self._progress = 0.0  # share of the run that is done, for weights that change along it
@@ -214,14 +222,16 @@ class FLDD(LightningModule):
         if kl is not None:
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
-            self.log("train/nelbo", bound, on_step=True, prog_bar=True, batch_size=size)
+            values["nelbo"] = bound
             counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
             means = torch.zeros_like(counts).index_add(0, t, kl) / counts
             # with as many examples as steps every step was drawn, and nobody need ask the device which
             drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
             values.update({f"kl_t{i}": means[i] for i in drawn})
-        for name, value in values.items():
-            self.log(f"train/{name}", value, on_step=True, batch_size=size)
+        self.logged = {name: value.detach() for name, value in values.items()} if self._trainer is None else {}
+        if self._trainer is not None:
+            for name, value in values.items():
+                self.log(f"train/{name}", value, on_step=True, prog_bar=name == "nelbo", batch_size=size)
 
     def on_train_start(self) -> None:
         """Fit the latents that are fitted beforehand."""
@@ -238,9 +248,18 @@ class FLDD(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""
-        self._run_progress = progress = run_progress(self.trainer)
+        return self.make_optimizer(run_length(self.trainer), run_progress(self.trainer))
+
+    def make_optimizer(self, num_steps: float, progress: Callable[[int], float]) -> dict[str, Any]:
+        """The optimiser of a run that starts now, and its schedule; :meth:`configure_optimizers` for any loop.
+
+        Args:
+            num_steps: Optimiser steps of the run.
+            progress: Share of the run that is done at a step.
+        """
+        self._run_progress = progress
         if self.forward_process.learned:
-            self.held_steps = held_still(self.trainer, self.freeze_steps)
+            self.held_steps = held_still(num_steps, self.freeze_steps)
         rates = (self.lr, self.lr * self.forward_lr_ratio)
         return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
 
@@ -271,7 +290,30 @@ class FLDD(LightningModule):
                 f"precision {self.trainer.precision} keeps weights in 16 bits, in which their average does not move. "
                 "Use bf16-mixed."
             )
-        data = getattr(self.trainer, "datamodule", None)
+        self.adopt(getattr(self.trainer, "datamodule", None))
+
+    @property
+    def global_step(self) -> int:
+        """Optimiser steps of this training, with or without a trainer."""
+        return self.own_steps if self._trainer is None else super().global_step
+
+    def fit_latents(self, batches: Any) -> None:
+        """Fit the latents that are fitted before training, where there is no trainer to do it.
+
+        Args:
+            batches: The training loader, or batches that can be gone through more than once.
+        """
+        fit_without_trainer(batches, self, self.latents, self._checked)
+
+    def adopt(self, data: Any) -> None:
+        """Take from a data module what goes with the model: what its integers stand for.
+
+        Args:
+            data: A data module, or anything else, which says nothing.
+
+        Raises:
+            FLDDError: If it contradicts the model.
+        """
         self.vocabulary = same_vocabulary(self.vocabulary, getattr(data, "vocabulary", None))
         num_values = getattr(data, "num_values", None)
         if num_values is not None:
@@ -515,6 +557,66 @@ class FLDD(LightningModule):
                 neither this package's nor trusted.
         """
         return load_module(cls, checkpoint_path, map_location, trusted, overrides)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: Any = None,
+        trusted: Sequence[Any] = (),
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **overrides: Any,
+    ) -> Any:
+        """Load a trained model, ready to sample. Nothing in its files is run.
+
+        Args:
+            pretrained_model_name_or_path: ``digits`` or ``text``, which come with this package; a folder that
+                :meth:`save_pretrained` wrote; or ``OWNER/NAME`` on the Hugging Face hub.
+            map_location: Where to put the weights; the CPU if None.
+            trusted: Your own classes that the configuration may name, such as networks.
+            force_download: Download again what is cached.
+            token: Of the hub, for models that are not public.
+            cache_dir: Where downloads are kept.
+            local_files_only: Take what is cached, and use no network.
+            revision: A branch, tag or commit on the hub.
+            overrides: Options in place of those of the configuration.
+
+        Raises:
+            FLDDError: If there is no such model, a file is missing or damaged, it is of another class, or it names a
+                class that is neither this package's nor trusted.
+        """
+        hub = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
+        hub |= {"local_files_only": local_files_only, "revision": revision}
+        return load_pretrained(cls, pretrained_model_name_or_path, map_location, trusted, overrides, **hub)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write a folder that :meth:`from_pretrained` loads: configuration, averaged weights and a model card.
+
+        ``push_to_hub("OWNER/NAME")`` takes the same options and writes to the Hugging Face hub.
+
+        Args:
+            save_directory: The folder. A model that is there already is replaced, its card is kept.
+            options: Of ``huggingface_hub.ModelHubMixin``. ``model_card_kwargs`` are those of
+                :func:`~fldd_lightning.pretrained.model_card`: ``data``, ``bound``, ``budget``, ``license``, ``notes``.
+
+        Raises:
+            FLDDError: If the folder cannot be written to, or holds a configuration of something else.
+        """
+        check_own(Path(save_directory))
+        made: str | None = super().save_pretrained(save_directory, **options)
+        return made
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_folder(self, save_directory)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card; see :func:`~fldd_lightning.pretrained.model_card`."""
+        return model_card(self, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = checkpoint.get("datamodule_hyper_parameters")

@@ -27,10 +27,9 @@ class TableFLDD(FLDD):
     columns: Columns | None = None
     text_ending = ".csv"
 
-    def setup(self, stage: str) -> None:
-        """Takes the columns from the data module."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+    def adopt(self, data: Any) -> None:
+        """Takes the columns, too."""
+        super().adopt(data)
         if isinstance(data, TableDataModule):
             self.columns = self._same_columns(data.columns)
 

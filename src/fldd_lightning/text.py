@@ -37,10 +37,9 @@ class TextFLDD(FLDD):
             raise FLDDError(f"TextFLDD needs sequences, shape (length,), not {self.spec.shape}.")
         self.tokenizer: Tokenizer | None = None
 
-    def setup(self, stage: str) -> None:
-        """Takes the tokenizer from the data module."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+    def adopt(self, data: Any) -> None:
+        """Takes the tokenizer, too."""
+        super().adopt(data)
         if not isinstance(data, TextDataModule):
             return
         if data.padded != self.spec.padded:

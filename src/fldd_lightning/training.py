@@ -18,11 +18,13 @@ from .errors import FLDDError
 __all__ = [
     "AdaptiveClip",
     "Averaging",
+    "averaged_state",
     "averages_of",
     "clip_apart",
     "held_still",
     "learning_rate_factor",
     "refuse_other_averaging",
+    "rising_average",
     "run_length",
     "run_progress",
     "two_time_scales",
@@ -122,21 +124,28 @@ class AdaptiveClip(nn.Module):
         torch.nn.utils.clip_grads_with_norm_(with_grad, limit, norm)
 
 
-class Averaging(WeightAveraging):
-    """Lightning's weight averaging with a decay that rises to ``decay``, so that short runs profit.
+def rising_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The ``avg_fn`` of a moving average whose decay rises to ``decay``, so that short runs profit.
 
-    After n updates the decay is at most (1 + n) / (10 + n). Buffers are copied, not averaged.
+    After n updates the decay is at most (1 + n) / (10 + n).
+    """
+
+    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        n = float(updates)
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average
+
+
+class Averaging(WeightAveraging):
+    """Lightning's weight averaging by :func:`rising_average`. Buffers are copied, not averaged.
 
     Args:
         decay: Decay of the averaged weights.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            n = float(updates)
-            return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-        super().__init__(use_buffers=False, avg_fn=average)
+        super().__init__(use_buffers=False, avg_fn=rising_average(decay))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the module into float64, if that is asked for: Lightning does it after this copy, and after resuming."""
@@ -160,6 +169,14 @@ def averages_of(trainer: Trainer) -> list[Any]:
     return [each.averaged for each in callbacks if isinstance(each, Averaging) and each.averaged is not None]
 
 
+def averaged_state(module: LightningModule) -> dict[str, Tensor]:
+    """The state of a module with averaged weights, also while it is trained, when its own are others."""
+    trainer = module._trainer
+    averages = averages_of(trainer) if trainer is not None and trainer.training else []
+    state: dict[str, Tensor] = (averages[0] if averages else module).state_dict()
+    return state
+
+
 def refuse_other_averaging(callbacks: Iterable[Callback]) -> None:
     """Raise FLDDError for a callback that averages weights beside :class:`Averaging`.
 
@@ -174,12 +191,15 @@ def refuse_other_averaging(callbacks: Iterable[Callback]) -> None:
             )
 
 
-def held_still(trainer: Trainer, asked: int) -> int:
+def held_still(total: float, asked: int) -> int:
     """Steps at first in which the forward process is held still: those asked for, but no more than half of the run.
 
     A process that has less time than that has little to show when the run ends. It is said if the freeze is shorter.
+
+    Args:
+        total: Optimiser steps of the run, as :func:`run_length` gives them.
+        asked: ``freeze_steps``.
     """
-    total = run_length(trainer)
     if 2 * asked <= total:
         return asked
     rank_zero_warn(

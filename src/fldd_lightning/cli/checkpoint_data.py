@@ -15,15 +15,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import fldd_lightning
 
-from ..checkpoint import checkpoint_config
+from ..checkpoint import checkpoint_config, load_model
 from ..errors import FLDDError
 from ..files import replacing
+from ..module import FLDD
+from ..pretrained import shipped
 from .mistakes import OptionParser
 
 __all__ = [
     "check_device",
     "check_new",
     "checkpoint_sections",
+    "chosen_model",
     "know_classes",
     "mistake_in",
     "option",
@@ -33,9 +36,10 @@ __all__ = [
 
 
 def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) -> None:
-    """Parse the options of a function with ``ckpt_path`` and ``data``, and call it.
+    """Parse the options of a function with ``ckpt_path``, ``pretrained`` and ``data``, and call it.
 
-    Data are those of the checkpoint; options given beside it override them. Classes in it have been checked.
+    Data are those of the checkpoint; options given beside it override them. Classes in it have been checked. A
+    pretrained model does not name its data.
 
     Args:
         command: The function.
@@ -54,6 +58,8 @@ def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) 
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump({"data": sections["data"]} if "data" in sections else {}))
             args = ["--config", str(config), *args]
+        elif (name_of := option(args, "--pretrained")) and not (option(args, "--data") or option(args, "--config")):
+            raise _nameless_data(name_of)
         try:
             auto_cli(command, args=args, as_positional=False, prog=f"fldd-lightning {name}", parser_class=OptionParser)
         except (MisconfigurationException, ValueError) as error:
@@ -75,11 +81,34 @@ def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:
     """
     sections = checkpoint_config(path)
     if "data" not in sections and option(args, "--data") is None:
-        raise FLDDError(
-            f"'{path}' was trained from Python and does not name its data: add --data CLASS, such as "
-            "--data DigitsDataModule."
-        )
+        raise _nameless_data(path)
     return sections
+
+
+def chosen_model(ckpt_path: str | None, pretrained: str | None, device: str) -> FLDD:
+    """The model of a checkpoint or of a pretrained model's folder.
+
+    Args:
+        ckpt_path: The checkpoint.
+        pretrained: As for :func:`fldd_lightning.pretrained.find_folder`.
+        device: Where the model goes.
+
+    Raises:
+        FLDDError: Unless one of both is given and can be loaded.
+    """
+    if (ckpt_path is None) == (pretrained is None):
+        raise FLDDError(
+            "give a model: --ckpt_path FILE for a checkpoint, or --pretrained NAME for a trained model "
+            f"({', '.join(shipped())}, a folder, or OWNER/NAME on the Hugging Face hub); one of both."
+        )
+    if ckpt_path is not None:
+        return load_model(ckpt_path, device)
+    model: FLDD = FLDD.from_pretrained(str(pretrained), map_location=device)
+    return model
+
+
+def _nameless_data(model: str) -> FLDDError:
+    return FLDDError(f"'{model}' does not name its data: add --data CLASS, such as --data DigitsDataModule.")
 
 
 def know_classes() -> None:

@@ -16,14 +16,14 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 
 from ..callbacks import FIDCallback, PerplexityCallback
 from ..callbacks.report_facts import num_parameters, versions
-from ..checkpoint import load_model
 from ..data import DiscreteDataModule
 from ..factory import describe, public_path
 from ..image import ImageFLDD
 from ..metrics import PixelFeatures
 from ..module import FLDD
+from ..pretrained import WEIGHTS, find_folder
 from ..text import TextFLDD
-from .checkpoint_data import check_device, check_new, run_with_data, write_whole
+from .checkpoint_data import check_device, check_new, chosen_model, run_with_data, write_whole
 from .defaults import listed
 from .quiet import quiet
 
@@ -33,8 +33,9 @@ _LONGEST = 200  # characters of a fact in the table
 
 
 def evaluate(
-    ckpt_path: str,
     data: LightningDataModule,
+    ckpt_path: str | None = None,
+    pretrained: str | None = None,
     output: str = "evaluation",
     num_steps: list[int] | None = None,
     callbacks: Callback | list[Callback] | None = None,
@@ -48,8 +49,10 @@ def evaluate(
     which is also printed.
 
     Args:
-        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         data: That of the checkpoint; options of it may be changed.
+        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
+        pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
+            model; or OWNER/NAME on the Hugging Face hub.
         output: The folder to write into. Files of an evaluation that are there already are left alone.
         num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for masked
             diffusion that is not told the step.
@@ -64,7 +67,8 @@ def evaluate(
     for file in files:
         check_new(file)
     check_device(device)
-    model = load_model(ckpt_path, device)
+    model = chosen_model(ckpt_path, pretrained, device)
+    weights = find_folder(str(pretrained)) / WEIGHTS if ckpt_path is None else Path(ckpt_path)
     judges = _judges(model, num_samples) if callbacks is None else listed(callbacks)
     trained = model.spec.num_steps
     models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]
@@ -73,8 +77,8 @@ def evaluate(
         steps = each.spec.num_steps  # a step is one pass of the denoiser
         results.append({"num_steps": steps, "nfe": steps, **_tested(each, data, judges, device, seed)})
     facts = {
-        "checkpoint": ckpt_path,
-        "sha256": hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest(),
+        "checkpoint": ckpt_path or pretrained,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "optimiser_steps": model.trained_steps,
         "model": public_path(type(model)),
         "parameters": num_parameters([model]),

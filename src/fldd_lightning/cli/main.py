@@ -23,6 +23,7 @@ subcommands:
   score     NELBO of a file's rows:   fldd-lightning score --ckpt_path run.ckpt --data.path new.npy --output scores.csv
   evaluate  bound and sample quality: fldd-lightning evaluate --ckpt_path run.ckpt --output evaluation
   sample    draw samples:             fldd-lightning sample --ckpt_path run.ckpt --output samples
+            of a trained model:       fldd-lightning sample --pretrained digits --output samples
   tokenizer train a tokenizer:        fldd-lightning tokenizer --path TEXT --vocab_size 2048 --output tokenizer.json
 
 A checkpoint holds its own configuration; options given beside it go first. Options also win over a --config, wherever

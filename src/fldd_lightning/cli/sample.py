@@ -10,17 +10,17 @@ from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
-from ..checkpoint import load_model
 from ..decoding import Decoding
 from ..module import FLDD
-from .checkpoint_data import check_device
+from .checkpoint_data import check_device, chosen_model
 from .mistakes import OptionParser
 
 __all__ = ["sample_command"]
 
 
 def sample(
-    ckpt_path: str,
+    ckpt_path: str | None = None,
+    pretrained: str | None = None,
     output: str = "samples",
     num_samples: int = 64,
     num_steps: int | None = None,
@@ -34,6 +34,8 @@ def sample(
 
     Args:
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
+        pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
+            model; or OWNER/NAME on the Hugging Face hub.
         output: Where to write; endings of .npy, .png, .txt and .csv are left out. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
@@ -48,7 +50,7 @@ def sample(
         decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst.
     """
     check_device(device)
-    model = load_model(ckpt_path, device)
+    model = chosen_model(ckpt_path, pretrained, device)
     states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True, decoding=decoding)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)

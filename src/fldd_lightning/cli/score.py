@@ -11,19 +11,20 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from ..categorical import check_states
-from ..checkpoint import load_model, same_vocabulary
+from ..checkpoint import same_vocabulary
 from ..data import DiscreteDataModule, TableDataModule, TextDataModule
 from ..evaluation import Scores
 from ..table import TableFLDD
 from ..text import TextFLDD
-from .checkpoint_data import check_device, check_new, run_with_data, write_whole
+from .checkpoint_data import check_device, check_new, chosen_model, run_with_data, write_whole
 
 __all__ = ["score", "score_command"]
 
 
 def score(
-    ckpt_path: str,
     data: DiscreteDataModule,
+    ckpt_path: str | None = None,
+    pretrained: str | None = None,
     output: str = "scores.csv",
     draws: int = 1,
     seed: int = 0,
@@ -35,8 +36,10 @@ def score(
     kl_t2, ... and kl_NAME of every latent, which add up to nelbo.
 
     Args:
-        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         data: That of the checkpoint. Give --data.path FILE to score a file of the same kind.
+        ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
+        pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
+            model; or OWNER/NAME on the Hugging Face hub.
         output: The CSV file to write. One that is there already is left alone.
         draws: Draws of the noise for each row; the bound is their mean.
         seed: Seed of the draws; equal seeds give equal numbers.
@@ -45,7 +48,7 @@ def score(
     file = Path(output)
     check_new(file)
     check_device(device)
-    model = load_model(ckpt_path, device)
+    model = chosen_model(ckpt_path, pretrained, device)
     if isinstance(model, TextFLDD) and isinstance(data, TextDataModule) and model.tokenizer is not None:
         data.write_in(model.tokenizer)
     if isinstance(model, TableFLDD) and isinstance(data, TableDataModule) and model.columns is not None:

@@ -168,8 +168,8 @@ def hub_error(what: str, error: Exception, instead: str) -> FLDDError:
         instead: What to do without it.
     """
     return FLDDError(
-        f"cannot load {what} from the hub: {_first_line(error)}. {instead} Without a network, set HF_HUB_OFFLINE=1: "
-        "what is cached is then found at once."
+        f"cannot load {what} from the hub: {_first_line(error).rstrip('.')}. {instead} Without a network, set "
+        "HF_HUB_OFFLINE=1: what is cached is then found at once."
     )
 
 

@@ -14,11 +14,8 @@ from .base import DiscreteDataModule, Split, split_rows
 from .columns import Columns, find_column
 from .entries import count_entries
 from .hub import load_local, split_names
-from .readers import Csv
 
 __all__ = ["TableDataModule"]
-
-_KINDS = {".csv": Csv, ".parquet": "parquet"}
 
 
 class TableDataModule(DiscreteDataModule):
@@ -125,7 +122,10 @@ class TableDataModule(DiscreteDataModule):
 
     def _tables(self, one_split: bool) -> dict[str, pa.Table]:
         """The table of every split, without rows at its end that have no entry."""
-        read = split_names(load_local(Path(self.path), _KINDS, one_split=one_split))
+        from .readers import Csv  # here: it imports the library, which takes a second
+
+        kinds = {".csv": Csv, ".parquet": "parquet"}
+        read = split_names(load_local(Path(self.path), kinds, one_split=one_split))
         tables = {name: _shortened(each.with_format("arrow")[:]) for name, each in read.items()}
         empty = [name for name, table in tables.items() if table.num_rows == 0]
         if empty:

@@ -19,7 +19,7 @@ from ..spec import Spec
 from .base import Latent
 from .observed import LengthLatent
 
-__all__ = ["fit_latents", "make_latents"]
+__all__ = ["fit_latents", "fit_without_trainer", "make_latents"]
 
 
 def make_latents(recipes: Any, spec: Spec) -> list[Latent]:
@@ -73,7 +73,10 @@ def fit_latents(
         if bool(trainer.strategy.broadcast(bool(latent.is_fitted))):
             rank_zero_info(f"Keeping the {type(latent).__name__} of before: {latent.summary()}.")
         else:
-            _fit(trainer, module, latent, integers)
+            fit = _fit(trainer.train_dataloader, module, latent, integers)
+            for logger in trainer.loggers:
+                named = {f"{latent.name}/{key}": value for key, value in fit.items()}
+                logger.log_metrics(named, step=trainer.global_step)
             has_fitted = True
             for copy in copies:  # averages were made before
                 copy.load_state_dict(latent.state_dict())
@@ -85,9 +88,25 @@ def fit_latents(
             timer.on_train_start(trainer, module)
 
 
-def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Callable[[Any], Tensor]) -> None:
+def fit_without_trainer(
+    batches: Any, module: LightningModule, latents: Sequence[Latent], integers: Callable[[Any], Tensor]
+) -> None:
+    """Fit what is fitted before training and has not been; see :func:`fit_latents`.
+
+    Args:
+        batches: The training loader, or batches that can be gone through more than once.
+        module: The module.
+        latents: Its latents.
+        integers: Gets the checked integers ``(B, *shape)`` of a batch.
+    """
+    for latent in latents:
+        if latent.num_examples and not bool(latent.is_fitted):
+            _fit(batches, module, latent, integers)
+
+
+def _fit(batches: Any, module: LightningModule, latent: Latent, integers: Callable[[Any], Tensor]) -> dict[str, float]:
     parts: list[Tensor] = []
-    for batch in apart_from_training(trainer.train_dataloader):
+    for batch in apart_from_training(batches):
         parts.append(integers(batch).to(module.device))
         if sum(map(len, parts)) >= latent.num_examples:
             break
@@ -108,8 +127,7 @@ def _fit(trainer: Trainer, module: LightningModule, latent: Latent, integers: Ca
         )
     else:
         rank_zero_info(f"{latent.summary()}.")
-    for logger in trainer.loggers:
-        logger.log_metrics({f"{latent.name}/{key}": value for key, value in fit.items()}, step=trainer.global_step)
+    return fit
 
 
 @contextmanager

@@ -1,0 +1,109 @@
+"""The model card: what a model was trained on, how well it does, what it costs and who may use it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..factory import class_paths, describe, public_path
+
+if TYPE_CHECKING:
+    from ..module import FLDD
+
+__all__ = ["model_card"]
+
+_UNKNOWN = "not stated"
+
+
+def model_card(
+    module: FLDD,
+    data: str | None = None,
+    bound: str | None = None,
+    budget: str | None = None,
+    license: str | None = None,
+    notes: str = "",
+) -> ModelCard:
+    """The page that goes with a model.
+
+    Args:
+        module: The model. If its trainer is there, it says data, bound and steps that are not given.
+        data: What it was trained on.
+        bound: On -log p(x), of which split, with its standard error.
+        budget: Of training: steps, time, machine, seed and command.
+        license: The short name of a licence, such as ``apache-2.0``: of the weights, and of the data as far as it binds
+            them.
+        notes: Further paragraphs in Markdown.
+    """
+    spec = module.spec
+    shape = "×".join(map(str, spec.shape))
+    steps = module.global_step or module.trained_steps
+    rows = {
+        "data": data or _data_of(module) or _UNKNOWN,
+        "bound on -log p(x)": bound or _bound_of(module) or _UNKNOWN,
+        "budget of training": budget or (f"{steps:,} optimiser steps" if steps else _UNKNOWN),
+        "licence": license or _UNKNOWN,
+        "NFE": f"{spec.num_steps} passes of the denoiser for a sample",
+        "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
+        "an example": f"{shape} integers from 0 to {spec.num_classes - 1}",
+        "made by": f"{type(module).__name__} of fldd-lightning {version('fldd-lightning')}",
+    }
+    own = _own_classes(module)
+    trusted = f", trusted={own!r}" if own else ""
+    options = "".join(f" --trust {name}" for name in own)
+    facts = ModelCardData(license=license, library_name="fldd-lightning", tags=["discrete-diffusion", "pytorch"])
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
+    return ModelCard(f"""---
+{facts.to_yaml()}
+---
+
+# {type(module).__name__}, {shape}, {spec.num_steps} steps
+
+A forward-learned discrete diffusion model. It draws a sample in {spec.num_steps} steps.
+
+| | |
+| --- | --- |
+{table}
+
+## Use it
+
+Put the name of this repository, or of the folder with these files, in place of `MODEL`:
+
+```python
+from fldd_lightning import FLDD
+
+model = FLDD.from_pretrained("MODEL"{trusted})
+x = model.sample(16)  # integers (16, {", ".join(map(str, spec.shape))})
+```
+
+```
+fldd-lightning sample --pretrained MODEL{options} --output samples
+```
+{notes and chr(10) + notes.strip() + chr(10)}""")
+
+
+# ---- internals ----------------------------------------------------------------------------
+
+
+def _data_of(module: FLDD) -> str | None:
+    data = None if module._trainer is None else getattr(module.trainer, "datamodule", None)
+    return None if data is None else public_path(type(data))
+
+
+def _bound_of(module: FLDD) -> str | None:
+    logged = {} if module._trainer is None else module.trainer.callback_metrics
+    for name in ("test", "val"):
+        if f"{name}/nelbo" in logged:
+            return f"{float(logged[f'{name}/nelbo']):.3f} nats per example ({name})"
+    return None
+
+
+def _own_classes(module: FLDD) -> list[str]:
+    """What the configuration names and this package does not have."""
+    about = [public_path(type(module)), *class_paths(describe(dict(module.hparams)))]
+    return sorted({path for path in about if not path.startswith("fldd_lightning.")})
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
