@@ -94,12 +94,12 @@ def test_without_the_score_tables_would_learn_something_else() -> None:
     assert float((torch.stack(drawn).mean(0) - exact).norm() / exact.norm()) > 0.2
 
 
-def test_the_bound_of_the_latent_alone_counts_in_the_first_half() -> None:
+def test_the_bound_of_the_latent_alone_counts_at_first() -> None:
     """It takes the place of the bound for the tables, while other parameters learn by the bound throughout."""
     model, x = model_with(forward_process=AbsorbingProcess), all_states(3, 2)
     latent, gradients = latent_of(model), []
     network = next(model.reverse.network.parameters())
-    for share, weight in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0)):
+    for share, weight in ((0.0, 1.0), (0.45, 0.5), (0.6, 0.0), (1.0, 0.0)):
         latent.anneal(share)
         assert (latent.weight, latent.weight_alone) == (1 - weight, weight)
         for buffer in model.latent_score.buffers():  # type: ignore[union-attr]

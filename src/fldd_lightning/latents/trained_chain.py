@@ -15,7 +15,7 @@ from .base import Latent, weighed
 from .hidden_markov import Chain, ChainPosterior, parts_of
 from .tables import marginals_of
 from .tabular import check_table, started_from
-from .trained_mixture import ALONE, EXAMPLES, NOISE
+from .trained_mixture import EXAMPLES, NOISE, share_alone
 
 __all__ = ["TrainedChainLatent"]
 
@@ -27,8 +27,8 @@ class TrainedChainLatent(Latent):
 
     It is :class:`~fldd_lightning.latents.ChainLatent` without a fit, as
     :class:`~fldd_lightning.latents.TrainedMixtureLatent` is ``MixtureLatent`` without one: q(c|x) is the exact
-    posterior of the tables (Baum et al., 1970), its KL is exact, and the KL of a step weighs the score of the draw. In
-    the first half of the run the bound of the latent alone counts, too.
+    posterior of the tables (Baum et al., 1970), its KL is exact, and the KL of a step weighs the score of the draw. At
+    first the tables learn by the bound of the latent alone, as there.
 
     All parts share their tables, which suits series and texts that are cut anywhere. Each value starts as a blend of a
     part of one training example and the marginals. A step of training takes some m C^2 operations an example more.
@@ -112,7 +112,7 @@ class TrainedChainLatent(Latent):
         return {}
 
     def anneal(self, progress: float) -> None:
-        self.weight_alone = max(0.0, 1 - progress / ALONE)
+        self.weight_alone = share_alone(progress)
         self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:

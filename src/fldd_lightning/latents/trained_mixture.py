@@ -16,12 +16,12 @@ from .mixture import MixturePosterior
 from .tables import marginals_of
 from .tabular import check_table, started_from
 
-__all__ = ["ALONE", "EXAMPLES", "NOISE", "TrainedMixtureLatent"]
+__all__ = ["EXAMPLES", "NOISE", "TrainedMixtureLatent", "share_alone"]
 
 _SCALE = 10.0  # of the tables, which Adam thereby moves ten times as fast as a weight
 NOISE = 0.1  # standard deviation of log-probabilities at the start, so that no two values are the same
 EXAMPLES = 4_096  # that are looked at before training
-ALONE = 0.5  # of a run, while the bound of the latent alone counts
+_ALONE = (0.3, 0.6)  # shares of a run between which the bound takes over from that of the latent alone
 
 
 class TrainedMixtureLatent(Latent):
@@ -32,8 +32,9 @@ class TrainedMixtureLatent(Latent):
     weighs the score of the draw of c (Williams, 1992), less its running mean. Together they are the gradient of the
     bound. The auxiliary loss of :class:`~fldd_lightning.FLDD` moves the tables, too, until the end of the run.
 
-    In the first half of the run the bound of the latent alone, -log sum_c p(c) p(x|c), is added to the loss. Its weight
-    falls from 1 to 0 (a run without an end keeps it). It teaches the tables before the denoiser can.
+    At first the tables learn by the bound of the latent alone, -log sum_c p(c) p(x|c), with its exact gradient: the
+    denoiser reads nothing yet, and the score is noisy. Between 30 and 60 % of the run the bound itself takes over.
+    (A run without an end stays with the first.)
 
     Nothing is fitted. Each value starts as a blend of one training example and the marginals.
 
@@ -104,7 +105,7 @@ class TrainedMixtureLatent(Latent):
         return {}
 
     def anneal(self, progress: float) -> None:
-        self.weight_alone = max(0.0, 1 - progress / ALONE)
+        self.weight_alone = share_alone(progress)
         self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:
@@ -113,3 +114,9 @@ class TrainedMixtureLatent(Latent):
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size})"
+
+
+def share_alone(progress: float) -> float:
+    """The weight of the bound of the latent alone, when a share of the run is done: 1 at first, 0 in the end."""
+    first, last = _ALONE
+    return min(1.0, max(0.0, (last - progress) / (last - first)))
