@@ -90,6 +90,10 @@ class ChainLatent(TableLatent):
         chain = self._chain
         return ChainPosterior(scores(x, chain, self._lengths), chain)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
+        chain = self._chain
+        return ChainPosterior(scores(x, chain, self._lengths, is_given), chain)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         at_coordinates = c[:, self.part_of]  # (B, D)
         coordinates = torch.arange(len(self.part_of), device=c.device)

@@ -110,10 +110,16 @@ def parts_of(spec: Spec, part: int) -> list[int]:
     return lengths
 
 
-def scores(x: Tensor, chain: Chain, lengths: list[int]) -> Tensor:
-    """Log p(x_part|c) of every part, ``(B, m, C)``, for data ``(B, D)`` and the lengths of the parts."""
+def scores(x: Tensor, chain: Chain, lengths: list[int], is_given: Tensor | None = None) -> Tensor:
+    """Log p(x_part|c) of every part, ``(B, m, C)``, for data ``(B, D)`` and the lengths of the parts.
+
+    With ``is_given``, ``(B, D)`` of bool, that of what is given.
+    """
     pairs = zip(torch.split(x, lengths, 1), torch.split(chain.conditional, lengths), strict=True)
-    return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
+    if is_given is None:
+        return torch.stack([log_likelihood(part, table) for part, table in pairs], 1)
+    known = torch.split(is_given, lengths, 1)
+    return torch.stack([log_likelihood(part, table, k) for (part, table), k in zip(pairs, known, strict=True)], 1)
 
 
 def filtered(scores: Tensor, chain: Chain) -> Filtered:

@@ -99,6 +99,9 @@ class MixtureLatent(TableLatent):
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return _posterior(x, self.log_prior, self.log_conditional)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> MixturePosterior:
+        return MixturePosterior(log_likelihood(x, self.log_conditional, is_given), self.log_prior)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         return self.log_conditional.index_select(-1, c[:, 0]).movedim(-1, 0)
 
@@ -139,10 +142,16 @@ def _posterior(x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> Mixture
     return MixturePosterior(log_likelihood(x, log_conditional), log_prior)
 
 
-def log_likelihood(x: Tensor, log_conditional: Tensor) -> Tensor:
-    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there."""
+def log_likelihood(x: Tensor, log_conditional: Tensor, is_given: Tensor | None = None) -> Tensor:
+    """Log p(x|c), ``(B, C)``, of ``(B, *shape)`` under ``(*shape, K, C)``; PAD has 0 there.
+
+    With ``is_given``, ``(B, *shape)`` of bool, log p(what is given|c): the others are summed out.
+    """
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no embedding_bag
     flat = x.flatten(1).to(device)  # (B, D)
     first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
     table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
-    return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
+    if is_given is None:
+        return F.embedding_bag(flat + first, table, mode="sum").to(x.device)
+    places = torch.where(is_given.flatten(1).to(device), flat + first, len(table))  # behind the table: counts nothing
+    return F.embedding_bag(places, F.pad(table, (0, 0, 0, 1)), mode="sum", padding_idx=len(table)).to(x.device)

@@ -85,6 +85,10 @@ class TrainedChainLatent(Latent):
         chain = self.chain()
         return ChainPosterior(scores(x, chain, self._lengths), chain)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
+        chain = self.chain()
+        return ChainPosterior(scores(x, chain, self._lengths, is_given), chain)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         table = self._log_conditional().transpose(1, 2)  # (D, C, values)
         log_p = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)
