@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..checkpoint import load_model
 from ..decoding import Decoding
 from ..module import FLDD
-from .checkpoint_data import check_device
+from .checkpoint_data import check_device, run_options
 from .given import CLAMPED, read_given
-from .mistakes import OptionParser
 
 __all__ = ["sample_command"]
 
@@ -95,4 +93,4 @@ def sample(
 
 def sample_command(args: Sequence[str]) -> None:
     """Parse the options of ``sample`` and run it."""
-    auto_cli(sample, args=list(args), as_positional=False, prog="fldd-lightning sample", parser_class=OptionParser)
+    run_options(sample, "sample", args)
