@@ -42,6 +42,7 @@ from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
 from .latents.given import GivenLatent, random_subset
+from .latents.observed import LabelLatent
 from .latents.several import fit_latents, make_latents
 from .networks import Backbone, StateEmbedding
 from .reverse import DirectReverse, MaskedReverse, Reverse
@@ -455,6 +456,8 @@ class FLDD(LightningModule):
             self._check_takes_given()
             given = given_rows(given, self.spec, num_samples)
         if best_of > 1:
+            if any(isinstance(latent, LabelLatent) for latent in self.latents):
+                raise FLDDError("best_of needs the bound of a sample, but does not know its label: set it to 1.")
             states = best_of_samples(
                 best_of,
                 lambda i: self.sample(
