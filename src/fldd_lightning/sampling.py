@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .categorical import check_states, check_values, sample_categorical
+from .categorical import check_integers, check_states, check_values, sample_categorical
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
@@ -146,8 +146,8 @@ def given_rows(given: Tensor, spec: Spec, num_samples: int) -> Tensor:
         FLDDError: If shape, type, number or a value does not fit.
     """
     rows = given.unsqueeze(0) if given.shape == torch.Size(spec.shape) else given
-    check_states(rows.clamp_min(0) if rows.numel() and not rows.is_floating_point() else rows, spec.num_classes,
-                 spec.shape, "given")  # fmt: skip
+    check_integers(rows, "given")
+    check_states(rows.clamp_min(0), spec.num_classes, spec.shape, "given")
     if int(rows.min()) < -1:
         raise FLDDError(f"given has the value {int(rows.min())}, but -1 alone stands for what is not known.")
     if spec.num_values is not None:

@@ -44,6 +44,6 @@ def save_curve(points: Sequence[Point], real: Point, title: str, path: Path) -> 
         at = (point.entropy, point.perplexity)
         axes.annotate(point.label, at, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set(xlabel="entropy of the tokens, nats", ylabel="generative perplexity", yscale="log")
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, fontsize=7)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=150)

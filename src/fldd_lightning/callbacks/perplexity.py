@@ -151,7 +151,7 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         real = self._real[stage][0]
         aim = Point("real texts", *(float(real[f"{stage}/{key}_data"]) for key in ("entropy", perplexity)))
         trained = max(trainer.global_step, module.trained_steps)
-        title = f"{facts['judge']}; T = {steps}, {self.num_samples} samples, step {trained}"
+        title = f"{facts['judge']}\nT = {steps}, {self.num_samples} samples, step {trained}"
         path = run_folder(trainer) / f"perplexity_T{steps}.png"
         if trainer.is_global_zero:
             save_curve(points, aim, title, path)
