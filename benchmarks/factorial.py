@@ -73,7 +73,7 @@ BASELINES = ("uniform", "D3PM")
 ONE_STAGE = (("learned from masks", "no"), ("learned from masks", "joint"), ("order by hand", "joint"))
 STEPS = (4, 2, 16, 64)  # the first is the one with three seeds
 DECODINGS: dict[str, Decoding] = {
-    "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(temperature=1.0),
+    "ancestral": Ancestral(), "exactly n": ExactlyN(), "confident first": ConfidentFirst(noise=1.0),
 }  # fmt: skip
 
 

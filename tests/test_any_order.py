@@ -147,8 +147,8 @@ def test_the_most_confident_comes_first() -> None:
     p = torch.tensor([[0.3, 0.4, 0.3], [1.0, 0.0, 0.0], [0.0, 0.02, 0.98], [0.5, 0.25, 0.25]])
     log_v = torch.cat([p, torch.full((4, 1), 0.5)], 1).log().expand(500, -1, -1)  # the last: stays masked
     with patch.object(reverse, "log_prob", return_value=log_v):
-        sure = ConfidentFirst(temperature=0.0).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
-        noisy = ConfidentFirst(temperature=1e3).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
+        sure = ConfidentFirst(noise=0.0).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
+        noisy = ConfidentFirst(noise=1e3).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
     assert ((sure != 3).sum(1) == 2).all()  # one more, of three
     assert 0.94 < float((sure[:, 2] == 2).float().mean()) <= 1  # but where it drew its unlikely value
     assert chisquare((noisy != 3)[:, [0, 2, 3]].sum(0)).pvalue > 1e-3
@@ -247,7 +247,7 @@ def test_denoisers_that_know_the_step_are_refused() -> None:
     with pytest.raises(FLDDError, match="time_independent: true"):
         build(forward_process=AbsorbingProcess, estimator=ExactMasks)
     build(forward_process=AbsorbingProcess, estimator=Reinforce)
-    for wrong in (partial(AnyOrderBound, draws=0), partial(ConfidentFirst, temperature=-1.0)):
+    for wrong in (partial(AnyOrderBound, draws=0), partial(ConfidentFirst, noise=-1.0)):
         with pytest.raises(FLDDError, match="must be"):
             wrong()
 
@@ -262,7 +262,7 @@ def test_on_the_command_line(
     assert "val/nelbo_any_order" in capsys.readouterr().out
     (path,) = tmp_path.rglob("best-*.ckpt")
     drawn = []
-    for options in ([], ["ExactlyN"], ["ConfidentFirst", "--decoding.temperature", "0.5"], ["GreedyEnd"]):
+    for options in ([], ["ExactlyN"], ["ConfidentFirst", "--decoding.noise", "0.5"], ["GreedyEnd"]):
         decoding = ["--decoding", *options] if options else []
         assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", *decoding]) in (0, None)
         drawn.append(np.load("samples.npy"))

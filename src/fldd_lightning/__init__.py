@@ -67,6 +67,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import AutoencoderLatent as AutoencoderLatent
     from .latents import ChainLatent as ChainLatent
     from .latents import EitherLatent as EitherLatent
+    from .latents import GivenLatent as GivenLatent
     from .latents import LabelLatent as LabelLatent
     from .latents import Latent as Latent
     from .latents import LatentPosterior as LatentPosterior
@@ -132,8 +133,8 @@ _HOMES = {
     ),
     "image": "ImageFLDD",
     "latents": (
-        "AutoencoderLatent ChainLatent EitherLatent LabelLatent Latent LatentPosterior LengthLatent MixtureLatent "
-        "PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent"
+        "AutoencoderLatent ChainLatent EitherLatent GivenLatent LabelLatent Latent LatentPosterior LengthLatent "
+        "MixtureLatent PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent"
     ),
     "loop": "OwnLoop",
     "metrics": (

@@ -11,7 +11,7 @@ term are therefore exactly zero; tests compute them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
 from .latents.base import Latent, LatentPosterior, weighed
+from .latents.given import GivenLatent
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
@@ -75,6 +76,11 @@ class Drawn:
         """What networks see, one tensor for every entry of ``spec.seen``."""
         pairs = zip(self.latents, self.values, strict=True)
         return tuple(c for latent, c in pairs if latent.seen is not None)
+
+    def with_given(self, given: Tensor) -> Drawn:
+        """The same where networks are told what is given, ``(B, *shape)`` of bool."""
+        pairs = zip(self.latents, self.values, strict=True)
+        return replace(self, values=[each.said(given) if isinstance(each, GivenLatent) else c for each, c in pairs])
 
     def kl(self) -> dict[str, Tensor]:
         """KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each."""
@@ -157,7 +163,7 @@ def step_terms(step: Step, reverse: Reverse, z_t: Tensor) -> StepTerms:
     """The KL of one step at draws of z_t (eq. 5), and what else may be had of the same pass of the denoiser.
 
     At relaxed weights it is the cross-entropy of the relaxed posterior minus the mean entropy (eq. 14), which is no KL.
-    Coordinates at PAD cost nothing.
+    Coordinates at PAD and those that are given cost nothing.
 
     Args:
         step: The forward process's.
@@ -177,7 +183,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     """
     x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), repeated(step, len(z_t))
     log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
-    is_live = torch.ones_like(x, dtype=torch.bool) if step.pad is None else x != step.pad
+    is_live = _is_free(step)  # (B, *shape)
     log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
     masked = z_t[..., -1] if z_t.is_floating_point() else (z_t == step.mask).to(log_p.dtype)
     masked = masked.where(is_live, 0.0)
@@ -190,6 +196,12 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     usual = (1 / step.t.to(leave.dtype)).reshape(-1, *[1] * (leave.dim() - 1))
     lacking = masked.detach() * (usual - leave.detach()).clamp_min(0)
     return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
+
+
+def _is_free(step: Step) -> Tensor:
+    """Coordinates that are neither given nor PAD, ``(B, *shape)`` of bool: those that cost something."""
+    free = torch.ones_like(step.x, dtype=torch.bool) if step.pad is None else torch.ne(step.x, step.pad)
+    return free if step.given is None else free & ~step.given
 
 
 def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
@@ -208,7 +220,8 @@ def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
         entropy = entropy.expand(q.shape).gather(-1, z_t.unsqueeze(-1)).squeeze(-1)
     live = q > 0  # 0 log 0 = 0, in gradients too
     cross_entropy = -(q.where(live, 0.0) * log_v.where(live, 0.0)).sum(-1)
-    return StepTerms((cross_entropy - entropy).flatten(2).sum(2))
+    kl = cross_entropy - entropy
+    return StepTerms((kl if step.given is None else kl.masked_fill(step.given, 0.0)).flatten(2).sum(2))
 
 
 def repeated(step: Step, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -268,7 +281,9 @@ def nelbo(
 
 
 def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """States with exactly n of the D coordinates masked, n uniform in 1..D; coordinates at PAD do not count.
+    """States with exactly n of the D coordinates masked, n uniform in 1..D.
+
+    Coordinates at PAD and those that are given do not count.
 
     Args:
         step: Any step of the examples x.
@@ -277,12 +292,10 @@ def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         States ``(B, *shape)`` and D/n, ``(B,)`` (Hoogeboom et al., 2022, eq. 3).
     """
-    x = step.x
-    is_pad = torch.zeros_like(x, dtype=torch.bool) if step.pad is None else x == step.pad
-    is_pad = is_pad.to(uniform.device)  # which has float64
-    dims = (~is_pad).flatten(1).sum(1)  # (B,)
+    x, is_free = step.x, _is_free(step).to(uniform.device)  # which has float64
+    dims = is_free.flatten(1).sum(1)  # (B,)
     n = (1 + (uniform[:, 0] * dims).long()).minimum(dims)
-    place = uniform[:, 1:].masked_fill(is_pad.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
+    place = uniform[:, 1:].masked_fill(~is_free.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
     is_masked = (place < n[:, None]).view(x.shape)
     return x.masked_fill(is_masked.to(x.device), step.mask), (dims / n.clamp_min(1)).to(x.device)
 

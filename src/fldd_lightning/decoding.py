@@ -1,5 +1,7 @@
 """How a masked reverse process is sampled: ancestrally, or with the number of revealed coordinates held fixed.
 
+Temperature and top-p go with each of them.
+
 Ancestral sampling follows the bound: each masked coordinate is revealed with its own probability. In masked diffusion
 this makes the number that is revealed at a step random, which costs quality when steps are few. The two other ways
 reveal a fixed number. They draw from another distribution than the one that the bound is of.
@@ -8,11 +10,13 @@ reveal a fixed number. They draw from another distribution than the one that the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
+from math import inf
 
 import torch
 from torch import Tensor
 
-from .categorical import gumbel_noise, sample_categorical
+from .categorical import gumbel_noise, one_hot, sample_categorical
 from .errors import FLDDError
 from .forward import AbsorbingProcess, ForwardProcess
 from .reverse import MaskedReverse, Reverse
@@ -21,7 +25,52 @@ __all__ = ["Ancestral", "ConfidentFirst", "Decoding", "ExactlyN", "GreedyEnd"]
 
 
 class Decoding(ABC):
-    """Base class: one step of sampling."""
+    """Base class: one step of sampling, with temperature and top-p.
+
+    They change the values that coordinates turn to, and not whether a coordinate turns: a schedule stays what it is. In
+    the last step, after which nothing turns, they change all values. The bound is that of temperature and top-p 1.
+
+    Args:
+        temperature: What log-probabilities are divided by. Below 1 samples are likelier and less diverse.
+        top_p: Only the likeliest values are drawn that together have this probability; never fewer than one (nucleus
+            sampling; Holtzman et al., 2020).
+
+    Raises:
+        FLDDError: If the temperature is not positive, or top_p not in (0, 1].
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __init__(self, temperature: float = 1.0, top_p: float = 1.0) -> None:
+        if not 0 < temperature < inf:
+            raise FLDDError(f"temperature is {temperature}, but it must be positive. GreedyEnd takes likeliest values.")
+        if not 0 < top_p <= 1:
+            raise FLDDError(f"top_p is {top_p}, but it must be above 0, and 1 at most.")
+        self.temperature, self.top_p = temperature, top_p
+
+    def configuration(self) -> str:
+        """The class and its controls, for what is recorded of samples."""
+        controls = ", ".join(f"{name}={value}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({controls})"
+
+    def at(self, temperature: float) -> Decoding:
+        """A copy with another temperature."""
+        other = copy(self)
+        Decoding.__init__(other, temperature, self.top_p)
+        return other
+
+    def sharpened(self, log_p: Tensor) -> Tensor:
+        """Log-probabilities ``(..., S)``, normalised, at this temperature and cut to the likeliest values."""
+        if self.temperature != 1:
+            log_p = (log_p / self.temperature).log_softmax(-1)
+        if self.top_p < 1:
+            ordered, place = log_p.sort(-1, descending=True)
+            p = ordered.exp()
+            is_kept = p.cumsum(-1) - p < self.top_p  # what stands before it does not suffice
+            is_kept = torch.zeros_like(is_kept).scatter(-1, place, is_kept)
+            log_p = log_p.masked_fill(~is_kept, -inf).log_softmax(-1)
+        return log_p
 
     @abstractmethod
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
@@ -35,7 +84,12 @@ class Decoding(ABC):
 
 
 class Ancestral(Decoding):
-    """z_s ~ p(z_s|z_t): what the bound is of. For every model."""
+    """z_s ~ p(z_s|z_t): what the bound is of. For every model.
+
+    Args:
+        temperature: As for :class:`Decoding`.
+        top_p: As for :class:`Decoding`.
+    """
 
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
         """Every model can be."""
@@ -43,13 +97,30 @@ class Ancestral(Decoding):
     def draw(
         self, reverse: Reverse, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...]
     ) -> Tensor:
-        return reverse.draw(z_t, t, generator, condition)
+        if self.temperature == self.top_p == 1:
+            return reverse.draw(z_t, t, generator, condition)
+        log_v = reverse.log_prob(z_t, t, condition)  # (B, *shape, S)
+        log_v = self.sharpened(log_v) if int(t[0]) == 1 else self._sharpened_turns(log_v, z_t)
+        return sample_categorical(log_v, generator)
+
+    def _sharpened_turns(self, log_v: Tensor, z_t: Tensor) -> Tensor:
+        """``log_v`` with the values that a coordinate turns to sharpened; it stays as often as before."""
+        is_here = one_hot(z_t, log_v.shape[-1]).bool()
+        others = log_v.masked_fill(is_here, -inf)
+        log_turns = others.logsumexp(-1, keepdim=True)  # log of the probability that it turns
+        never = log_turns == -inf
+        turned = log_turns + self.sharpened(torch.where(never, log_v, others - log_turns))
+        return torch.where(is_here | never, log_v, turned)
 
 
 class GreedyEnd(Ancestral):
     """As :class:`Ancestral`, but the last step takes the likeliest value of each coordinate. For every model.
 
     Work on few-step samples often does so. It removes noise of single coordinates, and some of the diversity.
+
+    Args:
+        temperature: As for :class:`Decoding`, of the steps before the last.
+        top_p: As for :class:`Decoding`, of the steps before the last.
     """
 
     def draw(
@@ -65,8 +136,12 @@ class ExactlyN(Decoding):
 
     For masked diffusion.
 
+    Args:
+        temperature: As for :class:`Decoding`.
+        top_p: As for :class:`Decoding`.
+
     Raises:
-        FLDDError: Where a model is not masked diffusion (:class:`AbsorbingProcess`).
+        FLDDError: Where a model is not masked diffusion (:class:`AbsorbingProcess`), or as for :class:`Decoding`.
     """
 
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
@@ -82,7 +157,7 @@ class ExactlyN(Decoding):
         mask = reverse.num_states - 1
         is_masked = (z_t == mask).flatten(1)  # (B, D)
         log_v = reverse.log_prob(z_t, t, condition).flatten(1, -2)  # (B, D, S)
-        log_p = log_v[..., :mask].log_softmax(-1)  # of the values, were all of them revealed
+        log_p = self.sharpened(log_v[..., :mask].log_softmax(-1))  # of the values, were all of them revealed
         drawn = sample_categorical(log_p, generator)
         score = self.scores(log_p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1), t / reverse.num_steps, generator)
         score = score.masked_fill(~is_masked.to(score.device), -torch.inf)  # on a device that has float64
@@ -109,18 +184,21 @@ class ConfidentFirst(ExactlyN):
     """As :class:`ExactlyN`, but those first whose drawn value is likeliest (MaskGIT; Chang et al., 2022).
 
     Args:
-        temperature: Weight of Gumbel noise on the log-probabilities. It falls from this at t = T to 0 at t = 0, and
-            keeps samples diverse.
+        noise: Weight of Gumbel noise on the log-probabilities that say which come first. It falls from this at t = T to
+            0 at t = 0, and keeps samples diverse.
+        temperature: As for :class:`Decoding`.
+        top_p: As for :class:`Decoding`.
 
     Raises:
-        FLDDError: If the temperature is negative, or as for :class:`ExactlyN`.
+        FLDDError: If the noise is negative, or as for :class:`ExactlyN`.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        if temperature < 0:
-            raise FLDDError(f"temperature is {temperature}, but it must be 0 or more.")
-        self.temperature = temperature
+    def __init__(self, noise: float = 1.0, temperature: float = 1.0, top_p: float = 1.0) -> None:
+        super().__init__(temperature, top_p)
+        if noise < 0:
+            raise FLDDError(f"noise is {noise}, but it must be 0 or more.")
+        self.noise = noise
 
     def scores(self, log_p: Tensor, time: Tensor, generator: torch.Generator) -> Tensor:
         noise = gumbel_noise(log_p.shape, generator)
-        return log_p.to(noise) + self.temperature * time[:, None].to(noise) * noise
+        return log_p.to(noise) + self.noise * time[:, None].to(noise) * noise

@@ -43,11 +43,14 @@ from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
+from .latents.given import GivenLatent, random_subset
+from .latents.observed import LabelLatent
 from .latents.several import fit_latents, fit_without_trainer, make_latents
-from .networks import Backbone
+from .networks import Backbone, StateEmbedding
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .reverse import DirectReverse, MaskedReverse, Reverse
-from .sampling import draw_samples
+from .sampling import best_of as best_of_samples
+from .sampling import draw_samples, given_rows
 from .spec import Spec
 from .training import (
     AdaptiveClip,
@@ -64,6 +67,7 @@ from .training import (
 __all__ = ["FLDD"]
 
 _CHECK_EVERY = 100  # steps
+_BOUND_DRAWS = 4  # for each sample of which the best is kept
 
 
 class FLDD(LightningModule, ModelHubMixin):
@@ -99,6 +103,10 @@ class FLDD(LightningModule, ModelHubMixin):
             loss counts the others up to 1/t, times the weight, after L_lambda of Austin et al., 2021, eq. 5, for
             processes that only mask. It is 0 for masked diffusion, has no gradient to the forward process, and
             estimators over relaxed states have none. 0 is the bound itself.
+        observed: Share of the training examples of which a random subset of the coordinates is given to both processes,
+            in [0, 1]: it is not noised and costs nothing. So the model learns to complete partial examples, see
+            :meth:`sample`. ``train/nelbo`` is then that of the rest; validation and testing give nothing, and
+            their bound is the usual one.
         weight_decay: AdamW's, for both.
         ema_decay: Decay of the averaged weights.
 
@@ -140,12 +148,15 @@ class FLDD(LightningModule, ModelHubMixin):
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
         auxiliary_weight: float = 4.0,
+        observed: float = 0.0,
         weight_decay: float = 0.0,
         ema_decay: float = 0.998,
     ) -> None:
         super().__init__()
         if auxiliary_weight < 0:
             raise FLDDError(f"auxiliary_weight is {auxiliary_weight}, but it must be 0 or more.")
+        if not 0 <= observed <= 1:
+            raise FLDDError(f"observed is {observed}, but it is a share of the examples, from 0 to 1.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         values = None if num_values is None else tuple(int(number) for number in num_values)
         plainly = {"shape": [int(size) for size in shape], "num_values": None if values is None else list(values)}
@@ -155,10 +166,16 @@ class FLDD(LightningModule, ModelHubMixin):
         self.latents = modules  # type: ignore[assignment]
         self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
-        check_prior(self.forward_process)
         masks = isinstance(self.forward_process, MaskProcess)
+        if observed and not masks:  # a value that is given looks like noise: networks have to be told
+            modules.append(told := GivenLatent(bare))
+            self.spec = replace(self.spec, seen=(*self.spec.seen, told.seen))
+            self.forward_process = build(forward_process, ForwardProcess, self.spec)
+        check_prior(self.forward_process)
         reverse = reverse or (MaskedReverse if masks else DirectReverse)
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
+        self.observed = observed
+        self._check_sees_given()
         self.estimator = build(estimator, GradientEstimator, self.spec)
         self.estimator.check(self.forward_process, self.reverse)
         self.latent_score = self._score_of_latents()
@@ -185,7 +202,10 @@ class FLDD(LightningModule, ModelHubMixin):
         size = (len(x), num_uniforms(self.latents))
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
         drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
+        given = random_subset(x, self.observed, spec.pad, generator) if self.observed else None
+        drawn = drawn if given is None else drawn.with_given(given)
         step = self.forward_process.step(x, t, drawn.condition)
+        step = step if given is None else step.with_given(given)
 
         def terms(z_t: Tensor) -> StepTerms:
             if spec.pad is not None and not self._has_checked_draws:
@@ -443,6 +463,8 @@ class FLDD(LightningModule, ModelHubMixin):
         batch_size: int = 256,
         progress: bool = False,
         decoding: Decoding | None = None,
+        given: Tensor | None = None,
+        best_of: int = 1,
     ) -> Tensor:
         """Draw samples; see :func:`fldd_lightning.sampling.ancestral_sample`.
 
@@ -453,29 +475,66 @@ class FLDD(LightningModule, ModelHubMixin):
             trajectory: Return z_T..z_0, ``(T + 1, N, *shape)``.
             batch_size: Samples drawn at once.
             progress: Show a progress bar.
-            decoding: How a step is drawn; None for :class:`Ancestral`, which the bound is of.
+            decoding: How a step is drawn, with temperature and top-p; None for :class:`Ancestral`, which the bound is
+                of.
+            given: What samples are given: integers of one example ``shape`` or of n ``(n, *shape)``, -1 where unknown.
+                N is a multiple of n, and sample i gets example i modulo n.
+            best_of: How many to draw for each sample, of which the one with the lowest bound is kept. The bound is a
+                mean of four draws of z_t at every step.
 
         Returns:
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N is not positive, ``num_steps`` is not T, the model cannot be decoded this way, or a weight
-                is not finite.
+            FLDDError: If N or ``best_of`` is not positive, ``num_steps`` is not T, the model cannot be decoded this
+                way or cannot be given anything, or a weight is not finite.
         """
         if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
             other: FLDD = self.with_num_steps(num_steps)
-            return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding)
-        if min(num_samples, batch_size) < 1:
-            raise FLDDError("the number of samples and the batch size must be at least 1.")
+            return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of)
+        if min(num_samples, batch_size, best_of) < 1:
+            raise FLDDError("the number of samples, the batch size and best_of must be at least 1.")
         check_weights(self)
+        if given is not None:
+            self._check_takes_given()
+            given = given_rows(given, self.spec, num_samples)
+        if best_of > 1:
+            if any(isinstance(latent, LabelLatent) for latent in self.latents):
+                raise FLDDError("best_of needs the bound of a sample, but does not know its label: set it to 1.")
+            states = best_of_samples(
+                best_of,
+                lambda i: self.sample(
+                    num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given
+                ),
+                lambda x: self.nelbo(x, draws=_BOUND_DRAWS, seed=seed, batch_size=batch_size).nelbo.cpu(),
+            )
+            return states if trajectory else states[-1]
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
         parts = (self.forward_process, self.reverse, self.latents)
-        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding)
+        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding, given)
         self.train(was_training)
         return samples
+
+    def _check_takes_given(self) -> None:
+        """Raise FLDDError if this model can hold no values that are given."""
+        if not self.observed and not isinstance(self.reverse, MaskedReverse):
+            raise FLDDError(
+                f"this model of {type(self.forward_process).__name__} cannot hold values that are given: it does not "
+                "tell them from noise. Train one with model.observed=0.5, or with a process that only masks."
+            )
+
+    def _check_sees_given(self) -> None:
+        """Raise FLDDError if a network has to be told what is given, and cannot see it."""
+        if any(isinstance(latent, GivenLatent) for latent in self.latents):
+            for network in (each for each in self.modules() if isinstance(each, Backbone)):
+                if not any(isinstance(part, StateEmbedding) for part in network.modules()):
+                    raise FLDDError(
+                        f"{type(network).__name__} cannot see which coordinates are given, which observed needs with "
+                        f"{type(self.forward_process).__name__}. Use MLP or Transformer, or a process that only masks."
+                    )
 
     def with_num_steps(self, num_steps: int) -> Any:
         """A copy of this model with another T, for masked diffusion whose denoiser is not told the step.

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .categorical import sample_categorical
+from .categorical import check_integers, check_states, check_values, sample_categorical
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .latents.base import Latent
 from .reverse import Reverse
+from .spec import Spec
 
-__all__ = ["ancestral_sample", "draw_samples"]
+__all__ = ["ancestral_sample", "best_of", "draw_samples", "given_rows"]
 
 
 @torch.no_grad()
@@ -29,6 +30,7 @@ def ancestral_sample(
     trajectory: bool = False,
     on_step: Callable[[], object] = lambda: None,
     decoding: Decoding | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Draw samples; the forward network is not needed.
 
@@ -43,6 +45,7 @@ def ancestral_sample(
         trajectory: Return all states z_T..z_0 instead of z_0.
         on_step: Called after every step, for progress bars.
         decoding: How a step is drawn; None for :class:`Ancestral`, which the bound is of.
+        given: Values that are held in every state, ``(N, *shape)``, -1 where there is none; see :func:`given_rows`.
 
     Returns:
         z_0, integers ``(N, *shape)``; with ``trajectory`` z_T..z_0, ``(T + 1, N, *shape)``.
@@ -68,10 +71,13 @@ def ancestral_sample(
     z = sample_categorical(log_priors.expand(num_samples, *spec.shape, -1), generator)
     if padding is not None:
         z = z.masked_fill(padding.to(device), spec.num_classes - 1)
+    held = None if given is None else given.to(device)
+    z = z if held is None else torch.where(held < 0, z, held)
     states = [z]
     for step in range(spec.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)
         z = decoding.draw(reverse, z, t, generator, condition)
+        z = z if held is None else torch.where(held < 0, z, held)
         if trajectory:
             states.append(z)
         on_step()
@@ -88,8 +94,11 @@ def draw_samples(
     trajectory: bool = False,
     progress: bool = False,
     decoding: Decoding | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
-    """Draw latents from their priors, then samples, batch after batch.
+    """Draw latents, then samples, batch after batch.
+
+    Latents come from their priors, or where something is given, from :meth:`Latent.sample_given`.
 
     Args:
         process: The forward process, for its prior.
@@ -101,6 +110,7 @@ def draw_samples(
         trajectory: As for :func:`ancestral_sample`.
         progress: Show a progress bar.
         decoding: As for :func:`ancestral_sample`.
+        given: As for :func:`ancestral_sample`, of all samples.
 
     Returns:
         Integers ``(N, *shape)``, or ``(T + 1, N, *shape)`` with ``trajectory``, on the CPU.
@@ -111,14 +121,73 @@ def draw_samples(
     parts = []
     with Progress(disable=not progress) as bar:
         task = bar.add_task("sampling", total=len(sizes) * process.spec.num_steps)
-        for size in sizes:
-            drawn = [latent.sample(size, generator).to(device) for latent in latents]
+        for size, held in zip(sizes, _split(given, sizes, device), strict=True):
+            drawn = [_drawn(latent, size, held, generator).to(device) for latent in latents]
             pairs = list(zip(latents, drawn, strict=True))
             condition = tuple(c for latent, c in pairs if latent.seen is not None)
             padding = next((pad for latent, c in pairs if (pad := latent.padding(c)) is not None), None)
             part = ancestral_sample(
                 process, reverse, size, generator, condition, padding, num_steps, trajectory,
-                lambda: bar.advance(task), decoding,
+                lambda: bar.advance(task), decoding, held,
             )  # fmt: skip
             parts.append(part.cpu())
     return torch.cat(parts, 1 if trajectory else 0)
+
+
+def given_rows(given: Tensor, spec: Spec, num_samples: int) -> Tensor:
+    """What is given of every sample, ``(N, *shape)``, -1 where nothing is.
+
+    Args:
+        given: Integers of one example ``shape``, or of n ``(n, *shape)``; sample i gets example i modulo n.
+        spec: K and shape.
+        num_samples: N, a multiple of n.
+
+    Raises:
+        FLDDError: If shape, type, number or a value does not fit.
+    """
+    rows = given.unsqueeze(0) if given.shape == torch.Size(spec.shape) else given
+    check_integers(rows, "given")
+    check_states(rows.clamp_min(0), spec.num_classes, spec.shape, "given")
+    if int(rows.min()) < -1:
+        raise FLDDError(f"given has the value {int(rows.min())}, but -1 alone stands for what is not known.")
+    if spec.num_values is not None:
+        check_values(rows, spec.num_values)
+    if num_samples % len(rows):
+        raise FLDDError(
+            f"{len(rows)} examples are given, and {num_samples} samples asked for. Ask for {len(rows)}, or a multiple."
+        )
+    return rows.long().repeat(num_samples // len(rows), *[1] * len(spec.shape))
+
+
+def best_of(n: int, draw: Callable[[int], Tensor], nelbo: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of n samples each the one with the lowest bound.
+
+    Args:
+        n: How many are drawn for each.
+        draw: Draws number 0..n-1 of all of them, states ``(T + 1, N, *shape)``.
+        nelbo: The bound ``(N,)`` of integers ``(N, *shape)``.
+
+    Returns:
+        States ``(T + 1, N, *shape)``.
+    """
+    best = draw(0)
+    lowest = nelbo(best[-1])
+    for i in range(1, n):
+        states = draw(i)
+        bound = nelbo(states[-1])
+        is_better = bound < lowest
+        lowest = torch.where(is_better, bound, lowest)
+        best = torch.where(is_better.view(1, -1, *[1] * (best.dim() - 2)), states, best)
+    return best
+
+
+def _split(given: Tensor | None, sizes: Sequence[int], device: torch.device) -> Sequence[Tensor | None]:
+    """What is given of every batch."""
+    return [None] * len(sizes) if given is None else torch.split(given.to(device), list(sizes))
+
+
+def _drawn(latent: Latent, size: int, given: Tensor | None, generator: torch.Generator) -> Tensor:
+    """A latent of every sample of a batch, ``(N, m)``."""
+    if given is None:
+        return latent.sample(size, generator)
+    return latent.sample_given(given.clamp_min(0), given >= 0, generator)

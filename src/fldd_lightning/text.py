@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -68,6 +70,30 @@ class TextFLDD(FLDD):
             texts.append(text + self.tokenizer.decode(run))
         return texts
 
+    def given_text(self, text: str) -> Tensor:
+        """What a text with blanks gives, for :meth:`sample`: ``(length,)``, -1 where nothing is given.
+
+        A blank is a run of three underscores or more, and stands for as many tokens: of the tokenizer of characters, as
+        many characters. What follows the text is not given either. The parts between blanks are tokens each by itself.
+
+        Args:
+            text: A prompt, such as ``"The"``, or a text with blanks, such as ``"a ___ b"``.
+
+        Raises:
+            FLDDError: If the text is longer than the model's, has a character without a token, or there is no
+                tokenizer.
+        """
+        if self.tokenizer is None:
+            raise FLDDError("this model has no tokenizer: train it on a TextDataModule, or set model.tokenizer.")
+        parts = re.split(r"(_{3,})", text)
+        encoded = self.tokenizer.encode([part for part in parts if not _is_blank(part)])
+        blanks = [torch.full((len(part),), -1) for part in parts if _is_blank(part)]
+        tokens = [torch.from_numpy(each.astype("int64")) for each in encoded]
+        given = torch.cat([each for pair in zip_longest(tokens, blanks) for each in pair if each is not None])
+        if len(given) > self.spec.num_dims:
+            raise FLDDError(f"the text has {len(given)} tokens, but the model's have {self.spec.num_dims}: shorten it.")
+        return torch.cat([given, torch.full((self.spec.num_dims - len(given),), -1)])
+
     # ---- hooks ----------------------------------------------------------------------------
 
     def to_text(self, x: Tensor) -> list[str] | None:
@@ -107,3 +133,8 @@ class TextFLDD(FLDD):
                 f"{other.describe()}. Use the corpus, --data.alphabet or --data.tokenizer of the training."
             )
         return other
+
+
+def _is_blank(part: str) -> bool:
+    """Whether a part of a text stands for tokens that are not given."""
+    return part.startswith("___") and not part.strip("_")

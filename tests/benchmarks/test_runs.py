@@ -8,6 +8,7 @@ from pathlib import Path
 
 import autoregressive
 import collapse
+import completion
 import digits
 import estimators
 import factorial
@@ -26,6 +27,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 KNOWN = {  # CSV, column: what may stand there
     "collapse": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
     "collapse_ablations": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
+    "completion": {"source": completion.SOURCES, "process": completion.PROCESSES, "way": completion.WAYS},
     "digits": {"process": digits.PROCESSES},
     "estimators": {"problem": [*collapse.CASES, "mnist8"], "estimator": estimators.ESTIMATORS},
     "factorial": {"kind": kinds.KINDS, "process": factorial.PROCESSES, "decoding": factorial.DECODINGS},
@@ -84,3 +86,29 @@ def test_steps_at_large_vocabularies(case: str, monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     for run in vocabulary.make_steps(case, 27, "cpu").values():
         run()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", completion.WAYS)
+def test_completions_are_counted(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = partial(completion.XORBlocks, num_train=600, num_held=64, batch_size=64)
+    monkeypatch.setitem(completion.SOURCES, "xor", source)
+    row = completion.run("xor", "order by hand", way, 0, 2, examples=3, samples=400)
+    assert 0 < float(str(row["variation_exact"])) < float(str(row["variation"])) < 1  # it is untrained
+    assert float(str(row["p_value"])) < 0.01
+
+
+def test_exact_draws_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chi-square test accepts what is drawn from the source itself, and holds what is given."""
+    source = completion.XORBlocks(num_train=10, num_held=10)
+
+    class Exact:
+        def sample(self, num_samples: int, seed: int, given: torch.Tensor, **_: object) -> torch.Tensor:
+            x, p = completion.conditional(source, given)
+            generator = torch.Generator().manual_seed(100 + seed)
+            return x[torch.multinomial(p, num_samples, True, generator=generator)]
+
+    found = completion.agreement(Exact(), source, completion.Ancestral(), 12, 1_000)  # type: ignore[arg-type]
+    assert found.p_value > 1e-3
+    assert found.variation < 1.5 * found.exact
+    assert found.degrees > 20

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
-from conftest import image_model
-from fldd_lightning import FLDDError
+import fldd_lightning
+from conftest import image_model, randomise
+from fldd_lightning import FLDDError, GreedyEnd
 from fldd_lightning.callbacks import PerplexityCallback, Texts, perplexity
 from fldd_lightning.data import CharacterTokenizer, TextDataModule
 from fldd_lightning.metrics import CausalLMJudge, GeneratedText, Judgement, NGramJudge
@@ -304,3 +306,32 @@ def test_embedded_corpus_has_the_expected_entropy_of_ngrams(tmp_path: Path) -> N
     judgement = judge(texts)
     bits = float(judgement.nats.sum() / judgement.characters.sum()) / log(2)
     assert 1.0 < bits < 2.0
+
+
+def test_a_curve_over_temperatures(corpus: Path, tmp_path: Path) -> None:
+    data = data_of(corpus)
+    model = model_of(data)
+    randomise(model.reverse)
+    asked = callback(decoding=GreedyEnd(top_p=0.9), best_of=2, temperatures=[2.0, 0.5])
+    trainer(tmp_path, asked).test(model, data, verbose=False)
+    first, *lines = [json.loads(line) for line in (tmp_path / "sample_quality.jsonl").read_text().splitlines()]
+    assert first["decoding"] == "GreedyEnd(temperature=1.0, top_p=0.9)"
+    assert [line["temperature"] for line in lines] == [0.5, 2.0]
+    assert [line["decoding"] for line in lines] == [f"GreedyEnd(temperature={t}, top_p=0.9)" for t in (0.5, 2.0)]
+    for line in (first, *lines):
+        assert (line["best_of"], line["num_samples"], line["version"]) == (2, 30, fldd_lightning.__version__)
+    for temperature in (0.5, 2.0):
+        line = lines[temperature > 1]
+        decoding = GreedyEnd(temperature, 0.9)
+        draws = [
+            model.sample(n, 1_000_003 + i, batch_size=n, decoding=decoding, best_of=2)
+            for i, n in enumerate((8, 8, 8, 6))
+        ]
+        judgement = asked.judge(model.texts(torch.cat(draws)))
+        expected = exp(float(judgement.nats.sum() / judgement.tokens.sum()))
+        assert line[f"test/gen_ppl_5gram_T2_at{temperature:g}"] == pytest.approx(expected, rel=1e-5)
+    assert lines[0]["test/entropy_T2_at0.5"] < lines[1]["test/entropy_T2_at2"]
+    with Image.open(tmp_path / "perplexity_T2.png") as picture:
+        assert min(picture.size) > 300
+    with pytest.raises(FLDDError, match="temperature is 0"):
+        callback(temperatures=[0.0])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..categorical import float64_device
 from ..data import DiscreteDataModule
+from ..decoding import Decoding
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..metrics import FeatureExtractor, InceptionFeatures, SampleQuality
@@ -24,7 +25,7 @@ class FIDCallback(SampleCallback[ImageFLDD]):
     ``frechet_pixels_T{t}`` with other features) and, in the same features, ``precision_inception_T{t}``,
     ``recall_...``, ``density_...`` and ``coverage_...``; one callback for each kind of features.
     With every number goes a line in ``sample_quality.jsonl`` in the run's folder: extractor, samples,
-    real images, T and dtype.
+    real images, T, controls of sampling, dtype and the package's version.
 
     The statistics of the real images are computed once a run. The metric lives here and not on the module, which
     would put it into every checkpoint.
@@ -37,6 +38,8 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         neighbours: k of precision, recall, density and coverage; see :class:`SampleQuality`.
         batch_size: Images at once.
         seed: Of the samples.
+        decoding: How a step is drawn, with temperature and top-p; None for :class:`~fldd_lightning.Ancestral`.
+        best_of: How many are drawn for each sample, as in :meth:`FLDD.sample`.
 
     Raises:
         FLDDError: If the numbers are out of range, or the module or data is of another kind.
@@ -52,10 +55,12 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         neighbours: int = 5,
         batch_size: int = 250,
         seed: int = 0,
+        decoding: Decoding | None = None,
+        best_of: int = 1,
     ) -> None:
         if num_samples < 2 or neighbours < 1:
             raise FLDDError("num_samples must be at least 2 and neighbours at least 1.")
-        super().__init__(num_samples, every_n_validations, batch_size, seed)
+        super().__init__(num_samples, every_n_validations, batch_size, seed, decoding, best_of)
         self.extractor = extractor if extractor is not None else InceptionFeatures()
         self.neighbours = neighbours
 

@@ -12,9 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..data import CharacterTokenizer, TextDataModule
+from ..decoding import Decoding
 from ..errors import FLDDError
 from ..metrics import GeneratedText, Judge, NGramJudge
 from ..text import TextFLDD
+from .curve import Point, save_curve
+from .run import run_folder
 from .samples import SampleCallback
 
 __all__ = ["PerplexityCallback"]
@@ -32,7 +35,11 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
       differ, n = 1..4, over all samples.
 
     The same with ``_data`` is said of as many real examples of the split, which is what to aim at. All of it
-    goes into ``sample_quality.jsonl`` with judge, number of samples, T and dtype.
+    goes into ``sample_quality.jsonl`` with judge, number of samples, T, controls of sampling, dtype and the package's
+    version.
+
+    With ``temperatures`` samples are drawn at each of them, too. Perplexity against entropy, a point for each, is drawn
+    into ``perplexity_T{t}.png``, beside the point of real texts; a line for each goes into ``sample_quality.jsonl``.
 
     Args:
         judge: :class:`NGramJudge` if None; or a :class:`CausalLMJudge`.
@@ -43,6 +50,9 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             ``validate`` and ``test``.
         batch_size: Samples at once.
         seed: Of the samples.
+        decoding: How a step is drawn, with temperature and top-p; None for :class:`~fldd_lightning.Ancestral`.
+        best_of: How many are drawn for each sample, as in :meth:`FLDD.sample`.
+        temperatures: Further temperatures, in place of that of ``decoding``.
 
     Raises:
         FLDDError: If the numbers are out of range, a package is missing, or the module or data is of another kind. Also
@@ -60,8 +70,12 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         every_n_validations: int = 1,
         batch_size: int = 250,
         seed: int = 0,
+        decoding: Decoding | None = None,
+        best_of: int = 1,
+        temperatures: Sequence[float] = (),
     ) -> None:
-        super().__init__(num_samples, every_n_validations, batch_size, seed)
+        super().__init__(num_samples, every_n_validations, batch_size, seed, decoding, best_of)
+        self.decodings = {temperature: self.decoding.at(temperature) for temperature in sorted(temperatures)}
         if judge is None and find_spec("nltk") is None:
             raise FLDDError(
                 'the n-gram judge of PerplexityCallback needs: pip install "fldd-lightning[text]". Or give it another '
@@ -122,6 +136,25 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
             "precision": str(trainer.precision),  # of the bounds; samples are drawn in that of the parameters
         }
         self.report(trainer, module, named, facts)
+        if self.decodings:
+            self._curve(trainer, module, stage, facts)
+
+    def _curve(self, trainer: Trainer, module: TextFLDD, stage: str, facts: dict[str, Any]) -> None:
+        """Samples at each temperature: their numbers, and the picture."""
+        steps, perplexity = module.spec.num_steps, f"gen_ppl_{self.judge.name}"
+        points = []
+        for temperature, decoding in self.decodings.items():
+            values, _, _ = self._judged(module, [x for _, x in self.samples(trainer, module, decoding)])
+            named = {f"{stage}/{key}_T{steps}_at{temperature:g}": value for key, value in values.items()}
+            self.report(trainer, module, named, {**facts, "temperature": temperature}, decoding)
+            points.append(Point(f"{temperature:g}", float(values["entropy"]), float(values[perplexity])))
+        real = self._real[stage][0]
+        aim = Point("real texts", *(float(real[f"{stage}/{key}_data"]) for key in ("entropy", perplexity)))
+        trained = max(trainer.global_step, module.trained_steps)
+        title = f"{facts['judge']}\nT = {steps}, {self.num_samples} samples, step {trained}"
+        path = run_folder(trainer) / f"perplexity_T{steps}.png"
+        if trainer.is_global_zero:
+            save_curve(points, aim, title, path)
 
     def _judged(self, model: TextFLDD, parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None, float]:
         """Numbers, features and the share of unknown tokens, of batches ``(B, length)`` of this process."""

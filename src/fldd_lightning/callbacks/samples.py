@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ..decoding import Ancestral, Decoding
 from ..errors import FLDDError
 from ..module import FLDD
 from .run import run_folder
@@ -35,6 +37,8 @@ class SampleCallback(Callback, Generic[M]):
             ``validate`` and ``test``.
         batch_size: Samples at once.
         seed: Of the samples.
+        decoding: How a step is drawn; None for :class:`~fldd_lightning.Ancestral`.
+        best_of: How many are drawn for each sample, as in :meth:`FLDD.sample`.
 
     Raises:
         FLDDError: If the numbers are out of range.
@@ -42,9 +46,18 @@ class SampleCallback(Callback, Generic[M]):
 
     module_class: type[M]
 
-    def __init__(self, num_samples: int, every_n_validations: int, batch_size: int, seed: int) -> None:
-        if min(num_samples, batch_size) < 1 or every_n_validations < 0:
-            raise FLDDError("num_samples and batch_size must be at least 1, every_n_validations 0 or more.")
+    def __init__(
+        self,
+        num_samples: int,
+        every_n_validations: int,
+        batch_size: int,
+        seed: int,
+        decoding: Decoding | None = None,
+        best_of: int = 1,
+    ) -> None:
+        if min(num_samples, batch_size, best_of) < 1 or every_n_validations < 0:
+            raise FLDDError("num_samples, batch_size and best_of must be at least 1, every_n_validations 0 or more.")
+        self.decoding, self.best_of = decoding or Ancestral(), best_of
         self.num_samples, self.every_n_validations = num_samples, every_n_validations
         self.batch_size, self.seed = batch_size, seed
 
@@ -67,10 +80,17 @@ class SampleCallback(Callback, Generic[M]):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module, "test")
 
-    def samples(self, trainer: Trainer, model: M) -> Iterator[tuple[int, Tensor]]:
-        """This process's share of the samples, in batches, each with the number of its first sample."""
+    def samples(self, trainer: Trainer, model: M, decoding: Decoding | None = None) -> Iterator[tuple[int, Tensor]]:
+        """This process's share of the samples, in batches, each with the number of its first sample.
+
+        Args:
+            trainer: The trainer.
+            model: Which draws them.
+            decoding: In place of the callback's.
+        """
+        controls: dict[str, Any] = {"decoding": decoding or self.decoding, "best_of": self.best_of}
         for i, first, size in self.shares(trainer, self.num_samples):
-            yield first, model.sample(size, 1_000_003 * (self.seed + 1) + i, batch_size=size)
+            yield first, model.sample(size, 1_000_003 * (self.seed + 1) + i, batch_size=size, **controls)
 
     def shares(self, trainer: Trainer, number: int) -> Iterator[tuple[int, int, int]]:
         """This process's batches of ``number`` examples: number of the batch, of its first example, and its size."""
@@ -78,7 +98,14 @@ class SampleCallback(Callback, Generic[M]):
         for i in range(trainer.global_rank, len(starts), trainer.world_size):
             yield i, starts[i], min(self.batch_size, number - starts[i])
 
-    def report(self, trainer: Trainer, model: FLDD, values: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def report(
+        self,
+        trainer: Trainer,
+        model: FLDD,
+        values: dict[str, Tensor],
+        facts: dict[str, Any],
+        decoding: Decoding | None = None,
+    ) -> None:
         """Print numbers and append them, with all that must be said beside them, to ``sample_quality.jsonl``.
 
         Args:
@@ -86,6 +113,7 @@ class SampleCallback(Callback, Generic[M]):
             model: Which drew the samples.
             values: Numbers by name.
             facts: Plain values: what they were compared with, how many, and the like.
+            decoding: Of the samples, if not the callback's.
         """
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
@@ -96,8 +124,11 @@ class SampleCallback(Callback, Generic[M]):
             "num_samples": self.num_samples,
             "seed": self.seed,
             "num_steps": model.spec.num_steps,
+            "decoding": (decoding or self.decoding).configuration(),
+            "best_of": self.best_of,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "global_step": max(trainer.global_step, model.trained_steps),
+            "version": version("fldd-lightning"),
         }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
         rank_zero_info(f"{shown} ({', '.join(f'{key} {value}' for key, value in facts.items())})")

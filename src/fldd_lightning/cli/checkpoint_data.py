@@ -30,6 +30,7 @@ __all__ = [
     "know_classes",
     "mistake_in",
     "option",
+    "run_options",
     "run_with_data",
     "write_whole",
 ]
@@ -60,13 +61,29 @@ def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) 
             args = ["--config", str(config), *args]
         elif (name_of := option(args, "--pretrained")) and not (option(args, "--data") or option(args, "--config")):
             raise _nameless_data(name_of)
-        try:
-            auto_cli(command, args=args, as_positional=False, prog=f"fldd-lightning {name}", parser_class=OptionParser)
-        except (MisconfigurationException, ValueError) as error:
-            mistake = mistake_in(error)
-            if mistake is None:
-                raise
-            raise mistake from error
+        run_options(command, name, args)
+
+
+def run_options(command: Callable[..., None], name: str, args: Sequence[str]) -> None:
+    """Parse the options of a function, and call it.
+
+    Args:
+        command: The function.
+        name: Of the subcommand.
+        args: Its options.
+
+    Raises:
+        FLDDError: For mistakes in what the options make.
+        SystemExit: For options that cannot be parsed, and for help.
+    """
+    prog = f"fldd-lightning {name}"
+    try:
+        auto_cli(command, args=list(args), as_positional=False, prog=prog, parser_class=OptionParser)
+    except (MisconfigurationException, ValueError) as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        raise mistake from error
 
 
 def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:

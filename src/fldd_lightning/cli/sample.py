@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import auto_cli
 
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..decoding import Decoding
 from ..module import FLDD
-from .checkpoint_data import check_device, chosen_model
-from .mistakes import OptionParser
+from .checkpoint_data import check_device, chosen_model, run_options
+from .given import CLAMPED, read_given
 
 __all__ = ["sample_command"]
 
@@ -22,13 +21,17 @@ def sample(
     ckpt_path: str | None = None,
     pretrained: str | None = None,
     output: str = "samples",
-    num_samples: int = 64,
+    num_samples: int | None = None,
     num_steps: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
     device: str = "cpu",
     trajectory: bool = False,
     decoding: Decoding | None = None,
+    best_of: int = 1,
+    given: str | None = None,
+    prompt: str | None = None,
+    infill: str | None = None,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -40,18 +43,29 @@ def sample(
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
             model does not render.
-        num_samples: How many.
+        num_samples: How many; 64 if left out, or one for each example of --given if it has several.
         num_steps: T. That of the training; another one for masked diffusion that is not told the step.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.
         trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
-        decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst.
+        decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst. Each takes
+            --decoding.temperature and --decoding.top_p.
+        best_of: How many to draw for each sample, of which the one with the lowest bound is kept.
+        given: A .npy file of integers, of one example or of n (n, *shape), -1 where unknown, which samples complete.
+        prompt: How samples start, of models of text.
+        infill: A text with blanks, such as "a ___ b", of models of text. A run of three underscores or more is a blank
+            of as many tokens. What follows the text is not given.
     """
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
-    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, progress=True, decoding=decoding)
+    known = read_given(model, given, prompt, infill)
+    if num_samples is None:
+        num_samples = len(known) if known is not None and known.dim() > len(model.spec.shape) and len(known) > 1 else 64
+    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, True, decoding, known, best_of)
+    if known is not None:
+        print("The model was trained to complete examples." if model.observed else CLAMPED)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not FLDD.render
@@ -81,4 +95,4 @@ def sample(
 
 def sample_command(args: Sequence[str]) -> None:
     """Parse the options of ``sample`` and run it."""
-    auto_cli(sample, args=list(args), as_positional=False, prog="fldd-lightning sample", parser_class=OptionParser)
+    run_options(sample, "sample", args)

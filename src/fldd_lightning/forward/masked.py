@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch
@@ -51,6 +51,10 @@ class MaskedStep(Step):
     @property
     def learns(self) -> bool:
         return self.log_odds.requires_grad
+
+    def with_given(self, given: Tensor) -> MaskedStep:
+        log_kept, log_gamma = self.log_kept.masked_fill(given, 0.0), self.log_gamma.masked_fill(given, float("-inf"))
+        return replace(self, log_kept=log_kept, log_gamma=log_gamma, given=given)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..categorical import gumbel_noise, sample_categorical, sample_from_uniform, sum_dims
+from ..categorical import gumbel_noise, log_one_hot, sample_categorical, sample_from_uniform, sum_dims
 
 __all__ = ["DenseStep", "Posterior", "Step"]
 
@@ -38,12 +38,19 @@ class Step(ABC):
         t: Step per example, ``(B,)``, in 1..T.
         condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
         pad: The class PAD, or None.
+        given: Coordinates that are given to both processes, ``(B, *shape)`` of bool: never noised, at no cost. None
+            where none is; see :meth:`with_given`.
     """
 
     x: Tensor
     t: Tensor
     condition: tuple[Tensor, ...]
     pad: int | None
+    given: Tensor | None = field(default=None, kw_only=True)
+
+    @abstractmethod
+    def with_given(self, given: Tensor) -> Step:
+        """This step with some coordinates given, ``(B, *shape)`` of bool: they are at x in z_t."""
 
     @property
     @abstractmethod
@@ -84,6 +91,11 @@ class DenseStep(Step):
     @property
     def learns(self) -> bool:
         return self.log_u_t.requires_grad
+
+    def with_given(self, given: Tensor) -> DenseStep:
+        at_data = log_one_hot(self.x, self.log_u_t.shape[-1], self.log_u_t.dtype)
+        log_u_s, log_u_t = (torch.where(given.unsqueeze(-1), at_data, each) for each in (self.log_u_s, self.log_u_t))
+        return replace(self, log_u_s=log_u_s, log_u_t=log_u_t, given=given)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         return sample_categorical(self.log_u_t, generator)

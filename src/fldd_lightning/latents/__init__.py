@@ -4,6 +4,7 @@ from .autoencoder import AutoencoderLatent
 from .base import Latent, LatentPosterior, PointPosterior
 from .chain import ChainLatent
 from .either import EitherLatent
+from .given import GivenLatent
 from .mixture import MixtureLatent
 from .observed import LabelLatent, LengthLatent
 from .tabular import TableLatent
@@ -14,6 +15,7 @@ __all__ = [
     "AutoencoderLatent",
     "ChainLatent",
     "EitherLatent",
+    "GivenLatent",
     "LabelLatent",
     "Latent",
     "LatentPosterior",

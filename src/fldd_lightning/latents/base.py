@@ -141,6 +141,24 @@ class Latent(nn.Module, ABC):
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Latents from the prior, ``(N, m)`` on the generator's device."""
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> LatentPosterior | None:
+        """q(c|what is given) where the latent knows it; None where it does not.
+
+        Args:
+            x: Examples ``(B, *shape)``, any values where nothing is given.
+            is_given: Which coordinates are, ``(B, *shape)`` of bool.
+        """
+        return None
+
+    def sample_given(self, x: Tensor, is_given: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents of partial examples, ``(B, m)``: from :meth:`posterior_given`, or from the prior where it is None."""
+        posterior = self.posterior_given(x, is_given)
+        if posterior is None:
+            return self.sample(len(x), generator)
+        size = (len(x), self.num_uniforms)
+        uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
+        return posterior.draw(uniform)
+
     def check(self, x: Tensor, batch: Any) -> None:
         """Raise FLDDError if a batch ``(B, *shape)`` cannot be right."""
 

@@ -90,6 +90,10 @@ class ChainLatent(TableLatent):
         chain = self._chain
         return ChainPosterior(x, chain, self._lengths)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
+        chain = self._chain
+        return ChainPosterior(x, chain, self._lengths, is_given)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         at_coordinates = c[:, self.part_of]  # (B, D)
         coordinates = torch.arange(len(self.part_of), device=c.device)

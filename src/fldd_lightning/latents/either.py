@@ -162,6 +162,10 @@ class EitherLatent(Latent):
     def posterior(self, x: Tensor, batch: Any = None) -> EitherPosterior:
         return EitherPosterior([each.posterior(x, batch) for each in self.latents], self.log_weights, self)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> EitherPosterior | None:
+        each = [known for latent in self.latents if (known := latent.posterior_given(x, is_given)) is not None]
+        return EitherPosterior(each, self.log_weights, self) if len(each) == len(self.latents) else None
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         which, numbers = self.as_each(c)
         each = zip(self.latents, numbers, strict=True)

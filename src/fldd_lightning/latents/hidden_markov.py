@@ -57,11 +57,12 @@ class ChainPosterior(LatentPosterior):
         x: Data ``(B, D)``.
         chain: The tables.
         lengths: How many coordinates each part has.
+        weights: 1 for coordinates that are given and 0 for others, ``(B, D)``; all are given if None.
     """
 
-    def __init__(self, x: Tensor, chain: Chain, lengths: list[int]) -> None:
+    def __init__(self, x: Tensor, chain: Chain, lengths: list[int], weights: Tensor | None = None) -> None:
         self.x, self.chain, self.lengths = x, chain, lengths
-        self.scores = scores(x, chain.conditional, lengths)  # (B, m, C)
+        self.scores = scores(x, chain.conditional, lengths, weights)  # (B, m, C)
 
     @cached_property
     def _forward(self) -> Filtered:

@@ -28,11 +28,12 @@ class MixturePosterior(LatentPosterior):
         x: Data ``(B, *shape)``.
         log_prior: log p(c), ``(C,)``.
         log_conditional: log p(x_i|c), ``(*shape, K, C)``.
+        weights: 1 for coordinates that are given and 0 for others, ``(B, *shape)``; all are given if None.
     """
 
-    def __init__(self, x: Tensor, log_prior: Tensor, log_conditional: Tensor) -> None:
+    def __init__(self, x: Tensor, log_prior: Tensor, log_conditional: Tensor, weights: Tensor | None = None) -> None:
         self.x, self.log_conditional = x, log_conditional
-        self.given = log_likelihood(x, log_conditional)  # (B, C)
+        self.given = log_likelihood(x, log_conditional, weights)  # (B, C)
         self.log_joint = self.given + log_prior
 
     @cached_property
@@ -106,6 +107,9 @@ class MixtureLatent(TableLatent):
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return MixturePosterior(x, self.log_prior, self.log_conditional)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> MixturePosterior:
+        return MixturePosterior(x, self.log_prior, self.log_conditional, is_given)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         return self.log_conditional.index_select(-1, c[:, 0]).movedim(-1, 0)
 
@@ -152,4 +156,6 @@ def log_likelihood(x: Tensor, log_conditional: Tensor, weights: Tensor | None = 
     first = log_conditional.shape[-2] * torch.arange(flat.shape[1], device=device)
     table = log_conditional.flatten(0, -2).to(device)  # (D * K, C)
     each = None if weights is None else weights.flatten(1).to(table)  # (B, D)
+    if each is not None:
+        flat = flat.where(each != 0, 0)  # a value that every coordinate has: 0 times -inf is no number
     return F.embedding_bag(flat + first, table, mode="sum", per_sample_weights=each).to(x.device)

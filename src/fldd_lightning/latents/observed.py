@@ -114,6 +114,22 @@ class LengthLatent(Latent):
         p = self.log_prior.exp().to(generator.device)
         return torch.multinomial(p, num_samples, True, generator=generator).unsqueeze(1)
 
+    def sample_given(self, x: Tensor, is_given: Tensor, generator: torch.Generator) -> Tensor:
+        """Lengths ``(B, 1)`` that what is given leaves possible, by their frequency.
+
+        Raises:
+            FLDDError: If a token is given behind a PAD.
+        """
+        place = 1 + torch.arange(self.spec.num_dims, device=x.device)
+        is_pad = x == self._pad
+        least = (place * (is_given & ~is_pad)).amax(1, keepdim=True)  # up to the last token
+        most = torch.where(is_given & is_pad, place - 1, self.spec.num_dims).amin(1, keepdim=True)
+        n = torch.arange(self.spec.num_dims + 1, device=x.device)
+        p = self.log_prior.to(x.device).exp() * ((n >= least) & (n <= most))  # (B, length + 1)
+        if not bool((p.sum(1) > 0).all()):
+            raise FLDDError("a token is given behind a PAD, or nothing but PAD: PAD stands at the end only.")
+        return torch.multinomial(p.to(generator.device), 1, True, generator=generator)
+
     def padding(self, c: Tensor) -> Tensor:
         return torch.arange(self.spec.num_dims, device=c.device) >= c
 

@@ -84,6 +84,10 @@ class TrainedChainLatent(Latent):
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         return ChainPosterior(x, self.chain(), self._lengths)
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
+        chain = self.chain()
+        return ChainPosterior(x, chain, self._lengths, is_given)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         table = self._log_conditional().transpose(1, 2)  # (D, C, values)
         log_p = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)

@@ -83,6 +83,9 @@ class TrainedMixtureLatent(Latent):
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return MixturePosterior(x, self.log_prior(), self.log_conditional())
 
+    def posterior_given(self, x: Tensor, is_given: Tensor) -> MixturePosterior:
+        return MixturePosterior(x, self.log_prior(), self.log_conditional(), is_given)
+
     def log_conditional_of(self, c: Tensor) -> Tensor:
         logits = _SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
         log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed, -inf)).log_softmax(-1)

@@ -1,0 +1,62 @@
+"""What ``sample`` is given: a file of an array, a prompt, or a text with blanks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FLDDError
+from ..module import FLDD
+from ..text import TextFLDD
+
+__all__ = ["CLAMPED", "read_given"]
+
+CLAMPED = (
+    "What is given was clamped: the model was not trained to complete examples, and samples may not follow it as they "
+    "should. Train with model.observed=0.5 for that."
+)
+
+
+def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | None) -> Tensor | None:
+    """What the options of ``sample`` give, as ``model.sample`` takes it; None if none of them is there.
+
+    Args:
+        model: The model.
+        file: A ``.npy`` of integers ``shape`` or ``(n, *shape)``, -1 where nothing is given.
+        prompt: How texts start.
+        infill: A text with blanks.
+
+    Raises:
+        FLDDError: If more than one is there, the file cannot be read, or the model writes no text.
+    """
+    named = {"--given": file, "--prompt": prompt, "--infill": infill}
+    used = [name for name, value in named.items() if value is not None]
+    if len(used) > 1:
+        raise FLDDError(f"{' and '.join(used)} say the same thing: use one of them.")
+    if file is not None:
+        return _read(Path(file))
+    text = prompt if prompt is not None else infill
+    if text is None:
+        return None
+    if not isinstance(model, TextFLDD):
+        raise FLDDError(f"{used[0]} is for models of text, not {type(model).__name__}: use --given FILE.")
+    if (infill is not None) == (text.count("___") == 0):
+        raise FLDDError(
+            f"the blanks of --infill are runs of three underscores or more, as in 'a ___ b'; --prompt has none. This "
+            f"is {text!r}."
+        )
+    return model.given_text(text)
+
+
+def _read(path: Path) -> Tensor:
+    """The integers of a file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FLDDError(f"cannot read '{path}': {error}. --given takes a .npy file of integers.") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+        raise FLDDError(f"'{path}' holds no array of integers, which --given takes; -1 stands for what is not known.")
+    return torch.from_numpy(array.astype(np.int64))
