@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 
 from fldd_lightning.latents import MixtureLatent
-from fldd_lightning.latents.mixture import _posterior
+from fldd_lightning.latents.mixture import MixturePosterior
 from fldd_lightning.latents.tables import count_all
 from fldd_lightning.spec import Spec
 from some_latents import clustered
@@ -52,7 +52,7 @@ def _nll_after(latent: MixtureLatent, x: torch.Tensor, rounds: int) -> float:
     with patch("fldd_lightning.latents.mixture._ITERATIONS", rounds):
         counts = count_all(x, latent.spec)
         log_prior, log_conditional = latent._maximise(x, SIZE, counts / counts.sum(-2, keepdim=True))
-    return float(_posterior(x, log_prior, log_conditional).nll().mean())
+    return float(MixturePosterior(x, log_prior, log_conditional).nll().mean())
 
 
 def test_padding_says_nothing_of_the_latent() -> None:

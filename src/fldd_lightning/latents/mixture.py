@@ -15,7 +15,7 @@ from .base import LatentPosterior, hold_out
 from .tables import CHUNK, count, marginals_of, normalised
 from .tabular import TableLatent, affordable, sizes_to_try, started_from
 
-__all__ = ["MixtureLatent", "log_likelihood"]
+__all__ = ["MixtureLatent", "MixturePosterior", "log_likelihood"]
 
 _ITERATIONS = 25
 _LOOK_UPS = 2**33  # in a round of fitting, at most
