@@ -33,6 +33,7 @@ from fldd_lightning import (
     AbsorbingProcess,
     ChainLatent,
     Concrete,
+    EitherLatent,
     LearnedMaskProcess,
     MixtureLatent,
     Reinforce,
@@ -100,6 +101,8 @@ RECIPES = {
     "no_auxiliary": changed(auxiliary_weight=0.0),
     "from_staggered": Recipe(LearnedMaskProcess, MixtureLatent),
     "from_staggered, no_latent": Recipe(LearnedMaskProcess),
+    # one recipe for all, and nothing fitted beforehand
+    "either": Recipe(MASK, EitherLatent),
     # for what is close to a Markov chain
     "chain": Recipe(LearnedMaskProcess, ChainLatent),
     "fixed_staggered, chain": Recipe(StaggeredProcess, ChainLatent),

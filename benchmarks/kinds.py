@@ -31,6 +31,7 @@ from fldd_lightning import (
     NGramJudge,
     TextDataModule,
     TextFLDD,
+    TrainedChainLatent,
     TrainedMixtureLatent,
     Transformer,
     UNet,
@@ -175,5 +176,6 @@ KINDS = {
         partial(TextDataModule, length=64), TextFLDD, partial(Transformer, width=128, depth=3, heads=4),
         partial(Transformer, width=64, depth=2, heads=4), ChainLatent, batch=64, steps=1_500, samples=500,
         measure=of_texts, quality=("gen_bits_5gram", True), diversity="entropy", tested=1_024, rates=(5e-4, 1e-3, 2e-3),
+        joint=TrainedChainLatent,
     ),
 }  # fmt: skip
