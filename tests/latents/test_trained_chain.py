@@ -152,7 +152,7 @@ def test_values_start_from_examples_of_any_length(kind: str, padded: bool, lengt
     assert torch.equal(before, torch.random.get_rng_state())
     assert bool(latent.is_fitted)
     latent.anneal(0.45)
-    assert (latent.weight, latent.weight_alone) == (0.5, 0.5)
+    assert (latent.weight, latent.weight_alone) == pytest.approx((0.5, 0.5))
     posterior = latent.posterior(x)
     c = posterior.draw(torch.rand(500, latent.num_uniforms, dtype=torch.float64))
     assert latent.seen is not None

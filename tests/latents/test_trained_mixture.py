@@ -101,7 +101,7 @@ def test_the_bound_of_the_latent_alone_counts_at_first() -> None:
     network = next(model.reverse.network.parameters())
     for share, weight in ((0.0, 1.0), (0.45, 0.5), (0.6, 0.0), (1.0, 0.0)):
         latent.anneal(share)
-        assert (latent.weight, latent.weight_alone) == (1 - weight, weight)
+        assert (latent.weight, latent.weight_alone) == pytest.approx((1 - weight, weight))
         for buffer in model.latent_score.buffers():  # type: ignore[union-attr]
             buffer.fill_(float("nan"))
         gradients.append(torch.autograd.grad(model.training_step(x, 0), [latent.table, latent.prior, network]))
