@@ -142,7 +142,12 @@ class Csv(_Reader):
                 watched = _Watched(raw)
                 reader = arrow_csv.open_csv(
                     pa.PythonFile(watched, mode="r"),
-                    arrow_csv.ReadOptions(block_size=_BLOCK, skip_rows=blank, encoding=encoding_of(file)),
+                    arrow_csv.ReadOptions(
+                        use_threads=False,  # with threads a row that is refused has no number
+                        block_size=_BLOCK,
+                        skip_rows=blank,
+                        encoding=encoding_of(file),
+                    ),
                     arrow_csv.ParseOptions(
                         newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=refuse
                     ),
