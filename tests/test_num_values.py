@@ -37,7 +37,7 @@ from fldd_lightning import (
 )
 from fldd_lightning.bound import step_terms
 from fldd_lightning.estimators import RLOO, Concrete
-from fldd_lightning.forward import AbsorbingProcess, MaskProcess, UniformProcess
+from fldd_lightning.forward import AbsorbingProcess, LearnedMaskProcess, MaskProcess, UniformProcess
 from fldd_lightning.latents.tables import marginals_of
 from fldd_lightning.reverse import MaskedReverse, PredictingReverse
 
@@ -149,6 +149,18 @@ def test_latents_say_nothing_of_values_that_there_are_not(name: str) -> None:
     assert is_possible(samples).all()
     assert len(samples.unique(dim=0)) == len(X)
     assert model.nelbo(X).nelbo.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LATENTS)
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.5, 1.0])
+def test_latents_learn_at_every_weight_that_they_have_along_a_run(name: str, progress: float) -> None:
+    process = partial(LearnedMaskProcess, network=small_mlp)
+    model = FLDD(3, (3,), process, small_mlp, latents=LATENTS[name], num_steps=3, num_values=VALUES)
+    model.latents[0].anneal(progress)
+    loss = model.training_step(X, 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("name", [name for name in PROCESSES if name != "learned_mask"])

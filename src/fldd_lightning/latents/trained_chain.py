@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..spec import Seen, Spec
@@ -77,9 +75,7 @@ class TrainedChainLatent(Latent):
     def chain(self) -> Chain:
         """The tables as log-probabilities; 0 at PAD."""
         following = (_SCALE * self.following).log_softmax(-1).expand(len(self._lengths) - 1, -1, -1)
-        log_p = self._log_conditional()
-        log_p = F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
-        return Chain((_SCALE * self.first).log_softmax(0), following, log_p)
+        return Chain((_SCALE * self.first).log_softmax(0), following, self.log_values(self._logits(), -2))
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         return ChainPosterior(x, self.chain(), self._lengths)
@@ -89,10 +85,9 @@ class TrainedChainLatent(Latent):
         return ChainPosterior(x, chain, self._lengths, is_given)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        table = self._log_conditional().transpose(1, 2)  # (D, C, values)
-        log_p = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)
-        log_p = weighed(log_p, self.weight)
-        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
+        table = self._logits().transpose(1, 2)  # (D, C, values)
+        logits = table[torch.arange(len(table), device=c.device), c[:, self.part_of]]  # (B, D, values)
+        return self.log_values(weighed(logits, self.weight))
 
     @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -125,10 +120,9 @@ class TrainedChainLatent(Latent):
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size}, parts={len(self._lengths)})"
 
-    def _log_conditional(self) -> Tensor:
-        """Log p(x_i|c), ``(D, values, C)``; ``-inf`` at values that a coordinate does not have."""
-        logits = (_SCALE * self.table)[self.place]
-        return (logits if self.allowed is None else logits.masked_fill(~self.allowed[..., None], -inf)).log_softmax(-2)
+    def _logits(self) -> Tensor:
+        """Of p(x_i|c), ``(D, values, C)``."""
+        return (_SCALE * self.table)[self.place]
 
     def _starts(self) -> list[int]:
         """The first coordinate of every part."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..spec import Seen, Spec
@@ -76,9 +74,7 @@ class TrainedMixtureLatent(Latent):
 
     def log_conditional(self) -> Tensor:
         """Log p(x_i|c), ``(*shape, K, C)``; 0 at PAD, ``-inf`` at values that a coordinate does not have."""
-        logits = _SCALE * self.table
-        log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed[..., None], -inf)).log_softmax(-2)
-        return F.pad(log_p, (0, 0, 0, 1)) if self.spec.padded else log_p
+        return self.log_values(_SCALE * self.table, -2)
 
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return MixturePosterior(x, self.log_prior(), self.log_conditional())
@@ -88,9 +84,7 @@ class TrainedMixtureLatent(Latent):
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         logits = _SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
-        log_p = (logits if self.allowed is None else logits.masked_fill(~self.allowed, -inf)).log_softmax(-1)
-        log_p = weighed(log_p, self.weight)
-        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
+        return self.log_values(weighed(logits, self.weight))
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         p = self.log_prior().detach().exp().to(generator.device)
