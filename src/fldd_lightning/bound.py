@@ -113,14 +113,15 @@ class Drawn:
         """
         if weights is None:
             return None
-        each = zip(self.latents, self.posteriors, self.values, strict=True)
-        pairs = [q.said(c, weights) for latent, q, c in each if latent.has_score]
-        known = [pair for pair in pairs if pair is not None]
-        if len(known) < len(pairs):
-            return None
-        of_score = [latent for latent in self.latents if latent.has_score]
-        means = [weighed(mean, latent.weight) for latent, (_, mean) in zip(of_score, known, strict=True)]
-        return torch.stack([at for at, _ in known]).sum(0), torch.stack(means).sum(0)
+        at_draws, means = [], []
+        for latent, q, c in zip(self.latents, self.posteriors, self.values, strict=True):
+            if latent.has_score:
+                said = q.said(c, weights)
+                if said is None:
+                    return None
+                at_draws.append(said[0])
+                means.append(weighed(said[1], latent.weight))
+        return torch.stack(at_draws).sum(0), torch.stack(means).sum(0)
 
     def nll(self, kl: dict[str, Tensor]) -> Tensor | None:
         """The bound of the latents alone, T = 1, ``(B,)``; None where none of them says anything of the values.

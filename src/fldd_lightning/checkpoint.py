@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 import fldd_lightning
 
-from .checkpoint_file import is_damaged, newest_good
+from .checkpoint_file import damaged, is_damaged, newest_good
 from .errors import FLDDError
 from .factory import Trusted, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
 
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever bytes of another kind lead to
         if is_damaged(path):
-            raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}") from error
+            raise damaged(path) from error
         if isinstance(error, OSError):
             raise FLDDError(f"cannot read '{path}': {error}.") from error
         raise FLDDError(

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from .errors import FLDDError
 from .files import remove_leftovers, replacing
 
-__all__ = ["WholeCheckpointIO", "is_damaged", "newest_good", "write_whole_checkpoints"]
+__all__ = ["WholeCheckpointIO", "damaged", "is_damaged", "newest_good", "write_whole_checkpoints"]
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -61,7 +61,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if not _is_address(path):
             remove_leftovers(Path(path).parent)
             if is_damaged(path) or (os.path.isfile(path) and not os.path.getsize(path)):
-                raise FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}")
+                raise damaged(path)
         found: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
         return found
 
@@ -84,6 +84,11 @@ def is_damaged(path: str | Path) -> bool:
         return True
     except OSError:
         return False  # whoever reads it says why
+
+
+def damaged(path: str | Path) -> FLDDError:
+    """What to raise for a damaged checkpoint."""
+    return FLDDError(f"'{path}' is damaged: bytes are missing or have changed. {newest_good(path)}")
 
 
 def newest_good(path: str | Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ __all__ = [
     "checkpoint_sections",
     "chosen_model",
     "know_classes",
-    "mistake_in",
+    "mistakes_first",
     "option",
     "run_options",
     "run_with_data",
@@ -77,13 +78,8 @@ def run_options(command: Callable[..., None], name: str, args: Sequence[str]) ->
         SystemExit: For options that cannot be parsed, and for help.
     """
     prog = f"fldd-lightning {name}"
-    try:
+    with mistakes_first():
         auto_cli(command, args=list(args), as_positional=False, prog=prog, parser_class=OptionParser)
-    except (MisconfigurationException, ValueError) as error:
-        mistake = mistake_in(error)
-        if mistake is None:
-            raise
-        raise mistake from error
 
 
 def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:
@@ -134,8 +130,19 @@ def know_classes() -> None:
         getattr(fldd_lightning, name)
 
 
-def mistake_in(error: BaseException | None) -> FLDDError | None:
-    """The user's mistake behind an error, which the argument parser wraps in errors of its own."""
+@contextmanager
+def mistakes_first() -> Iterator[None]:
+    """Raise the user's mistake behind an error, which the argument parser wraps in errors of its own."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        mistake = _mistake_in(error)
+        if mistake is None:
+            raise
+        raise mistake from error
+
+
+def _mistake_in(error: BaseException | None) -> FLDDError | None:
     while error is not None:
         if isinstance(error, FLDDError):
             return error

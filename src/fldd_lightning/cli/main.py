@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 __all__ = ["TRAINER_COMMANDS", "main"]
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+_OWN_COMMANDS = ("score", "evaluate", "sample", "tokenizer")  # NAME is NAME_command in NAME.py
 
 _HELP = """usage: fldd-lightning [-h] [--version] {fit,validate,test,predict,score,evaluate,sample,tokenizer} ...
 
@@ -79,29 +81,15 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str], trusted: list[str]) -> None:
     from ..errors import FLDDError
 
-    if args[0] not in (*TRAINER_COMMANDS, "score", "evaluate", "sample", "tokenizer"):
+    if args[0] not in (*TRAINER_COMMANDS, *_OWN_COMMANDS):
         raise FLDDError(f"there is no subcommand '{args[0]}'; 'fldd-lightning --help' lists them.")
     from ..factory import trusting
     from .order import files_first
 
     args = [args[0], *files_first(args[1:])]
     with trusting(trusted):
-        if args[0] == "sample":
-            from .sample import sample_command
-
-            sample_command(args[1:])
-        elif args[0] == "score":
-            from .score import score_command
-
-            score_command(args[1:])
-        elif args[0] == "evaluate":
-            from .evaluate import evaluate_command
-
-            evaluate_command(args[1:])
-        elif args[0] == "tokenizer":
-            from .tokenizer import tokenizer_command
-
-            tokenizer_command(args[1:])
+        if args[0] in _OWN_COMMANDS:  # its module is imported now, so that --help need not wait
+            getattr(import_module(f".{args[0]}", __package__), f"{args[0]}_command")(args[1:])
         else:
             from .train import run_trainer
 

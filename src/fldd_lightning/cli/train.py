@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ..checkpoint import read_checkpoint
 from ..module import FLDD
-from .checkpoint_data import checkpoint_sections, know_classes, mistake_in, option
+from .checkpoint_data import checkpoint_sections, know_classes, mistakes_first, option
 from .defaults import default_callbacks, listed, validation_interval
 from .farewell import farewell
 from .mistakes import TrainerOptionParser
@@ -100,7 +99,7 @@ def run_trainer(args: Sequence[str]) -> None:
             config = Path(folder) / "checkpoint.yaml"
             config.write_text(yaml.safe_dump(sections))
             args[1:1] = ["--config", str(config)]
-        try:
+        with mistakes_first():
             FLDDCLI(
                 FLDD,
                 LightningDataModule,
@@ -112,11 +111,6 @@ def run_trainer(args: Sequence[str]) -> None:
                 parser_kwargs={"prog": "fldd-lightning"},
                 args=args,
             )
-        except (MisconfigurationException, ValueError) as error:
-            mistake = mistake_in(error)
-            if mistake is None:
-                raise
-            raise mistake from error
 
 
 def _is_padded(data: LightningDataModule) -> bool:

@@ -87,12 +87,10 @@ class ChainLatent(TableLatent):
         return int(self.log_first.isfinite().sum())
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
-        chain = self._chain
-        return ChainPosterior(x, chain, self._lengths)
+        return ChainPosterior(x, self._chain, self._lengths)
 
     def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
-        chain = self._chain
-        return ChainPosterior(x, chain, self._lengths, is_given)
+        return ChainPosterior(x, self._chain, self._lengths, is_given)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         at_coordinates = c[:, self.part_of]  # (B, D)

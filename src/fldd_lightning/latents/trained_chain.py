@@ -81,8 +81,7 @@ class TrainedChainLatent(Latent):
         return ChainPosterior(x, self.chain(), self._lengths)
 
     def posterior_given(self, x: Tensor, is_given: Tensor) -> ChainPosterior:
-        chain = self.chain()
-        return ChainPosterior(x, chain, self._lengths, is_given)
+        return ChainPosterior(x, self.chain(), self._lengths, is_given)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         table = self._logits().transpose(1, 2)  # (D, C, values)
