@@ -68,7 +68,7 @@ def evaluate(
         check_new(file)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
-    weights = find_folder(str(pretrained)) / WEIGHTS if ckpt_path is None else Path(ckpt_path)
+    weights = find_folder(str(pretrained), local_files_only=True) / WEIGHTS if ckpt_path is None else Path(ckpt_path)
     judges = _judges(model, num_samples) if callbacks is None else listed(callbacks)
     trained = model.spec.num_steps
     models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from math import log, pi
+from math import inf, log, pi
 from typing import Any
 
 import torch
@@ -145,7 +145,9 @@ class AutoencoderLatent(Latent):
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
         logits = _full(self.autoencoder.decode(c.to(self.bias.dtype))) + self.bias  # (B, *shape, values - 1)
-        return self.log_values(F.pad(logits, (0, 1)))
+        logits = F.pad(logits, (0, 1))
+        log_p: Tensor = (logits if self.allowed is None else logits.masked_fill(~self.allowed, -inf)).log_softmax(-1)
+        return F.pad(log_p, (0, 1)) if self.spec.padded else log_p
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return self.prior.sample(num_samples, generator)

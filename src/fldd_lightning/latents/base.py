@@ -12,12 +12,10 @@ label, a length. Its posterior is then a point, and its KL is -log p(c).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import FLDDError
 from ..spec import Seen, Spec
@@ -167,22 +165,6 @@ class Latent(nn.Module, ABC):
     def log_conditional_of(self, c: Tensor) -> Tensor:
         """Log p(x_i|c), ``(B, *shape, K)``, for latents ``(B, m)``; 0 at PAD."""
         raise NotImplementedError(f"{type(self).__name__} says nothing of the values")
-
-    def log_values(self, logits: Tensor, dim: int = -1) -> Tensor:
-        """Log p(x_i|c) of logits: ``-inf`` at values that a coordinate does not have, 0 at PAD.
-
-        Args:
-            logits: Of all values but PAD, along ``dim``.
-            dim: The last dimension, -1, or the one before, -2; ``*shape`` stands just before it.
-
-        Returns:
-            The same with K values along ``dim``.
-        """
-        if self.allowed is not None:
-            allowed = self.allowed if dim == -1 else self.allowed.unsqueeze(-1)
-            logits = logits.masked_fill(~allowed, -inf)
-        log_p = logits.log_softmax(dim)
-        return F.pad(log_p, (0, 1) if dim == -1 else (0, 0, 0, 1)) if self.spec.padded else log_p
 
     def padding(self, c: Tensor) -> Tensor | None:
         """Where samples are PAD, ``(N, *shape)`` of bool, if the latent ``(N, m)`` says so; else None."""

@@ -7,20 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FLDDError
 from ..spec import Seen, Spec
-from .base import Latent, weighed
+from .base import weighed
 from .hidden_markov import Chain, ChainPosterior, parts_of
 from .tables import marginals_of
-from .tabular import check_table, started_from
-from .trained_mixture import EXAMPLES, NOISE, share_alone
+from .tabular import started_from
+from .trained import TrainedTables
 
 __all__ = ["TrainedChainLatent"]
 
-_SCALE = 30.0  # of the tables, which Adam thereby moves thirty times as fast as a weight
 
-
-class TrainedChainLatent(Latent):
+class TrainedChainLatent(TrainedTables):
     """One number c_j of every part of a sequence, p(c_1) prod_j p(c_{j+1}|c_j), with tables that training moves.
 
     It is :class:`~fldd_lightning.latents.ChainLatent` without a fit, as
@@ -47,35 +44,25 @@ class TrainedChainLatent(Latent):
     """
 
     name = "chain"
-    says_values = True
-    has_score = True
-    announcement = "Starting the {name} from"
+    scale = 30.0
     part_of: Tensor
     place: Tensor
 
     def __init__(self, spec: Spec, part: int = 2, size: int = 128) -> None:
-        super().__init__(spec)
-        if size < 2:
-            raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
-        check_table(spec, size)
-        self.size, self._lengths = size, parts_of(spec, part)
+        super().__init__(spec, size)
+        self._lengths = parts_of(spec, part)
         num_parts, longest = len(self._lengths), max(self._lengths)
         self.seen, self.num_uniforms = Seen(self.name, num_values=size, num_parts=num_parts), num_parts
-        self.num_values = spec.num_classes - int(spec.padded)
         self.first = nn.Parameter(torch.zeros(size))
         self.following = nn.Parameter(torch.zeros(min(1, num_parts - 1), size, size))  # none if there is one part
-        self.table = nn.Parameter(NOISE / _SCALE * torch.randn(longest, self.num_values, size))
+        self.table = self.random_table(longest)
         self.register_buffer("part_of", torch.tensor(spec.part_of(num_parts)), persistent=False)  # (D,)
         self.register_buffer("place", torch.cat([torch.arange(n) for n in self._lengths]), persistent=False)  # (D,)
 
-    @property
-    def num_examples(self) -> int:
-        return max(EXAMPLES, self.size)
-
     def chain(self) -> Chain:
         """The tables as log-probabilities; 0 at PAD."""
-        following = (_SCALE * self.following).log_softmax(-1).expand(len(self._lengths) - 1, -1, -1)
-        return Chain((_SCALE * self.first).log_softmax(0), following, self.log_values(self._logits(), -2))
+        following = (self.scale * self.following).log_softmax(-1).expand(len(self._lengths) - 1, -1, -1)
+        return Chain((self.scale * self.first).log_softmax(0), following, self.log_values(self._logits(), -2))
 
     def posterior(self, x: Tensor, batch: Any = None) -> ChainPosterior:
         return ChainPosterior(x, self.chain(), self._lengths)
@@ -97,21 +84,14 @@ class TrainedChainLatent(Latent):
         """Start each value from a part of an example; returns nothing to log."""
         generator = torch.Generator().manual_seed(seed)
         longest = max(self._lengths)
-        starts = [start for start, n in zip(self._starts(), self._lengths, strict=True) if n == longest]
+        starts = (self.place == 0).nonzero().flatten()[torch.tensor(self._lengths, device=x.device) == longest]
         chosen = torch.randint(len(x), (self.size,), generator=generator).to(x.device)
-        start = torch.tensor(starts)[torch.randint(len(starts), (self.size,), generator=generator)].to(x.device)
+        start = starts[torch.randint(len(starts), (self.size,), generator=generator).to(x.device)]
         parts = x[chosen[:, None], start[:, None] + torch.arange(longest, device=x.device)]  # (C, part)
         marginals = marginals_of(x, self.spec)  # (D, K, 1)
         common = torch.stack([marginals[self.place == i].mean(0) for i in range(longest)])
-        log_p = started_from(parts, common, self.spec)[..., : self.num_values, :]
-        noise = NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
-        self.table.data.copy_((log_p + noise) / _SCALE)
-        self.is_fitted.fill_(True)
+        self.start(started_from(parts, common, self.spec), generator)
         return {}
-
-    def anneal(self, progress: float) -> None:
-        self.weight_alone = share_alone(progress)
-        self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:
         return f"a chain of {len(self._lengths)} numbers with {self.size} values each"
@@ -121,8 +101,4 @@ class TrainedChainLatent(Latent):
 
     def _logits(self) -> Tensor:
         """Of p(x_i|c), ``(D, values, C)``."""
-        return (_SCALE * self.table)[self.place]
-
-    def _starts(self) -> list[int]:
-        """The first coordinate of every part."""
-        return [sum(self._lengths[:j]) for j in range(len(self._lengths))]
+        return (self.scale * self.table)[self.place]

@@ -7,22 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FLDDError
 from ..spec import Seen, Spec
-from .base import Latent, weighed
+from .base import weighed
 from .mixture import MixturePosterior
 from .tables import marginals_of
-from .tabular import check_table, started_from
+from .tabular import started_from
+from .trained import TrainedTables
 
-__all__ = ["EXAMPLES", "NOISE", "TrainedMixtureLatent", "share_alone"]
-
-_SCALE = 10.0  # of the tables, which Adam thereby moves ten times as fast as a weight
-NOISE = 0.1  # standard deviation of log-probabilities at the start, so that no two values are the same
-EXAMPLES = 4_096  # that are looked at before training
-_ALONE = (0.3, 0.6)  # shares of a run between which the bound takes over from that of the latent alone
+__all__ = ["TrainedMixtureLatent"]
 
 
-class TrainedMixtureLatent(Latent):
+class TrainedMixtureLatent(TrainedTables):
     """One number c of the example, with tables p(c) and p(x_i|c) that training moves from the first step.
 
     q(c|x) is the posterior of the tables, so there is no encoder that could collapse. Three gradients move them. The
@@ -30,9 +25,7 @@ class TrainedMixtureLatent(Latent):
     weighs the score of the draw of c (Williams, 1992), less its running mean. Together they are the gradient of the
     bound. The auxiliary loss of :class:`~fldd_lightning.FLDD` moves the tables, too, until the end of the run.
 
-    At first the tables learn by the bound of the latent alone, -log sum_c p(c) p(x|c), with its exact gradient: the
-    denoiser reads nothing yet, and the score is noisy. Between 30 and 60 % of the run the bound itself takes over.
-    (A run without an end stays with the first.)
+    At first the tables learn by the bound of the latent alone, -log sum_c p(c) p(x|c); see :class:`TrainedTables`.
 
     Nothing is fitted. Each value starts as a blend of one training example and the marginals.
 
@@ -49,32 +42,22 @@ class TrainedMixtureLatent(Latent):
     """
 
     name = "mixture"
-    says_values = True
     num_uniforms = 1
-    has_score = True
-    announcement = "Starting the {name} from"
+    scale = 10.0
 
     def __init__(self, spec: Spec, size: int = 256) -> None:
-        super().__init__(spec)
-        if size < 2:
-            raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
-        check_table(spec, size)
-        self.size, self.seen = size, Seen(self.name, num_values=size)
-        self.num_values = spec.num_classes - int(spec.padded)
+        super().__init__(spec, size)
+        self.seen = Seen(self.name, num_values=size)
         self.prior = nn.Parameter(torch.zeros(size))
-        self.table = nn.Parameter(NOISE / _SCALE * torch.randn(*spec.shape, self.num_values, size))
-
-    @property
-    def num_examples(self) -> int:
-        return max(EXAMPLES, self.size)
+        self.table = self.random_table(*spec.shape)
 
     def log_prior(self) -> Tensor:
         """Log p(c), ``(C,)``."""
-        return (_SCALE * self.prior).log_softmax(0)
+        return (self.scale * self.prior).log_softmax(0)
 
     def log_conditional(self) -> Tensor:
         """Log p(x_i|c), ``(*shape, K, C)``; 0 at PAD, ``-inf`` at values that a coordinate does not have."""
-        return self.log_values(_SCALE * self.table, -2)
+        return self.log_values(self.scale * self.table, -2)
 
     def posterior(self, x: Tensor, batch: Any = None) -> MixturePosterior:
         return MixturePosterior(x, self.log_prior(), self.log_conditional())
@@ -83,7 +66,7 @@ class TrainedMixtureLatent(Latent):
         return MixturePosterior(x, self.log_prior(), self.log_conditional(), is_given)
 
     def log_conditional_of(self, c: Tensor) -> Tensor:
-        logits = _SCALE * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
+        logits = self.scale * self.table.index_select(-1, c[:, 0]).movedim(-1, 0)  # of these values alone
         return self.log_values(weighed(logits, self.weight))
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -95,15 +78,8 @@ class TrainedMixtureLatent(Latent):
         """Start each value from an example; returns nothing to log."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(x), generator=generator).repeat(-(-self.size // len(x)))[: self.size]
-        log_p = started_from(x[chosen.to(x.device)], marginals_of(x, self.spec), self.spec)[..., : self.num_values, :]
-        noise = NOISE * torch.randn(log_p.shape, generator=generator).to(log_p)
-        self.table.data.copy_((log_p + noise) / _SCALE)
-        self.is_fitted.fill_(True)
+        self.start(started_from(x[chosen.to(x.device)], marginals_of(x, self.spec), self.spec), generator)
         return {}
-
-    def anneal(self, progress: float) -> None:
-        self.weight_alone = share_alone(progress)
-        self.weight = 1 - self.weight_alone
 
     def summary(self) -> str:
         entropy = -(self.log_prior() * self.log_prior().exp()).sum()
@@ -111,9 +87,3 @@ class TrainedMixtureLatent(Latent):
 
     def configuration(self) -> str:
         return f"{type(self).__name__}(size={self.size})"
-
-
-def share_alone(progress: float) -> float:
-    """The weight of the bound of the latent alone, when a share of the run is done: 1 at first, 0 in the end."""
-    first, last = _ALONE
-    return min(1.0, max(0.0, (last - progress) / (last - first)))
