@@ -3,9 +3,9 @@
     python benchmarks/collapse.py --problems mixture8 xor --recipes default fixed --seeds 0 1 2
     python benchmarks/collapse.py --report benchmarks/results/collapse.csv
 
-Every recipe gets the same networks and the same number of denoiser passes (samples x examples x
-steps) in training, the checkpoint of the lowest ``val/nelbo`` is tested, and one row is appended
-to the CSV. One thread a run.
+Every recipe gets the same networks and the same number of denoiser passes in training (samples x
+examples x steps). The checkpoint of the lowest ``val/nelbo`` is tested. One row is appended to the
+CSV. One thread a run.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ class MaximumCoupling:
     def entropy(self) -> Tensor:
         """Entropy of q(z_s|z_t = k, x) for every state k, in closed form.
 
-        A state k that does not keep all its mass receives none (m^k = 0), so the entropy given
-        z_t = k is h(stay_k) + (1 - stay_k) H(m), with h the binary entropy.
+        A state k that does not keep all its mass receives none (m^k = 0). So the entropy given
+        z_t = k is h(stay_k) + (1 - stay_k) H(m). Here h is the binary entropy.
 
         Returns:
             Nats, ``(*batch, S)``.

@@ -20,9 +20,9 @@ __all__ = ["OwnLoop"]
 class OwnLoop:
     """Everything that a Trainer would do for an :class:`FLDD` within a loop that is yours, on one device.
 
-    It fits latents that are fitted beforehand, makes the optimiser with a parameter group for each of the two networks
-    and its schedule, holds the forward process still at first, clips the two apart, and averages the weights. Batches,
-    evaluation, precision and saving are left to you::
+    It fits latents that are fitted beforehand. It makes the optimiser, with a parameter group for each of the two
+    networks, and its schedule. It holds the forward process still at first, clips the two apart, and averages the
+    weights. Batches, evaluation, precision and saving are left to you::
 
         loop = OwnLoop(model, data, num_steps=500)
         for batch in batches:  # 500 of them

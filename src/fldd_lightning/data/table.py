@@ -46,7 +46,7 @@ class TableDataModule(DiscreteDataModule):
         seed: Seed of the splits and of the training order.
 
     Raises:
-        FLDDError: If ``bins`` is below 2, or (when read) the table is missing, unreadable or too short, lacks a column
+        FLDDError: If ``bins`` is below 2. When read: if the table is missing, unreadable or too short, lacks a column
             that an option names, or holds an entry that its columns do not have.
     """
 

@@ -37,8 +37,8 @@ _LEAST = -1e4  # in place of -inf: sums of exponentials then have gradients
 class UniformProcess(ForwardProcess):
     """Uniform noise with the maximum coupling.
 
-    u_t = alpha_t onehot(x) + (1 - alpha_t) / K, over K - 1 classes if one of them is PAD, and over the values that a
-    coordinate has if they are fewer. The coupling moves as little mass as it can.
+    u_t = alpha_t onehot(x) + (1 - alpha_t) / K. The noise is over K - 1 classes if one of them is PAD, and over the
+    values that a coordinate has if they are fewer. The coupling moves as little mass as it can.
     """
 
     def __init__(self, spec: Spec) -> None:

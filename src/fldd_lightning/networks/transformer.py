@@ -159,7 +159,7 @@ class AdaLNOutput(nn.Module):
 class RotaryPositions(nn.Module):
     """Rotary position embedding (Su et al., 2021, arXiv 2104.09864), in halves as GPT-NeoX lays them out.
 
-    Feature i and i + d/2 of position l are turned by the angle l / base^(2i/d), so that the product of a
+    Feature i and i + d/2 of position l are turned by the angle l / base^(2i/d). So the product of a
     query and a key depends on the distance of their positions.
 
     Args:
