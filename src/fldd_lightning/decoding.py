@@ -19,6 +19,7 @@ from torch import Tensor
 from .categorical import gumbel_noise, one_hot, sample_categorical
 from .errors import FLDDError
 from .forward import AbsorbingProcess, ForwardProcess
+from .ranges import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, check_numbers
 from .reverse import MaskedReverse, Reverse
 
 __all__ = ["Ancestral", "ConfidentFirst", "Decoding", "ExactlyN", "GreedyEnd"]
@@ -43,10 +44,7 @@ class Decoding(ABC):
     top_p: float = 1.0
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0) -> None:
-        if not 0 < temperature < inf:
-            raise FLDDError(f"temperature is {temperature}, but it must be positive. GreedyEnd takes likeliest values.")
-        if not 0 < top_p <= 1:
-            raise FLDDError(f"top_p is {top_p}, but it must be above 0, and 1 at most.")
+        check_numbers(locals(), temperature=POSITIVE, top_p=UP_TO_ONE)
         self.temperature, self.top_p = temperature, top_p
 
     def configuration(self) -> str:
@@ -194,9 +192,8 @@ class ConfidentFirst(ExactlyN):
     """
 
     def __init__(self, noise: float = 1.0, temperature: float = 1.0, top_p: float = 1.0) -> None:
+        check_numbers(locals(), noise=NOT_NEGATIVE)
         super().__init__(temperature, top_p)
-        if noise < 0:
-            raise FLDDError(f"noise is {noise}, but it must be 0 or more.")
         self.noise = noise
 
     def scores(self, log_p: Tensor, time: Tensor, generator: torch.Generator) -> Tensor:

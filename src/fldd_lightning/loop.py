@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .data.base import DiscreteDataModule
-from .errors import FLDDError
 from .module import FLDD
+from .ranges import COUNT, check_numbers
 from .training import rising_average
 
 __all__ = ["OwnLoop"]
@@ -50,8 +50,7 @@ class OwnLoop:
     """
 
     def __init__(self, model: FLDD, data: Any, num_steps: int) -> None:
-        if num_steps < 1:
-            raise FLDDError(f"num_steps is {num_steps}, but a training takes at least one step.")
+        check_numbers(locals(), num_steps=COUNT)
         model.trainer = None  # of a training before
         model.own_steps, model.trained_steps = 0, 0
         self.model, self.num_steps = model.train(), num_steps

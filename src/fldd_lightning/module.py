@@ -48,6 +48,7 @@ from .latents.observed import LabelLatent
 from .latents.several import fit_latents, fit_without_trainer, make_latents
 from .networks import Backbone, StateEmbedding
 from .pretrained import check_own, load_pretrained, model_card, write_folder
+from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import best_of as best_of_samples
 from .sampling import draw_samples, given_rows
@@ -152,16 +153,16 @@ class FLDD(LightningModule, ModelHubMixin):
         weight_decay: float = 0.0,
         ema_decay: float = 0.998,
     ) -> None:
+        check_numbers(
+            locals(), lr=POSITIVE, forward_lr_ratio=NOT_NEGATIVE, freeze_steps=NATURAL, auxiliary_weight=NOT_NEGATIVE,
+            observed=SHARE, weight_decay=NOT_NEGATIVE, ema_decay=BELOW_ONE,
+        )  # fmt: skip
         super().__init__()
-        if auxiliary_weight < 0:
-            raise FLDDError(f"auxiliary_weight is {auxiliary_weight}, but it must be 0 or more.")
-        if not 0 <= observed <= 1:
-            raise FLDDError(f"observed is {observed}, but it is a share of the examples, from 0 to 1.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        values = None if num_values is None else tuple(int(number) for number in num_values)
-        plainly = {"shape": [int(size) for size in shape], "num_values": None if values is None else list(values)}
-        self.save_hyperparameters(describe({**arguments, **plainly}))
+        values = None if num_values is None else tuple(num_values)
         bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values)
+        plainly = {"shape": list(bare.shape), "num_values": None if bare.num_values is None else list(bare.num_values)}
+        self.save_hyperparameters(describe({**arguments, **plainly}))
         modules = nn.ModuleList(make_latents(latents, bare))
         self.latents = modules  # type: ignore[assignment]
         self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
@@ -370,8 +371,7 @@ class FLDD(LightningModule, ModelHubMixin):
         Raises:
             FLDDError: If the examples do not fit the model, a number is less than 1, or a weight is not finite.
         """
-        if min(draws, batch_size) < 1:
-            raise FLDDError("the number of draws and the batch size must be at least 1.")
+        check_numbers(locals(), draws=COUNT, seed=ANY_SEED, batch_size=COUNT)
         check_weights(self)
         size = len(self._checked(batch))
         was_training = self.training
@@ -492,8 +492,7 @@ class FLDD(LightningModule, ModelHubMixin):
         if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of)
-        if min(num_samples, batch_size, best_of) < 1:
-            raise FLDDError("the number of samples, the batch size and best_of must be at least 1.")
+        check_numbers(locals(), num_samples=COUNT, seed=ANY_SEED, batch_size=COUNT, best_of=COUNT)
         check_weights(self)
         if given is not None:
             self._check_takes_given()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import FLDDError
+from .ranges import AT_LEAST_TWO, COUNT, check_numbers
 
 __all__ = ["MOST_NUMBERS", "Seen", "Spec"]
 
@@ -76,30 +77,31 @@ class Spec:
     pad: int | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_numbers(
+            {"num_classes": self.num_classes, "num_steps": self.num_steps}, num_classes=AT_LEAST_TWO, num_steps=COUNT
+        )
         for name in ("num_classes", "num_steps"):
             object.__setattr__(self, name, int(getattr(self, name)))  # data may say them in numpy's integers
+        if not self.shape or any(n not in COUNT for n in self.shape):
+            raise FLDDError(
+                f"shape is {tuple(self.shape)}, but it must be whole numbers of 1 or more. For scalar data use (1,)."
+            )
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "num_dims", prod(self.shape))
         object.__setattr__(self, "pad", self.num_classes - 1 if self.padded else None)
-        if self.num_classes < 2:
-            raise FLDDError(f"num_classes is {self.num_classes}, but a discrete variable needs at least 2 classes.")
         if self.padded and self.num_classes < 3:
             raise FLDDError(f"num_classes is {self.num_classes} with PAD among them; 2 others are the least.")
-        if not self.shape or min(self.shape) < 1:
-            raise FLDDError(
-                f"shape is {self.shape}, but an example needs at least one coordinate. For scalar data use shape (1,)."
-            )
-        if self.num_steps < 1:
-            raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
         if self.num_values is not None:
-            self._check_values(tuple(int(n) for n in self.num_values))
+            self._check_values(tuple(self.num_values))
         most = max((each.num_parts for each in self.seen), default=1)
         if most > self.num_dims:
             raise FLDDError(f"a latent has {most} parts, but {self.num_dims} coordinates have {self.num_dims} at most.")
 
     def _check_values(self, num_values: tuple[int, ...]) -> None:
-        object.__setattr__(self, "num_values", num_values)
-        if len(num_values) != self.num_dims or min(num_values) < 1 or max(num_values) != self.num_classes:
+        if any(n not in COUNT for n in num_values):
+            raise FLDDError(f"num_values is {num_values}, but it must be whole numbers of 1 or more.")
+        object.__setattr__(self, "num_values", tuple(int(n) for n in num_values))
+        if len(num_values) != self.num_dims or max(num_values) != self.num_classes:
             raise FLDDError(
                 f"num_values must say of each of {self.num_dims} coordinates how many values it has, from 1 to "
                 f"num_classes, which is the largest of them: {self.num_classes}. It has {len(num_values)} numbers from "

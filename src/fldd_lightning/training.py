@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from .errors import FLDDError
+from .ranges import BELOW_ONE, BETWEEN, POSITIVE, check_numbers
 
 __all__ = [
     "AdaptiveClip",
@@ -96,6 +97,7 @@ class AdaptiveClip(nn.Module):
     mean_norm: Tensor
 
     def __init__(self, name: str, ratio: float = 2.0, decay: float = 0.98) -> None:
+        check_numbers(locals(), ratio=POSITIVE, decay=BETWEEN)
         super().__init__()
         self.ratio, self.decay, self.name, self.has_dropped = ratio, decay, name, False
         self.register_buffer("mean_norm", torch.full((), float("nan")))
@@ -145,6 +147,7 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
+        check_numbers(locals(), decay=BELOW_ONE)
         super().__init__(use_buffers=False, avg_fn=rising_average(decay))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

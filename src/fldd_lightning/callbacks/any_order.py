@@ -12,6 +12,7 @@ from ..categorical import float64_device
 from ..errors import FLDDError
 from ..metrics import NELBOMetric
 from ..module import FLDD
+from ..ranges import COUNT, check_numbers
 
 __all__ = ["AnyOrderBound"]
 
@@ -31,8 +32,7 @@ class AnyOrderBound(Callback):
     """
 
     def __init__(self, draws: int = 4) -> None:
-        if draws < 1:
-            raise FLDDError(f"draws is {draws}, but it must be at least 1.")
+        check_numbers(locals(), draws=COUNT)
         self.draws = draws
         self._metric: NELBOMetric | None = None
 

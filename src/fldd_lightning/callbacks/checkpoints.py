@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ..ranges import COUNT, check_numbers
+
 __all__ = ["BestCheckpoint", "LastCheckpoint"]
 
 
@@ -48,6 +50,7 @@ class LastCheckpoint(_Checkpoint):
     """
 
     def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
+        check_numbers(locals(), every_n_train_steps=COUNT.or_none)
         super().__init__(
             dirpath,
             filename="last",

@@ -17,6 +17,7 @@ from ..data.loaders import apart_from_training
 from ..forward import ForwardProcess, MaskProcess
 from ..latents import LabelLatent, LengthLatent
 from ..module import FLDD
+from ..ranges import BELOW_ONE, BETWEEN, UP_TO_ONE, check_numbers
 
 __all__ = ["CollapseMonitor", "dependence_on_x", "marginal_entropy", "moved_from_base", "observed"]
 
@@ -41,6 +42,7 @@ class CollapseMonitor(Callback):
     """
 
     def __init__(self, share: float = 0.95, margin: float = 0.02) -> None:
+        check_numbers(locals(), share=UP_TO_ONE, margin=BELOW_ONE)
         self.share, self.margin = share, margin
         self._marginal_entropy: float | None = None
         self._batch: Any = None
@@ -165,6 +167,7 @@ class GradientSNR:
     """
 
     def __init__(self, decay: float = 0.98) -> None:
+        check_numbers(locals(), decay=BETWEEN)
         self.decay, self.steps = decay, 0
         self._mean: Tensor | None = None
         self._square = 0.0

@@ -13,6 +13,7 @@ from ..decoding import Decoding
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..metrics import FeatureExtractor, InceptionFeatures, SampleQuality
+from ..ranges import AT_LEAST_TWO, COUNT, check_numbers
 from .samples import SampleCallback
 
 __all__ = ["FIDCallback"]
@@ -58,8 +59,7 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         decoding: Decoding | None = None,
         best_of: int = 1,
     ) -> None:
-        if num_samples < 2 or neighbours < 1:
-            raise FLDDError("num_samples must be at least 2 and neighbours at least 1.")
+        check_numbers(locals(), num_samples=AT_LEAST_TWO, neighbours=COUNT)
         super().__init__(num_samples, every_n_validations, batch_size, seed, decoding, best_of)
         self.extractor = extractor if extractor is not None else InceptionFeatures()
         self.neighbours = neighbours

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ranges import COUNT, check_numbers
+
 __all__ = ["Curve", "History"]
 
 _PENDING = 50  # steps between two transfers from the device
@@ -24,6 +26,7 @@ class Curve:
     """
 
     def __init__(self, num_points: int = 300) -> None:
+        check_numbers(locals(), num_points=COUNT)
         self.num_points, self.length = num_points, 1
         self.points: list[tuple[float, float]] = []
         self._block: list[tuple[float, float]] = []

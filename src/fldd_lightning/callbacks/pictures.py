@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import FLDDError
 from ..image import ImageFLDD
 from ..module import FLDD
+from ..ranges import COUNT, SEED, check_numbers
 from .drawing import apart, as_picture, montage, schedule_of, shown_steps, with_mask
 from .run import in_training, on_training_device, run_folder
 
@@ -43,8 +44,7 @@ class Pictures(Callback):
     """
 
     def __init__(self, num_samples: int = 64, num_rows: int = 6, seed: int = 0) -> None:
-        if min(num_samples, num_rows) < 1:
-            raise FLDDError("num_samples and num_rows must be at least 1.")
+        check_numbers(locals(), num_samples=COUNT, num_rows=COUNT, seed=SEED)
         self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
 
     @torch.no_grad()

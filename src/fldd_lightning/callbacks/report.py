@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from ..data.loaders import apart_from_training
 from ..errors import FLDDError
 from ..module import FLDD
+from ..ranges import COUNT, SEED, check_numbers
 from . import report_facts, report_page, report_parts
 from .collapse import marginal_entropy, observed
 from .history import History
@@ -43,8 +44,7 @@ class Report(Callback):
     """
 
     def __init__(self, num_samples: int = 64, num_trajectories: int = 16, seed: int = 0) -> None:
-        if min(num_samples, num_trajectories) < 1:
-            raise FLDDError("num_samples and num_trajectories must be at least 1.")
+        check_numbers(locals(), num_samples=COUNT, num_trajectories=COUNT, seed=SEED)
         self.num_samples, self.num_trajectories, self.seed = num_samples, num_trajectories, seed
         self.history = History()
         self._seconds_before, self._started = 0.0, monotonic()

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..decoding import Ancestral, Decoding
 from ..errors import FLDDError
 from ..module import FLDD
+from ..ranges import COUNT, NATURAL, SEED, check_numbers
 from .run import run_folder
 
 __all__ = ["SampleCallback"]
@@ -55,8 +56,9 @@ class SampleCallback(Callback, Generic[M]):
         decoding: Decoding | None = None,
         best_of: int = 1,
     ) -> None:
-        if min(num_samples, batch_size, best_of) < 1 or every_n_validations < 0:
-            raise FLDDError("num_samples, batch_size and best_of must be at least 1, every_n_validations 0 or more.")
+        check_numbers(
+            locals(), num_samples=COUNT, every_n_validations=NATURAL, batch_size=COUNT, seed=SEED, best_of=COUNT
+        )
         self.decoding, self.best_of = decoding or Ancestral(), best_of
         self.num_samples, self.every_n_validations = num_samples, every_n_validations
         self.batch_size, self.seed = batch_size, seed

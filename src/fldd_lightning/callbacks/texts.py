@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import FLDDError
 from ..module import FLDD
+from ..ranges import COUNT, SEED, check_numbers
 from .run import in_training, on_training_device, run_folder
 
 __all__ = ["Texts", "trajectory_lines", "write_lines"]
@@ -33,6 +34,7 @@ class Texts(Callback):
     """
 
     def __init__(self, num_samples: int = 16, num_rows: int = 4, seed: int = 0) -> None:
+        check_numbers(locals(), num_samples=COUNT, num_rows=COUNT, seed=SEED)
         self.num_samples, self.num_rows, self.seed = num_samples, num_rows, seed
 
     @torch.no_grad()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, check_numbers
 from .archive import Examples, as_tensor, extremes, read_arrays
-from .base import DiscreteDataModule, Split, joined, split_rows
+from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
 
 __all__ = ["ArrayDataModule"]
 
@@ -55,8 +56,8 @@ class ArrayDataModule(DiscreteDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.save_hyperparameters(logger=False)
-        if num_classes is not None and num_classes < 2:
-            raise FLDDError(f"num_classes is {num_classes}, but there must be 2 or more.")
+        check_numbers(locals(), num_classes=AT_LEAST_TWO.or_none)
+        check_shares(val_fraction, test_fraction)
         self.path, self._num_classes = path, num_classes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from ..checkpoint import load_data
 from ..errors import FLDDError
+from ..ranges import BETWEEN, COUNT, NATURAL, SEED, check_numbers
 from .loaders import ResumableLoader, ResumableSampler
 
 __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
@@ -69,6 +70,15 @@ class Split(Dataset[dict[str, Tensor]]):
         return [self[i] for i in indices]
 
 
+def check_shares(val_fraction: float, test_fraction: float) -> None:
+    """Raise FLDDError unless both are positive and leave examples for training."""
+    check_numbers(locals(), val_fraction=BETWEEN, test_fraction=BETWEEN)
+    if val_fraction + test_fraction >= 1:
+        raise FLDDError(
+            f"val_fraction is {val_fraction} and test_fraction {test_fraction}, but they must leave examples to train."
+        )
+
+
 def split_rows(
     x: Tensor | Split, val_fraction: float, test_fraction: float, seed: int, given: Mapping[str, Split] | None = None
 ) -> dict[str, Split]:
@@ -85,8 +95,7 @@ def split_rows(
     Raises:
         FLDDError: If the shares or the number of examples do not give three splits.
     """
-    if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-        raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
+    check_shares(val_fraction, test_fraction)
     train = Split(x) if isinstance(x, Tensor) else x
     splits = dict(given or {})
     shares = {"val": val_fraction, "test": test_fraction}
@@ -133,9 +142,8 @@ class DiscreteDataModule(LightningDataModule):
     classes_option: str | None = None
 
     def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
+        check_numbers(locals(), batch_size=COUNT, num_workers=NATURAL, seed=SEED)
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise FLDDError("batch_size must be at least 1 and num_workers at least 0.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._splits: dict[str, Split] | None = None
         self._place: dict[str, int] | None = None  # where a resumed run goes on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FLDDError
+from ..ranges import BETWEEN, COUNT, NATURAL, SHARE, Range, check_numbers
 from .base import DiscreteDataModule, Split, joined
 from .hub import load_hub, load_local, split_names
 from .idx import idx_folder, read_idx_images
@@ -90,20 +92,15 @@ class ImageDataModule(DiscreteDataModule):
         super().__init__(batch_size, num_workers, seed)
         if path is None and name is None:
             raise FLDDError("set --data.path to local images, or --data.name to a data set of the hub.")
-        if levels is not None and (levels < 2 or (levels > 256 and not label_maps)):
-            raise FLDDError(f"levels is {levels}, but it must lie between 2 and 256.")
-        if not 0 <= background <= 1:
-            raise FLDDError(f"background is {background}, but it must lie between 0, black, and 1, white.")
+        most = Range(2, inf if label_maps else 256, is_whole=True)
+        check_numbers(locals(), size=COUNT.or_none, padding=NATURAL, background=SHARE, levels=most.or_none)
+        check_numbers(locals(), threshold=BETWEEN, num_val=COUNT)
         if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
             raise FLDDError(f"value_range is {value_range}, but it must be two numbers, [low, high].")
         if label_maps and (stochastic or value_range is not None):
             raise FLDDError("label_maps takes values as they are: leave value_range and stochastic out.")
-        if not 0 < threshold < 1:
-            raise FLDDError(f"threshold is {threshold}, but it must lie strictly between 0 and 1.")
         if stochastic and levels != 2:
             raise FLDDError(f"stochastic binarisation needs levels=2, not {levels}.")
-        if (size is not None and size < 1) or padding < 0:
-            raise FLDDError("size must be at least 1 and padding at least 0.")
         self.save_hyperparameters(logger=False)
         self.path, self.name, self.subset = None if path is None else Path(path).expanduser(), name, subset
         self.image_column, self.label_column = image_column, label_column

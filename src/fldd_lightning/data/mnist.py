@@ -13,6 +13,7 @@ Sources and licences:
 from __future__ import annotations
 
 from ..errors import FLDDError
+from ..ranges import COUNT, check_numbers
 from .image import ImageDataModule
 
 __all__ = ["CIFAR10DataModule", "FashionMNISTDataModule", "MNISTDataModule"]
@@ -52,7 +53,8 @@ class MNISTDataModule(ImageDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        if size != 28 and (size < 1 or 32 % size):
+        check_numbers(locals(), size=COUNT)
+        if size != 28 and 32 % size:
             raise FLDDError(f"size is {size}, but it must be 28 or a divisor of 32 (16, 8, 4, ...).")
         super().__init__(
             path,

@@ -10,7 +10,8 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..errors import FLDDError
-from .base import DiscreteDataModule, Split, split_rows
+from ..ranges import AT_LEAST_TWO, check_numbers
+from .base import DiscreteDataModule, Split, check_shares, split_rows
 from .columns import Columns, find_column
 from .entries import count_entries
 from .hub import load_local, split_names
@@ -64,8 +65,8 @@ class TableDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if bins < 2:
-            raise FLDDError(f"bins is {bins}, but there must be 2 or more.")
+        check_numbers(locals(), bins=AT_LEAST_TWO)
+        check_shares(val_fraction, test_fraction)
         self.save_hyperparameters(logger=False)
         self.path, self.bins = path, bins
         self.leave_out, self.as_text = leave_out or [], as_text or []

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import FLDDError
-from .base import DiscreteDataModule, Split
+from ..ranges import COUNT, check_numbers
+from .base import DiscreteDataModule, Split, check_shares
 from .corpus import Corpus, Documents, read_corpus
 from .rows import Rows, draw_splits, found_characters
 from .stream import TextStream
@@ -94,10 +95,8 @@ class TextDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if length < 1 or held_out < 1:
-            raise FLDDError("length and held_out must be at least 1.")
-        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-            raise FLDDError("val_fraction and test_fraction must be positive and leave examples for training.")
+        check_numbers(locals(), length=COUNT, held_out=COUNT)
+        check_shares(val_fraction, test_fraction)
         if tokenizer is not None and alphabet is not None:
             raise FLDDError("give a tokenizer or an alphabet, not both.")
         if streaming and path is None and name is None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bound import StepTerms
-from ..errors import FLDDError
 from ..factory import build
 from ..forward import ForwardProcess, Step
+from ..ranges import COUNT, NATURAL, POSITIVE, check_numbers
 from ..reverse import Reverse
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
@@ -37,12 +37,8 @@ class Concrete(GradientEstimator):
     has_kl = False
 
     def __init__(self, spec: Spec, start: float = 1.0, end: float = 1e-3, decay_steps: int = 10_000) -> None:
+        check_numbers(locals(), start=POSITIVE, end=POSITIVE, decay_steps=COUNT)
         super().__init__(spec)
-        if min(start, end) <= 0 or decay_steps < 1:
-            raise FLDDError(
-                f"Concrete needs positive temperatures and decay_steps of at least 1, not start={start}, "
-                f"end={end}, decay_steps={decay_steps}."
-            )
         self.start, self.end, self.decay_steps = start, end, decay_steps
 
     def temperature(self, global_step: int) -> float:
@@ -78,6 +74,7 @@ class WarmUp(GradientEstimator):
         then: Callable[[Spec], GradientEstimator],
         steps: int = 10_000,
     ) -> None:
+        check_numbers(locals(), steps=NATURAL)
         super().__init__(spec)
         self.first = build(first, GradientEstimator, spec)
         self.then = build(then, GradientEstimator, spec)

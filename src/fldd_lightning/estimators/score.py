@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..bound import StepTerms
 from ..errors import FLDDError
 from ..forward import Step
+from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
 
@@ -36,6 +37,7 @@ class Reinforce(GradientEstimator):
     mean: Tensor
 
     def __init__(self, spec: Spec, baseline_decay: float = 0.98) -> None:
+        check_numbers(locals(), baseline_decay=BETWEEN)
         super().__init__(spec)
         self.baseline_decay = baseline_decay
         self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
@@ -79,6 +81,7 @@ class RLOO(GradientEstimator):
     moments: Tensor
 
     def __init__(self, spec: Spec, samples: int = 2, fit_decay: float = 0.98) -> None:
+        check_numbers(locals(), samples=COUNT, fit_decay=BETWEEN)
         super().__init__(spec)
         if samples < 2:
             raise FLDDError(

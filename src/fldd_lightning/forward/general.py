@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..categorical import entropy, float32_or_better, one_hot, without_state
-from ..errors import FLDDError
 from ..factory import build
 from ..networks.base import Backbone
+from ..ranges import BETWEEN, check_numbers
 from ..spec import Spec
 from .base import ForwardProcess, kept_logits
 from .masked import AbsorbingProcess
@@ -160,9 +160,8 @@ class ResidualProcess(ForwardProcess):
     def __init__(
         self, spec: Spec, base: ForwardProcess, network: Callable[[Spec, int, int], Backbone], floor: float
     ) -> None:
+        check_numbers(locals(), floor=BETWEEN)
         super().__init__(spec, base.num_states)
-        if not 0 < floor < 1:
-            raise FLDDError(f"floor is {floor}, but it must lie strictly between 0 and 1 (1e-3 is usual).")
         self.base = base
         self.floor = floor
         self.network = build(network, Backbone, spec, spec.num_classes, base.num_states)

@@ -23,6 +23,7 @@ from ..categorical import log_one_hot, one_hot
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.base import Backbone
+from ..ranges import BETWEEN, check_numbers
 from ..spec import Spec
 from .base import ForwardProcess, floored, kept_logits
 from .step import Step
@@ -178,9 +179,8 @@ class StaggeredProcess(MaskProcess):
     odds: Tensor
 
     def __init__(self, spec: Spec, slack: float = 0.05) -> None:
+        check_numbers(locals(), slack=BETWEEN)
         super().__init__(spec)
-        if not 0 < slack < 1:
-            raise FLDDError(f"slack is {slack}, but it must lie strictly between 0 and 1 (0.05 is usual).")
         num_steps = spec.num_steps
         turn = num_steps - bayer_order(spec.shape) * num_steps // spec.num_dims  # (*shape): the t of their step
         t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())

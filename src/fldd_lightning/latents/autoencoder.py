@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..categorical import float64_device
-from ..errors import FLDDError
 from ..factory import build
 from ..networks.autoencoder import Autoencoder, MLPAutoencoder
 from ..networks.base import zero_last_layer
+from ..ranges import COUNT, NATURAL, POSITIVE, check_numbers
 from ..spec import Seen, Spec
 from .base import MOST_EXAMPLES, Latent, LatentPosterior, hold_out
 from .tables import count_all, examples_at_once, normalised
@@ -112,12 +112,8 @@ class AutoencoderLatent(Latent):
         kl_weight: float = 2.5,
         fit_steps: int = 4_000,
     ) -> None:
+        check_numbers(locals(), size=COUNT, components=COUNT, couplings=NATURAL, kl_weight=POSITIVE, fit_steps=NATURAL)
         super().__init__(spec)
-        if min(size, components, fit_steps + 1, couplings + 1) < 1 or not kl_weight > 0:
-            raise FLDDError(
-                "size and components of an AutoencoderLatent must be at least 1, couplings and fit_steps at least 0, "
-                "kl_weight above 0."
-            )
         self.size, self.components, self.couplings = size, components, couplings
         self.seen, self.num_uniforms = Seen(self.name, num_reals=size), size
         self.kl_weight, self.fit_steps = kl_weight, fit_steps

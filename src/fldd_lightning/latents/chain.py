@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, COUNT, check_numbers
 from ..spec import MOST_NUMBERS, Spec
 from .base import hold_out
 from .hidden_markov import Chain, ChainPosterior, filtered, neighbours, parts_of, scores, smoothed
@@ -59,6 +60,7 @@ class ChainLatent(TableLatent):
     part_of: Tensor
 
     def __init__(self, spec: Spec, part: int = 2, size: int = 256, smoothing: float = 1.0) -> None:
+        check_numbers(locals(), part=COUNT, size=AT_LEAST_TWO)
         lengths = parts_of(spec, part)
         num_parts = len(lengths)
         if (num_parts - 1) * size**2 > MOST_NUMBERS:

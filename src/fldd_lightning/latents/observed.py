@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..categorical import check_states
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, check_numbers
 from ..spec import Seen, Spec
 from .base import MOST_EXAMPLES, Latent, PointPosterior
 
@@ -33,11 +34,8 @@ class LabelLatent(Latent):
     name = "label"
 
     def __init__(self, spec: Spec, num_labels: int, key: str = "label") -> None:
+        check_numbers(locals(), num_labels=AT_LEAST_TWO)
         super().__init__(spec)
-        if num_labels < 2:
-            raise FLDDError(
-                f"num_labels is {num_labels}, but a LabelLatent needs the data's number of labels, 2 or more."
-            )
         self.num_labels, self.key = num_labels, key
         self.seen = Seen(self.name, num_values=num_labels)
         self.logits = nn.Parameter(torch.zeros(num_labels))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, COUNT, POSITIVE, check_numbers
 from ..spec import MOST_NUMBERS, Seen, Spec
 from .base import MOST_EXAMPLES, Latent
 from .tables import count, normalised
@@ -40,9 +41,8 @@ class TableLatent(Latent):
     log_conditional: Tensor
 
     def __init__(self, spec: Spec, size: int, num_parts: int, smoothing: float) -> None:
+        check_numbers(locals(), size=AT_LEAST_TWO, num_parts=COUNT, smoothing=POSITIVE)
         super().__init__(spec)
-        if size < 2 or smoothing <= 0:
-            raise FLDDError(f"a latent needs a size of at least 2 and positive smoothing, not {size} and {smoothing}.")
         check_table(spec, size)
         self.size, self.num_parts, self.smoothing = size, num_parts, smoothing
         self.seen, self.num_uniforms = Seen(self.name, num_values=size, num_parts=num_parts), num_parts

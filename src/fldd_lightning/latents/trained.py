@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, check_numbers
 from ..spec import Spec
 from .base import Latent
 from .tabular import check_table
@@ -47,9 +47,8 @@ class TrainedTables(Latent):
     table: nn.Parameter
 
     def __init__(self, spec: Spec, size: int) -> None:
+        check_numbers(locals(), size=AT_LEAST_TWO)
         super().__init__(spec)
-        if size < 2:
-            raise FLDDError(f"a latent needs a size of at least 2, not {size}.")
         check_table(spec, size)
         self.size, self.num_values = size, spec.num_classes - int(spec.padded)
 

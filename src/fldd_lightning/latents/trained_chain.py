@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ranges import COUNT, check_numbers
 from ..spec import Seen, Spec
 from .base import weighed
 from .hidden_markov import Chain, ChainPosterior, parts_of
@@ -49,6 +50,7 @@ class TrainedChainLatent(TrainedTables):
     place: Tensor
 
     def __init__(self, spec: Spec, part: int = 2, size: int = 128) -> None:
+        check_numbers(locals(), part=COUNT)
         super().__init__(spec, size)
         self._lengths = parts_of(spec, part)
         num_parts, longest = len(self._lengths), max(self._lengths)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from ..ranges import COUNT, check_numbers
+
 __all__ = ["Coverage"]
 
 
@@ -31,6 +33,7 @@ class Coverage(Metric):
     fake: list[Tensor]
 
     def __init__(self, neighbours: int = 5, **kwargs: Any) -> None:
+        check_numbers(locals(), neighbours=COUNT)
         super().__init__(**kwargs)
         self.neighbours = neighbours
         self.add_state("real", [], dist_reduce_fx="cat")

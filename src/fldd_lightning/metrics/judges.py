@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..data.hub import hub_error
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, COUNT, check_numbers
 
 __all__ = ["CausalLMJudge", "Judge", "Judgement", "NGramJudge"]
 
@@ -85,9 +86,8 @@ class NGramJudge(Judge):
     """
 
     def __init__(self, order: int = 5, max_characters: int = 1_000_000) -> None:
+        check_numbers(locals(), order=AT_LEAST_TWO, max_characters=COUNT)
         super().__init__()
-        if order < 2 or max_characters < 1:
-            raise FLDDError("order must be at least 2 and max_characters at least 1.")
         self.order, self.max_characters, self.name = order, max_characters, f"{order}gram"
         self._alphabet: frozenset[str] = frozenset()
         self._fitted_on = 0
@@ -144,9 +144,10 @@ class CausalLMJudge(Judge):
     """
 
     def __init__(self, source: str, batch_size: int = 8, dtype: str = "float32") -> None:
+        check_numbers(locals(), batch_size=COUNT)
         super().__init__()
-        if batch_size < 1 or dtype not in ("float32", "bfloat16", "float16"):
-            raise FLDDError("batch_size must be at least 1, and dtype float32, bfloat16 or float16.")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise FLDDError(f"dtype is {dtype!r}, but it must be float32, bfloat16 or float16.")
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:

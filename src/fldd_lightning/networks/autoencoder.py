@@ -9,6 +9,7 @@ from einops.layers.torch import Rearrange
 from torch import nn
 
 from ..errors import FLDDError
+from ..ranges import COUNT, check_numbers
 from ..spec import MOST_NUMBERS, Spec
 from .base import image_channels, zero_last_layer
 
@@ -64,9 +65,8 @@ class MLPAutoencoder(Autoencoder):
     """
 
     def __init__(self, spec: Spec, size: int, num_inputs: int, num_outputs: int, width: int = 512) -> None:
+        check_numbers(locals(), size=COUNT, width=COUNT)
         super().__init__()
-        if width < 1:
-            raise FLDDError(f"width is {width}, but an MLPAutoencoder needs at least 1 hidden unit.")
         if spec.num_dims * num_inputs * width > MOST_NUMBERS:
             raise FLDDError(
                 f"an encoder of width {width} for {spec.num_dims} coordinates of {spec.num_classes} classes "
@@ -106,10 +106,9 @@ class ConvAutoencoder(Autoencoder):
     def __init__(
         self, spec: Spec, size: int, num_inputs: int, num_outputs: int, features: int = 16, width: int = 512
     ) -> None:
+        check_numbers(locals(), size=COUNT, features=COUNT, width=COUNT)
         super().__init__()
         channels = image_channels(spec, "ConvAutoencoder")
-        if min(features, width) < 1:
-            raise FLDDError(f"features={features} and width={width} of a ConvAutoencoder must be at least 1.")
         self.features, self.width = features, width
         widths = [features, 2 * features, 4 * features]
         rows, columns = spec.shape[-2:]

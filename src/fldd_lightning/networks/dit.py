@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
+from ..ranges import BELOW_ONE, COUNT, check_numbers
 from ..spec import Spec
 from .base import Backbone, StepEmbedding, as_weights, image_channels, zero_last_layer
 from .transformer import AdaLNBlock, AdaLNOutput
@@ -46,10 +47,11 @@ class DiT(Backbone):
         heads: int = 6,
         dropout: float = 0.0,
     ) -> None:
+        check_numbers(locals(), patch=COUNT, width=COUNT, depth=COUNT, heads=COUNT, dropout=BELOW_ONE)
         super().__init__()
         self.channels, self.num_inputs = image_channels(spec, "DiT"), num_inputs
         height, columns = spec.shape[-2:]
-        if patch < 1 or height % patch or columns % patch or width % heads:
+        if height % patch or columns % patch or width % heads:
             raise FLDDError(
                 f"patch={patch} must divide the image's {height}x{columns} and heads={heads} the width {width}."
             )

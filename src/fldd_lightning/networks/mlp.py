@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ranges import BELOW_ONE, COUNT, NATURAL, check_numbers
 from ..spec import Spec
 from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
 
@@ -40,6 +41,7 @@ class MLP(Backbone):
         embedding: int = 16,
         dropout: float = 0.0,
     ) -> None:
+        check_numbers(locals(), width=COUNT, depth=NATURAL, embedding=COUNT, dropout=BELOW_ONE)
         super().__init__()
         num_dims = spec.num_dims
         self.embed = StateEmbedding(spec, num_inputs, embedding)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..categorical import float32_or_better
 from ..errors import FLDDError
+from ..ranges import BELOW_ONE, COUNT, check_numbers
 from ..spec import Spec
 from .base import Backbone, StateEmbedding, StepEmbedding, zero_last_layer
 
@@ -58,10 +59,11 @@ class Transformer(Backbone):
         time_width: int = 128,
         tied: bool = False,
     ) -> None:
+        check_numbers(locals(), width=COUNT, depth=COUNT, heads=COUNT, dropout=BELOW_ONE, time_width=COUNT)
         super().__init__()
         if len(spec.shape) != 1:
             raise FLDDError(f"Transformer needs sequences, shape (length,), not {spec.shape}. Use DiT for images.")
-        if min(width, depth, heads, time_width) < 1 or width % heads or (width // heads) % 2:
+        if width % heads or (width // heads) % 2:
             raise FLDDError(f"heads={heads} must divide the width {width} into parts of an even number of features.")
         if tied and num_outputs < num_inputs:
             raise FLDDError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import FLDDError
+from ..ranges import BELOW_ONE, COUNT, check_numbers
 from ..spec import Spec
 from .base import Backbone, StepEmbedding, as_weights, image_channels, zero_last_layer
 
@@ -49,8 +50,9 @@ class UNet(Backbone):
         heads: int = 4,
         dropout: float = 0.0,
     ) -> None:
+        check_numbers(locals(), heads=COUNT, dropout=BELOW_ONE)
         super().__init__()
-        if not widths or any(width % 8 for width in widths) or widths[-1] % heads:
+        if not widths or any(width not in COUNT or width % 8 for width in widths) or widths[-1] % heads:
             raise FLDDError(f"widths {list(widths)} must be multiples of 8, the last one of heads={heads}, too.")
         self.channels, self.num_inputs = image_channels(spec, "UNet"), num_inputs
         features = 4 * widths[0]
