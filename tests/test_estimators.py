@@ -227,5 +227,5 @@ def test_warm_up_switches() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(FLDDError, match="at least 2"):
         RLOO(Spec(3, (2,), 2), samples=1)
-    with pytest.raises(FLDDError, match="positive temperatures"):
+    with pytest.raises(FLDDError, match="end of Concrete"):
         Concrete(Spec(3, (2,), 2), end=0.0)

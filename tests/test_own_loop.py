@@ -124,7 +124,7 @@ def test_the_data_say_what_integers_stand_for(tmp_path: Path) -> None:
 
 def test_mistakes() -> None:
     model, data = with_latent(), Pairs()
-    with pytest.raises(FLDDError, match="at least one step"):
+    with pytest.raises(FLDDError, match="num_steps of OwnLoop"):
         OwnLoop(model, data, num_steps=0)
     with pytest.raises(FLDDError, match="cannot look at the training data apart"):
         OwnLoop(model, iter(data.train_dataloader()), num_steps=3)

@@ -281,5 +281,5 @@ def test_no_report_of_a_try_or_of_other_modules(tmp_path: Path) -> None:
 
     with pytest.raises(FLDDError, match="FLDD modules only"):
         fit(tmp_path, Other(), Stripes(), Report())
-    with pytest.raises(FLDDError, match="at least 1"):
+    with pytest.raises(FLDDError, match="1 or more"):
         Report(num_samples=0)

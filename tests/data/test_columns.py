@@ -172,7 +172,7 @@ def test_other_entries_are_named(tmp_path: Path, text: str, message: str) -> Non
         ("a\nx\ny\n", {}, "cannot be split"),
         ("a,b\nx,1\ny,2\nx,1\n", {"leave_out": ["c"]}, "no column 'c' for data.leave_out"),
         ("a,b\nx,1\ny,2\nx,1\n", {"as_text": ["c"]}, "no column 'c' for data.as_text"),
-        ("a,b\nx,1\ny,2\nx,1\n", {"bins": 1}, "bins is 1"),
+        ("a,b\nx,1\ny,2\nx,1\n", {"bins": 1}, "bins of .* is 1"),
         ("39,State,Male\n38,Self,Male\n39,State,Female\n40,Self,Male\n", {}, "looks like a row"),
         ("id\n" + "".join(f"r{i}\n" for i in range(5_001)), {}, r"5001 different texts.*--data\.leave_out"),
         ("a;b\n1;2\n", {}, "separate the columns by commas"),

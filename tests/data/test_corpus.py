@@ -282,7 +282,7 @@ def test_streaming_uses_given_splits_whole(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "length and held_out"),
+        ({"length": 0}, "length of TextDataModule"),
         ({"val_fraction": 0.0}, "val_fraction"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
         ({"tokenizer": "a", "alphabet": "ab"}, "not both"),

@@ -90,8 +90,8 @@ def test_stochastic_binarisation_and_flips(tmp_path: Path) -> None:
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     for options, message in (
         ({}, "set --data.path"),
-        ({"path": "x", "levels": 1}, "levels is 1"),
-        ({"path": "x", "threshold": 0.0}, "threshold is 0"),
+        ({"path": "x", "levels": 1}, "levels of .* is 1"),
+        ({"path": "x", "threshold": 0.0}, "threshold of .* is 0"),
         ({"path": "x", "stochastic": True}, "levels=2"),
         ({"path": "x", "size": 0}, "size must be"),
     ):

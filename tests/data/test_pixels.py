@@ -182,11 +182,11 @@ def test_images_without_a_number_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"background": 1.5}, "background is 1.5"),
+        ({"background": 1.5}, "background of .* is 1.5"),
         ({"value_range": [1, 1]}, r"value_range is \[1, 1\]"),
         ({"value_range": [1]}, r"two numbers, \[low, high\]"),
         ({"label_maps": True, "value_range": [0, 1]}, "label_maps takes values as they are"),
-        ({"levels": 300}, "levels is 300"),
+        ({"levels": 300}, "levels of .* is 300"),
     ],
 )
 def test_options_that_do_not_go(options: dict[str, Any], message: str) -> None:

@@ -303,7 +303,7 @@ def test_double_precision() -> None:
 
 def test_what_cannot_be() -> None:
     for option in ("size", "components"):
-        with pytest.raises(FLDDError, match="must be at least 1"):
+        with pytest.raises(FLDDError, match="must be a whole number"):
             AutoencoderLatent(Spec(3, (2,), 2), **{option: 0})
     for option in ("couplings", "fit_steps"):
         with pytest.raises(FLDDError, match="couplings and fit_steps at least 0"):

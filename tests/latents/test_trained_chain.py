@@ -194,7 +194,7 @@ def test_what_cannot_be() -> None:
         TrainedChainLatent(Spec(3, (2, 2), 2))
     with pytest.raises(FLDDError, match="part is 0"):
         TrainedChainLatent(Spec(3, (4,), 2), part=0)
-    with pytest.raises(FLDDError, match="at least 2"):
+    with pytest.raises(FLDDError, match="a whole number, 2 or more"):
         TrainedChainLatent(Spec(3, (4,), 2), size=1)
     with pytest.raises(FLDDError, match="not AutoencoderLatent"):
         EitherLatent(Spec(3, (4,), 2), [TrainedMixtureLatent, AutoencoderLatent])

@@ -156,7 +156,7 @@ def test_another_number_of_steps_trains_on_and_comes_back(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(FLDDError, match="at least 2"):
+    with pytest.raises(FLDDError, match="a whole number, 2 or more"):
         TrainedMixtureLatent(Spec(3, (2,), 2), size=1)
     with pytest.raises(FLDDError, match="more than 256 MiB"):
         TrainedMixtureLatent(Spec(50_000, (1_024,), 2))

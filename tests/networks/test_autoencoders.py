@@ -79,9 +79,9 @@ def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match=r"ConvAutoencoder needs images.*MLPAutoencoder"):
         ConvAutoencoder(Spec(3, (8,), 2), 2, 2, 2)
     for options in ({"features": 0}, {"width": 0}):
-        with pytest.raises(FLDDError, match="must be at least 1"):
+        with pytest.raises(FLDDError, match="must be a whole number"):
             ConvAutoencoder(Spec(3, (8, 8), 2), 2, 2, 2, **options)
     with pytest.raises(FLDDError, match="more than 256 MiB"):
         ConvAutoencoder(Spec(2, (512, 512), 2), 2, 1, 1)
-    with pytest.raises(FLDDError, match="at least 1 hidden unit"):
+    with pytest.raises(FLDDError, match="width of MLPAutoencoder"):
         MLPAutoencoder(Spec(3, (8,), 2), 2, 2, 2, width=0)
