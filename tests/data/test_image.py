@@ -93,7 +93,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         ({"path": "x", "levels": 1}, "levels of .* is 1"),
         ({"path": "x", "threshold": 0.0}, "threshold of .* is 0"),
         ({"path": "x", "stochastic": True}, "levels=2"),
-        ({"path": "x", "size": 0}, "size must be"),
+        ({"path": "x", "size": 0}, "size of ImageDataModule"),
     ):
         with pytest.raises(FLDDError, match=message):
             ImageDataModule(**options)  # type: ignore[arg-type]

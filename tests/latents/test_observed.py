@@ -155,7 +155,7 @@ def test_labels_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FLDDError, match=r"label has values from 0 to 8"):
         fit(tmp_path, labelled(), Wrong(batch_size=9), max_steps=1, num_sanity_val_steps=0)
     for number in (-1, 0, 1):
-        with pytest.raises(FLDDError, match=f"num_labels is {number}"):
+        with pytest.raises(FLDDError, match=f"num_labels of LabelLatent is {number}"):
             labelled(latents=partial(LabelLatent, num_labels=number))
 
 
