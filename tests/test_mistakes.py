@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
+from fldd_lightning import MLP, AbsorbingProcess, DigitsDataModule, FLDDError, ImageFLDD
 from fldd_lightning.cli import main
 
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = ["fit", "--config", str(CONFIGS / "digits.yaml")]
 
@@ -98,3 +102,34 @@ def test_what_a_class_of_ones_own_lacks(
 def test_the_whole_report_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FLDD_TRACEBACK", "1")
     assert "Does not validate against" in mistake([*DIGITS, "--model.denoiser", "MLPP"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([*DIGITS, "--model.num_classes", "7"], "model.num_classes is given, but the data say it: leave it out."),
+        ([*DIGITS, "--model.shape", "[4, 4]"], "model.shape is given, but the data say it: leave it out."),
+        ([*DIGITS, "--model.padded", "true"], "model.padded is given, but the data say it: leave it out."),
+        ([*DIGITS, "--model.lr", "-0.01"], "lr of ImageFLDD is -0.01, but it must be a number above 0."),
+        ([*DIGITS, "--model.denoiser.width", "0"], "width of MLP is 0, but it must be a whole number, 1 or more."),
+        (["test", *DIGITS[1:]], "there is no model to test: it would be an untrained one. Give --ckpt_path FILE"),
+        (["predict", *DIGITS[1:]], "there is no model to predict"),
+        (["validate", *DIGITS[1:]], "there is no model to validate"),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else value[:30],
+)
+def test_what_cannot_be_right_is_refused(args: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 1
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_several_training_loaders_are_refused(tmp_path: Path) -> None:
+    data = DigitsDataModule()
+    loader, held_out = data.train_dataloader(), data.val_dataloader()
+    model = ImageFLDD(2, (8, 8), AbsorbingProcess, MLP)
+    for loaders in ([loader, loader], {"a": loader, "b": loader}):
+        trainer = Trainer(max_steps=1, default_root_dir=tmp_path, **QUIET)
+        with pytest.raises(FLDDError, match="several training loaders, and a model trains on one: join their data"):
+            trainer.fit(model, loaders, held_out)

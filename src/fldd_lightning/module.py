@@ -255,7 +255,16 @@ class FLDD(LightningModule, ModelHubMixin):
                 self.log(f"train/{name}", value, on_step=True, prog_bar=name == "nelbo", batch_size=size)
 
     def on_train_start(self) -> None:
-        """Fit the latents that are fitted beforehand."""
+        """Fit the latents that are fitted beforehand.
+
+        Raises:
+            FLDDError: If there are several training loaders, or the batches do not fit the model.
+        """
+        if isinstance(self.trainer.train_dataloader, (list, tuple, dict)):
+            raise FLDDError(
+                "there are several training loaders, and a model trains on one: join their data sets, with "
+                "torch.utils.data.ConcatDataset."
+            )
         fit_latents(self.trainer, self, self.latents, averages_of(self.trainer), self._checked)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -55,7 +55,7 @@ def test_nothing_is_written_beside_the_files(folder: Path) -> None:
 def test_bad_files_and_options(folder: Path) -> None:
     with pytest.raises(FLDDError, match="size is 9"):
         MNISTDataModule(str(folder), size=9)
-    with pytest.raises(FLDDError, match="threshold of .* is 1"):
+    with pytest.raises(FLDDError, match=r"threshold of .* is 1"):
         MNISTDataModule(str(folder), threshold=1.0)
     with pytest.raises(FLDDError, match="num_val is 30"):
         _ = MNISTDataModule(str(folder), num_val=30).splits

@@ -135,7 +135,7 @@ def test_mixed_precision_leaves_a_latent_as_it_is(kind: str) -> None:
 
 def test_what_cannot_be() -> None:
     for kind in KINDS:
-        with pytest.raises(FLDDError, match="size of|smoothing of"):
+        with pytest.raises(FLDDError, match=r"(size|smoothing) of"):
             KINDS[kind](Spec(3, (2,), 2), size=1)
         with pytest.raises(FLDDError, match="more than 256 MiB"):
             KINDS[kind](Spec(50_257, (1_024,), 2), size=256)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ..checkpoint import read_checkpoint
+from ..errors import FLDDError
 from ..module import FLDD
 from .checkpoint_data import checkpoint_sections, know_classes, mistakes_first, option
 from .defaults import default_callbacks, listed, validation_interval
@@ -22,6 +23,8 @@ from .mistakes import TrainerOptionParser
 from .quiet import quiet
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
+
+_OF_DATA = ("num_classes", "shape", "padded", "num_values")  # options of a model that its data say
 
 
 class FLDDCLI(LightningCLI):
@@ -42,8 +45,23 @@ class FLDDCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         options = self.config[str(self.subcommand)]
         validation_interval(options.trainer)
+        self._check_options(options)
         if options.get("ckpt_path") not in (None, "best", "last", "hpc"):
             read_checkpoint(options.ckpt_path)  # a mistake in it is told before anything else
+
+    def _check_options(self, options: Any) -> None:
+        """Raise FLDDError for what would be overruled by the data, and for nothing to be judged."""
+        given = [name for name in _OF_DATA if options.model.init_args.get(name) not in (None, False)]
+        if given:
+            raise FLDDError(
+                f"model.{given[0]} is given, but the data say it: leave it out. If the data are not what you expect, "
+                "change the options of --data."
+            )
+        if self.subcommand != "fit" and options.get("ckpt_path") is None:
+            raise FLDDError(
+                f"there is no model to {self.subcommand}: it would be an untrained one. Give --ckpt_path FILE, of a "
+                "'fit'."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer.as_dict()
