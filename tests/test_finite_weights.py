@@ -78,3 +78,37 @@ def test_on_the_command_line_it_is_one_paragraph(tmp_path: Path, capsys: pytest.
         assert main([args[0], "--ckpt_path", str(path), *args[1:]]) == 1
         assert f"error: {MESSAGE}" in capsys.readouterr().err
     assert not any(tmp_path.glob("s*"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the step, the term and the likely cause. Checkpoints from before stay, and are good."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 3, (64, 4)))
+    args = ["fit", "--model", "FLDD", "--model.forward_process", "AbsorbingProcess", "--model.denoiser", "MLP"]
+    args += ["--data", "ArrayDataModule", "--data.path", str(tmp_path / "x.npy"), "--data.batch_size", "16"]
+    args += ["--trainer.max_epochs", "40", "--trainer.default_root_dir", str(tmp_path), "--model.lr", "1e37"]
+    assert main(args) == 1
+    said = capsys.readouterr().err
+    assert "the loss is not finite at step" in said
+    assert "lower model.lr, which is 1e+37" in said
+    last = next(tmp_path.rglob("last.ckpt"))
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert all(bool(p.isfinite().all()) for name, p in state.items() if "reverse" in name)
+
+
+def test_the_term_is_named() -> None:
+    model = build()
+    model.logged = {"nelbo": torch.tensor(torch.nan), "kl_t1": torch.tensor(1.0), "kl_t2": torch.tensor(torch.inf)}
+    with pytest.raises(FLDDError, match=r"not finite at step 0, in kl_t2\. Most often the learning rate is too high"):
+        model.check_loss(torch.tensor(torch.nan))
+    model.check_loss(torch.tensor(1.0))
+
+
+def test_a_bound_that_is_not_finite_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infinite(self: Any, state: torch.Tensor, t: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return torch.where((t == 2)[:, None, None], -torch.inf, real(self, state, t, *rest))
+
+    model = build()
+    real = type(model.reverse).log_prob
+    monkeypatch.setattr(type(model.reverse), "log_prob", infinite)
+    with pytest.raises(FLDDError, match=r"the bound is not finite, in kl_t2\. The weights are, so look at the data"):
+        trainer(tmp_path).test(model, Pairs())

@@ -16,7 +16,7 @@ from .latents.base import Latent
 from .metrics import NELBOMetric
 from .spec import Spec
 
-__all__ = ["Evaluation", "Scores", "check_weights", "part_of"]
+__all__ = ["Evaluation", "Scores", "check_bound", "check_weights", "part_of"]
 
 
 def check_weights(module: nn.Module) -> None:
@@ -27,6 +27,16 @@ def check_weights(module: nn.Module) -> None:
         raise FLDDError(
             f"the weights of '{name}' are not finite, so that samples and bounds would mean nothing: training has "
             "diverged, or the file is damaged. Use an earlier checkpoint, or train again with a lower model.lr."
+        )
+
+
+def check_bound(terms: Mapping[str, Tensor]) -> None:
+    """Raise FLDDError if the bound ``nelbo`` among these is NaN or infinite, naming the terms that are."""
+    if not bool(terms["nelbo"].isfinite()):
+        wrong = [name for name, value in terms.items() if name.startswith("kl_") and not bool(value.isfinite())]
+        raise FLDDError(
+            f"the bound is not finite, in {', '.join(wrong) or 'all terms'}. The weights are, so look at the data and "
+            "at processes or latents of your own: something that happens has probability 0."
         )
 
 
@@ -107,8 +117,14 @@ class Evaluation:
             self.metrics["nll_latent"].update(terms.nll_latent)
 
     def compute(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Values of all metrics by name, over all processes, those of the bound in ``dtype``; resets them."""
-        values = {name: value.to(dtype) for name, value in self.bound.compute().items()}
+        """Values of all metrics by name, over all processes, those of the bound in ``dtype``; resets them.
+
+        Raises:
+            FLDDError: If the bound is not finite, naming the terms that are not.
+        """
+        bound = self.bound.compute()
+        check_bound(bound)
+        values = {name: value.to(dtype) for name, value in bound.items()}
         for name, metric in self.metrics.items():
             value = metric.compute()
             values.update(value if isinstance(value, dict) else {name: value})

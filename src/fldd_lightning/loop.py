@@ -77,11 +77,13 @@ class OwnLoop:
             batch: Integers ``(B, *shape)`` or what a data loader gives. It is moved to the model's device.
 
         Raises:
-            FLDDError: If the examples do not fit the model.
+            FLDDError: If the examples do not fit the model, or the loss is not finite.
         """
         batch = self.model.transfer_batch_to_device(batch, self.model.device, 0)
         self.model.on_train_batch_start(batch, self.model.own_steps)
-        return self.model.training_step(batch, self.model.own_steps)
+        loss = self.model.training_step(batch, self.model.own_steps)
+        self.model.on_train_batch_end(loss.detach(), batch, self.model.own_steps)
+        return loss
 
     def step(self) -> None:
         """Clip and apply the gradients that are there, clear them, and average the weights."""

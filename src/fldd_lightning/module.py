@@ -75,9 +75,10 @@ class FLDD(LightningModule, ModelHubMixin):
     """Forward-Learned Discrete Diffusion.
 
     Logs ``{train,val,test}/nelbo`` (nats per example, eq. 5), ``*/bpd`` (bits per dimension), ``*/kl_t{t}`` for every
-    step and ``*/kl_{name}`` for every latent. Evaluation adds ``*/nelbo_se``, the standard error of the bound. Where a
-    latent says something of the values, ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one
-    step per example, evaluation sums all T. Evaluation and checkpoints use averaged weights.
+    step (in training if a batch has an example for each) and ``*/kl_{name}`` for every latent. Evaluation adds
+    ``*/nelbo_se``, the standard error of the bound. Where a latent says something of the values,
+    ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one step per example, evaluation sums
+    all T. Evaluation and checkpoints use averaged weights.
 
     A modality is added by subclassing: see the methods under "what a modality may change". A subclass with options of
     its own passes the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
@@ -118,7 +119,7 @@ class FLDD(LightningModule, ModelHubMixin):
             trainer brings, kept in checkpoints; data or checkpoints with another one are refused.
         trained_steps: Optimiser steps of the checkpoint that was loaded.
         own_steps: Optimiser steps of a training without a trainer; see :class:`OwnLoop`.
-        logged: What a trainer would have logged of the last such step.
+        logged: The bound of the last training step and its terms, on the device.
         text_ending: Ending of files with the lines of :meth:`to_text`.
         held_steps: Optimiser steps for which this run holds the forward process still.
 
@@ -244,12 +245,11 @@ class FLDD(LightningModule, ModelHubMixin):
             bound = sum(terms.values(), num_steps * kl.mean())
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             values["nelbo"] = bound
-            counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
-            means = torch.zeros_like(counts).index_add(0, t, kl) / counts
-            # with as many examples as steps every step was drawn, and nobody need ask the device which
-            drawn = range(1, num_steps + 1) if size >= num_steps else counts.nonzero().flatten().tolist()
-            values.update({f"kl_t{i}": means[i] for i in drawn})
-        self.logged = {name: value.detach() for name, value in values.items()} if self._trainer is None else {}
+            if size >= num_steps:  # else some steps were not drawn, and only the device knows which
+                counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
+                means = torch.zeros_like(counts).index_add(0, t, kl) / counts
+                values.update({f"kl_t{i}": means[i] for i in range(1, num_steps + 1)})
+        self.logged = {name: value.detach() for name, value in values.items()}
         if self._trainer is not None:
             for name, value in values.items():
                 self.log(f"train/{name}", value, on_step=True, prog_bar=name == "nelbo", batch_size=size)
@@ -275,6 +275,31 @@ class FLDD(LightningModule, ModelHubMixin):
             self._progress = min(1.0, self._run_progress(self.global_step))
         for latent in self.latents:
             latent.anneal(self._progress)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the run if the loss is not finite: on the CPU at once, on a device when it is waited for anyway."""
+        if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
+            self.check_loss(outputs["loss"] if isinstance(outputs, dict) else outputs)
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Say what is wrong with a loss that is not finite; this waits for the device.
+
+        Args:
+            loss: That of the last step.
+
+        Raises:
+            FLDDError: If it is NaN or infinite, with the step, the term that is, and the likely cause.
+        """
+        for clip in (self.clip_forward, self.clip_reverse):
+            clip.warn()
+        if bool(loss.isfinite()):
+            return
+        terms = [name for name, value in self.logged.items() if name != "nelbo" and not bool(value.isfinite())]
+        raise FLDDError(
+            f"the loss is not finite at step {self.global_step}" + (f", in {', '.join(terms)}" if terms else "") + ". "
+            f"Most often the learning rate is too high: lower model.lr, which is {self.lr:g}. In half precision, try "
+            "bf16-mixed or 32-true. Checkpoints that are there were written before, and stay."
+        )
 
     def configure_optimizers(self) -> Any:
         """One AdamW, a parameter group for denoiser and latents and one for the forward process."""

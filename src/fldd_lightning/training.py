@@ -95,35 +95,41 @@ class AdaptiveClip(nn.Module):
     """
 
     mean_norm: Tensor
+    num_dropped: Tensor
 
     def __init__(self, name: str, ratio: float = 2.0, decay: float = 0.98) -> None:
         check_numbers(locals(), ratio=POSITIVE, decay=BETWEEN)
         super().__init__()
-        self.ratio, self.decay, self.name, self.has_dropped = ratio, decay, name, False
+        self.ratio, self.decay, self.name, self.has_warned = ratio, decay, name, False
         self.register_buffer("mean_norm", torch.full((), float("nan")))
+        self.register_buffer("num_dropped", torch.zeros((), dtype=torch.long), persistent=False)
 
     @torch.no_grad()
     def clip(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Scale the gradients in place; one that is not finite is dropped for this step, with a warning at first."""
+        """Scale the gradients in place; one that is not finite becomes 0. The device is not waited for."""
         with_grad = [p for p in parameters if p.grad is not None]
         if not with_grad:
             return
-        norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+        gradients = [p.grad for p in with_grad if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        is_finite = norm.isfinite()
         mean = torch.where(self.mean_norm > 0, self.mean_norm, norm)  # of the gradients before; of none yet
         mean = self.decay * mean + (1 - self.decay) * norm.clamp_max(4 * mean)
-        self.mean_norm.copy_(torch.where(norm.isfinite(), mean, self.mean_norm))
-        is_finite, limit = torch.stack([norm.isfinite(), self.ratio * self.mean_norm]).tolist()
-        if not is_finite:
-            if not self.has_dropped:
-                rank_zero_warn(
-                    f"a gradient was not finite, and {self.name} was not updated in this step. This may happen once "
-                    "in a while in half precision; if training stands still, lower model.lr and report the config."
-                )
-            self.has_dropped = True
-            for p in with_grad:
-                p.grad = None
-            return
-        torch.nn.utils.clip_grads_with_norm_(with_grad, limit, norm)
+        self.mean_norm.copy_(torch.where(is_finite, mean, self.mean_norm))
+        self.num_dropped.add_(~is_finite)
+        of_limit = norm / (self.ratio * self.mean_norm).clamp_min(torch.finfo(norm.dtype).tiny)
+        torch.nn.utils.clip_grads_with_norm_(with_grad, 1.0, of_limit)  # to a norm of 1 in units of the limit
+        for gradient in gradients:
+            gradient.masked_fill_(~is_finite, 0.0)
+
+    def warn(self) -> None:
+        """Say once if gradients were dropped; this waits for the device."""
+        if not self.has_warned and int(self.num_dropped) > 0:
+            self.has_warned = True
+            rank_zero_warn(
+                f"a gradient of {self.name} was not finite, and was taken as 0. This may happen once in a while in "
+                "half precision; if training stands still, lower model.lr and report the config."
+            )
 
 
 def rising_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

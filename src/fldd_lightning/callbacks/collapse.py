@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
 from typing import Any
 
 import torch
@@ -168,33 +167,39 @@ class GradientSNR:
 
     def __init__(self, decay: float = 0.98) -> None:
         check_numbers(locals(), decay=BETWEEN)
-        self.decay, self.steps = decay, 0
+        self.decay = decay
         self._mean: Tensor | None = None
-        self._square = 0.0
+        self._square: Tensor | None = None
+        self._seen: Tensor | None = None  # steps that were finite
 
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Take in the gradients of one step; steps without any, or that are not finite, are left out."""
+        """Take in the gradients of one step; steps without any, or that are not finite, are left out.
+
+        The device is not waited for.
+        """
         grads = [p.grad.flatten().float() for p in parameters if p.grad is not None]
         if not grads:
             return
         gradient = torch.cat(grads)
-        square = float(gradient.square().sum())
-        if not isfinite(square):
-            return
-        self._mean = torch.zeros_like(gradient) if self._mean is None else self._mean
-        self._mean.lerp_(gradient, 1 - self.decay)
-        self._square = self.decay * self._square + (1 - self.decay) * square
-        self.steps += 1
+        square = gradient.square().sum()
+        if self._mean is None or self._square is None or self._seen is None:
+            self._mean, self._square = torch.zeros_like(gradient), torch.zeros_like(square)
+            self._seen = torch.zeros_like(square, dtype=torch.long)
+        is_new = square.isfinite()
+        share = torch.where(is_new, 1 - self.decay, 0.0)
+        self._mean.lerp_(torch.where(is_new, gradient, 0.0), share)
+        self._square.lerp_(torch.where(is_new, square, 0.0), share)
+        self._seen.add_(is_new)
 
     def compute(self) -> float | None:
-        """The ratio, or None before 10 steps have been seen."""
-        if self._mean is None or self.steps < 10:
+        """The ratio, or None before 10 steps have been seen; this waits for the device."""
+        if self._mean is None or self._square is None or self._seen is None or int(self._seen) < 10:
             return None
-        correction = 1 - self.decay**self.steps
-        total = self._square / correction
+        correction = 1 - self.decay ** int(self._seen)
+        total = float(self._square) / correction
         # share of the variance that is left in the bias-corrected running mean
-        left = (1 - self.decay) / (1 + self.decay) * (1 - self.decay ** (2 * self.steps)) / correction**2
+        left = (1 - self.decay) / (1 + self.decay) * (1 - self.decay ** (2 * int(self._seen))) / correction**2
         of_mean = float(self._mean.square().sum()) / correction**2
         signal = max(0.0, (of_mean - left * total) / (1 - left))
         return signal / max(total - signal, 1e-30)

@@ -135,8 +135,11 @@ class ForwardProcess(nn.Module, ABC):
         Raises:
             FLDDError: If ``x`` is not integers 0..K-1 of the right shape, or a subclass gives PAD away.
         """
+        check_states(x, self.spec.num_classes, self.spec.shape)  # this waits for the device
+        return self._log_marginals(x, t, condition)
+
+    def _log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         num_steps, pad = self.spec.num_steps, self.spec.pad
-        check_states(x, self.spec.num_classes, self.spec.shape)
         at_data = log_one_hot(x, self.num_states, self.dtype).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
         log_u = torch.where(column == 0, at_data, self.log_priors().to(at_data))
@@ -177,7 +180,7 @@ class ForwardProcess(nn.Module, ABC):
 
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""
-        log_u_s, log_u_t = self.log_marginals(x, torch.stack([t - 1, t], 1), condition).unbind(1)
+        log_u_s, log_u_t = self._log_marginals(x, torch.stack([t - 1, t], 1), condition).unbind(1)
         coupled = self.couple(x, t, log_u_s, log_u_t)
         step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad
         if pad is not None and not self._has_checked_padding:

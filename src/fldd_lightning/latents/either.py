@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -109,6 +110,7 @@ class EitherLatent(Latent):
     has_score = True
     announcement = "Starting the {name} from"
     latents: Sequence[Latent]
+    ends: Tensor
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class EitherLatent(Latent):
         self.seen = Seen(self.name, num_values=sum(self._sizes), num_parts=self._most)
         self.num_uniforms = 1 + max(each.num_uniforms for each in self.latents)
         self.logits = nn.Parameter(torch.zeros(len(self._sizes)))
+        self.register_buffer("ends", torch.tensor(self._sizes).cumsum(0), persistent=False)  # of the numbers of each
 
     @property
     def num_examples(self) -> int:
@@ -154,9 +157,8 @@ class EitherLatent(Latent):
         Args:
             c: Numbers ``(B, parts)``.
         """
-        ends = torch.tensor(self._sizes, device=c.device).cumsum(0)
-        which = torch.bucketize(c[:, 0].contiguous(), ends, right=True)  # (B,)
-        each = zip(self._sizes, self._parts, ends.tolist(), strict=True)
+        which = torch.bucketize(c[:, 0].contiguous(), self.ends, right=True)  # (B,)
+        each = zip(self._sizes, self._parts, accumulate(self._sizes), strict=True)
         return which, [(c - (end - size)).clamp(0, size - 1)[:, :parts] for size, parts, end in each]
 
     def posterior(self, x: Tensor, batch: Any = None) -> EitherPosterior:
