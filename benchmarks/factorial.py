@@ -62,6 +62,7 @@ __all__ = ["Cell", "cells", "main", "run"]
 
 PROCESSES = {
     "masked": MASKED,
+    "masked at T": Recipe(AbsorbingProcess),  # told the step, as learned ones are
     "order by hand": Recipe(StaggeredProcess),
     "learned": Recipe(LearnedMaskProcess),
     "learned from masks": Recipe(partial(LearnedMaskProcess, base=AbsorbingProcess)),

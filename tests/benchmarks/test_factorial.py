@@ -9,6 +9,7 @@ from typing import Any
 
 import autoregressive
 import factorial
+import held
 import kinds
 import published
 import pytest
@@ -30,6 +31,7 @@ from fldd_lightning import (
     Reinforce,
     Spec,
     TextDataModule,
+    TrainedMixtureLatent,
     Transformer,
 )
 from fldd_lightning.networks.base import as_weights
@@ -247,3 +249,29 @@ def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def fit_latents_of(model: FLDD, data: DiscreteDataModule) -> None:
     for latent in model.latents:
         latent.fit(data.splits["train"].x.long())
+
+
+def test_held_parts_do_not_move_and_work_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = replace(TINY, joint=partial(TrainedMixtureLatent, size=4))
+    data = kind.data("", batch_size=32, seed=0)
+    models = {name: held.made(kind, name, 1e-3, data) for name in held.HELD}
+    assert {name: model.forward_process.learned for name, model in models.items()} == {
+        "nothing": True, "schedule": False, "encoder": True, "both": False
+    }  # fmt: skip
+    for name, model in models.items():
+        moves = {p.requires_grad for p in model.latents.parameters()}
+        assert moves == {name in ("nothing", "schedule")}
+    work = {name: held.operations(model, data) for name, model in models.items()}
+    assert work["nothing"] > work["schedule"] > 0
+    assert work["encoder"] > work["both"] > 0
+    assert all(p.grad is None for model in models.values() for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
+    row = held.run("mnist16", "schedule", 0, 6, "", tmp_path / "held.csv")
+    assert int(str(row["own_steps"])) > 6
+    assert float(str(row["nelbo"])) > 0
+    assert len(read_rows(tmp_path / "tuning.csv")) == 2

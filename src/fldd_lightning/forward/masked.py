@@ -196,11 +196,14 @@ class StaggeredProcess(MaskProcess):
 
 
 class LearnedMaskProcess(MaskProcess):
-    """A learned, data-aware mask schedule over a fixed one.
+    """A mask schedule that is learned, over a fixed one.
 
     The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x). So gamma is
     monotone in t, gamma_T is exactly 1, and a masked coordinate never returns. With ``order`` and the network's last
     layer at zero the process is its base.
+
+    The network sees x, so that examples may have schedules of their own. On all data tried they hardly do:
+    ``collapse/spread`` says how far their schedules are apart.
 
     ``order`` is a table per step and coordinate that all examples share. Networks that are equivariant to
     shifts, such as a Transformer with rotary positions, cannot tell a coordinate by its place, and every
