@@ -57,6 +57,7 @@ from .training import (
     Averaging,
     averages_of,
     clip_apart,
+    drawing_by,
     held_still,
     refuse_other_averaging,
     run_length,
@@ -195,9 +196,16 @@ class FLDD(LightningModule, ModelHubMixin):
     # ---- training -------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension."""
-        x, spec = self.data(batch).long(), self.spec
+        """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension.
+
+        All noise, dropout's included, goes by the seed and by where training stands: a resumed run repeats it.
+        """
         generator = self._generator(self.current_epoch, batch_idx)
+        with drawing_by(mixed_seed(generator.initial_seed(), 0), self.device):  # what dropout draws from
+            return self._loss(batch, generator)
+
+    def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        x, spec = self.data(batch).long(), self.spec
         t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
