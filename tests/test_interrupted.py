@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,17 @@ from lightning.pytorch import Callback, seed_everything
 from PIL import Image
 from torch import nn
 
-from fldd_lightning import ImageDataModule, ImageFLDD, LastCheckpoint, LearnedMaskProcess, MixtureLatent, SaveOnSignal
+from fldd_lightning import (
+    AutoencoderLatent,
+    ImageDataModule,
+    ImageFLDD,
+    LastCheckpoint,
+    LearnedMaskProcess,
+    MixtureLatent,
+    SaveOnSignal,
+)
 from fldd_lightning.callbacks.signals import Interrupted
-from fldd_lightning.networks import MLP
+from fldd_lightning.networks import MLP, MLPAutoencoder
 from test_text import WORDS, data_of, model_of
 from test_text import tiny as transformer
 from tiny import Pairs, build, fit
@@ -75,8 +86,14 @@ def stream_run(folder: Path, workers: int) -> tuple[Any, Any]:
     return model_of(data, network=partial(transformer, dropout=0.3)), data
 
 
+def fitted(size: int, steps: int) -> Any:
+    autoencoder = partial(MLPAutoencoder, width=8)
+    return partial(AutoencoderLatent, size=size, autoencoder=autoencoder, components=2, fit_steps=steps)
+
+
 RUNS: dict[str, Any] = {
     "latent": lambda _: (masks(latents=partial(MixtureLatent, size=4)), Pairs(batch_size=8)),
+    "long fit": lambda _: (masks(latents=fitted(2, 300)), Pairs(batch_size=8)),
     "workers": lambda _: (masks(), Pairs(batch_size=8, num_workers=2)),
     "stream": partial(stream_run, workers=0),
     "stream, workers": partial(stream_run, workers=3),
@@ -124,3 +141,70 @@ def test_a_run_that_a_signal_ended_goes_on_exactly(
     assert torch.load(path, weights_only=True)["global_step"] >= step
     assert f"; saved in '{path}'. Go on with: fldd-lightning fit --ckpt_path {path}" in said
     assert same(whole, run(tmp_path, name, path, **options))
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "step", "said"),
+    [
+        (Signal(signal.SIGINT, 3, in_validation=True), 130, 5, "Stopped by Ctrl-C at step 5; saved in"),
+        (Signal(signal.SIGINT, 3, again=True), 130, None, "Stopped by Ctrl-C at step 2. There is no checkpoint"),
+        (Signal(signal.SIGTERM, 3, again=True), 143, 3, "Stopped by SIGTERM at step 3; saved in"),
+    ],
+)
+def test_a_validation_is_waited_for_and_a_second_ctrl_c_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: Signal, status: int, step: int | None, said: str
+) -> None:
+    with pytest.raises(Interrupted) as ended:
+        run(tmp_path, "latent", None, how, val_check_interval=4)
+    assert ended.value.code == status
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("Stopping after this validation" in told) == how.in_validation
+    path = tmp_path / "kept" / "last.ckpt"
+    assert path.exists() == (step is not None)
+    assert step is None or torch.load(path, weights_only=True)["global_step"] == step
+
+
+def killable(folder: Path, name: str, path: Path | None, every: int, out: Path) -> None:
+    """A run that writes its weights in the end; what a process is started with."""
+    torch.set_num_threads(1)
+    seed_everything(1)
+    model, data = RUNS[name](folder)
+    kept = LastCheckpoint(str(folder / "kept"), every)
+    given = None if path is None else str(path)
+    options = {"max_steps": 30, "limit_val_batches": 0, "enable_checkpointing": True, "accumulate_grad_batches": 2}
+    fit(folder, model, data, given, callbacks=[kept], **options)
+    torch.save(model.state_dict(), out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["long fit", "workers", "stream"])
+def test_a_run_that_is_killed_ten_times_goes_on_exactly(tmp_path: Path, name: str) -> None:
+    """In the fit of a latent, between steps and while checkpoints are written, one after every step."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["test_interrupted"])
+    start = context.Process
+
+    def timed(home: Path, path: Path | None, out: str) -> Any:
+        home.mkdir(exist_ok=True)
+        return start(target=killable, args=(home, name, path, 1, tmp_path / out))
+
+    (warm := timed(tmp_path / "whole", None, "warm.pt")).start()  # imports
+    warm.join()
+    began = time.monotonic()
+    (whole := timed(tmp_path / "whole", None, "whole.pt")).start()
+    whole.join()
+    assert whole.exitcode == 0
+    length, home = time.monotonic() - began, tmp_path / "killed"
+    moments, last = random.Random(0), home / "kept" / "last.ckpt"
+    for _ in range(10):
+        (each := timed(home, last if last.exists() else None, "unused.pt")).start()
+        each.join(moments.uniform(0.1, 0.8) * length)
+        each.kill()
+        each.join()
+    (rest := timed(home, last if last.exists() else None, "rest.pt")).start()
+    rest.join()
+    assert rest.exitcode == 0
+    a, b = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "rest.pt"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name].nan_to_num(), b[name].nan_to_num()) for name in a)

@@ -32,7 +32,7 @@ from .bound import (
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
-from .checkpoint_file import write_whole_checkpoints
+from .checkpoint_file import check_room, write_whole_checkpoints
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
@@ -312,6 +312,7 @@ class FLDD(LightningModule, ModelHubMixin):
     def setup(self, stage: str) -> None:
         self._run_progress = None
         write_whole_checkpoints(self.trainer)
+        check_room(self.trainer, self)
         refuse_other_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]  # those of a subclass, too
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(
