@@ -64,7 +64,8 @@ class FLDDCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except Exception:
-            if subcommand == "fit" and not self._has_ended and self.trainer.fit_loop.done:
+            has_trained = subcommand == "fit" and self.trainer.global_step > 0 and self.trainer.fit_loop.done
+            if has_trained and not self._has_ended:
                 with suppress(Exception):  # the first error is the one to tell
                     self.after_fit()
             raise
