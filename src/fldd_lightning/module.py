@@ -57,7 +57,6 @@ from .training import (
     Averaging,
     averages_of,
     clip_apart,
-    drawing_by,
     held_still,
     refuse_other_averaging,
     run_length,
@@ -201,7 +200,8 @@ class FLDD(LightningModule, ModelHubMixin):
         All noise, dropout's included, goes by the seed and by where training stands: a resumed run repeats it.
         """
         generator = self._generator(self.current_epoch, batch_idx)
-        with drawing_by(mixed_seed(generator.initial_seed(), 0), self.device):  # what dropout draws from
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(mixed_seed(generator.initial_seed(), 0))  # dropout draws from torch's own generator
             return self._loss(batch, generator)
 
     def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import cos, pi
 from typing import Any
@@ -22,7 +21,6 @@ __all__ = [
     "averaged_state",
     "averages_of",
     "clip_apart",
-    "drawing_by",
     "held_still",
     "learning_rate_factor",
     "refuse_other_averaging",
@@ -31,19 +29,6 @@ __all__ = [
     "run_progress",
     "two_time_scales",
 ]
-
-
-@contextmanager
-def drawing_by(seed: int, device: torch.device) -> Iterator[None]:
-    """Let torch's global generators, which dropout draws from, start at a seed; then put them back as they were.
-
-    Args:
-        seed: Where they start.
-        device: The device whose generator is meant beside the CPU's.
-    """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def learning_rate_factor(
