@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 
 from jsonargparse import ArgumentParser
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningCLI
@@ -44,6 +45,11 @@ def test_the_command_line_has_its_hooks() -> None:
     assert list(inspect.signature(LightningCLI._prepare_subcommand_kwargs).parameters) == ["self", "subcommand"]
     assert list(inspect.signature(LightningCLI._parse_ckpt_path).parameters) == ["self"]
     assert "_parse_ckpt_path" in inspect.getsource(LightningCLI.__init__)
+    assert list(inspect.signature(LightningCLI._run_subcommand).parameters) == ["self", "subcommand"]
+
+
+def test_a_trainer_knows_where_it_runs(tmp_path: object) -> None:
+    assert isinstance(trainer(tmp_path)._accelerator_connector.cluster_environment, LightningEnvironment)
 
 
 def test_a_parser_knows_its_options() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .callbacks import Texts as Texts
     from .callbacks.checkpoints import BestCheckpoint as BestCheckpoint
     from .callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+    from .callbacks.signals import SaveOnSignal as SaveOnSignal
     from .checkpoint import load_model as load_model
     from .data import ArrayDataModule as ArrayDataModule
     from .data import CharacterTokenizer as CharacterTokenizer
@@ -114,6 +115,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 # Where each name lives. A checkpoint may name the classes among them and no others: see docs/security.md.
 _HOMES = {
     "callbacks.checkpoints": "BestCheckpoint LastCheckpoint",
+    "callbacks.signals": "SaveOnSignal",
     "callbacks": (
         "AnyOrderBound CollapseMonitor FIDCallback NELBOWriter PerplexityCallback Pictures Report RunProgressBar Texts"
     ),

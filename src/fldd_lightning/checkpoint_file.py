@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from .errors import FLDDError
 from .files import remove_leftovers, replacing
 
-__all__ = ["WholeCheckpointIO", "damaged", "is_damaged", "newest_good", "write_whole_checkpoints"]
+__all__ = [
+    "WholeCheckpointIO",
+    "check_folder",
+    "check_room",
+    "damaged",
+    "is_damaged",
+    "newest_good",
+    "write_whole_checkpoints",
+]
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -70,6 +83,45 @@ def write_whole_checkpoints(trainer: Trainer) -> None:
     """Let a trainer write its checkpoints by :class:`WholeCheckpointIO`, unless it was given a plugin for that."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+
+def check_room(trainer: Trainer, module: nn.Module) -> None:
+    """See before training that its checkpoints can be written: that their folders take files, and room for two.
+
+    A checkpoint holds every weight four times: as it is, averaged, and twice in the optimiser.
+
+    Args:
+        trainer: Its ModelCheckpoints know their folders.
+        module: What is trained.
+
+    Raises:
+        FLDDError: If they cannot.
+    """
+    if trainer.state.fn != TrainerFn.FITTING or getattr(trainer, "fast_dev_run", False):
+        return
+    needed = 2 * 4 * sum(p.numel() * p.element_size() for p in module.parameters())
+    kept = [one.dirpath for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    for folder in {Path(each) for each in kept if each and not _is_address(each)}:
+        check_folder(folder)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise FLDDError(
+                f"'{folder}' has {free / 1e6:,.0f} MB left, but two checkpoints take about {needed / 1e6:,.0f} MB. "
+                "Make room, or choose another folder with trainer.default_root_dir."
+            )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise FLDDError unless files can be written into a folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FLDDError(
+            f"cannot write into '{folder}': {error.strerror or error}. Choose another folder with "
+            "trainer.default_root_dir, or the dirpath of a checkpoint."
+        ) from error
 
 
 def is_damaged(path: str | Path) -> bool:

@@ -32,7 +32,7 @@ from .bound import (
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
-from .checkpoint_file import write_whole_checkpoints
+from .checkpoint_file import check_room, write_whole_checkpoints
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
@@ -197,9 +197,17 @@ class FLDD(LightningModule, ModelHubMixin):
     # ---- training -------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension."""
-        x, spec = self.data(batch).long(), self.spec
+        """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension.
+
+        All noise, dropout's included, goes by the seed and by where training stands: a resumed run repeats it.
+        """
         generator = self._generator(self.current_epoch, batch_idx)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(mixed_seed(generator.initial_seed(), 0))  # dropout draws from torch's own generator
+            return self._loss(batch, generator)
+
+    def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        x, spec = self.data(batch).long(), self.spec
         t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
@@ -339,6 +347,7 @@ class FLDD(LightningModule, ModelHubMixin):
     def setup(self, stage: str) -> None:
         self._run_progress = None
         write_whole_checkpoints(self.trainer)
+        check_room(self.trainer, self)
         refuse_other_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]  # those of a subclass, too
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise FLDDError(

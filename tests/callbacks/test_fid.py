@@ -86,7 +86,7 @@ def test_intervals_and_real_images_are_read_once(tmp_path: Path) -> None:
     run.fit(image_model(2), Stripes())
     lines = [json.loads(line) for line in (tmp_path / "sample_quality.jsonl").read_text().splitlines()]
     assert [line["global_step"] for line in lines] == [8, 16]
-    assert extractor.seen == 1 + 40 + 2 * 60  # one picture tells the number of features
+    assert extractor.seen == 2 + 40 + 2 * 60  # one picture before training, one tells the number of features
     assert "val/frechet_pixels_T2" in run.callback_metrics
 
 

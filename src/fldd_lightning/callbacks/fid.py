@@ -67,11 +67,15 @@ class FIDCallback(SampleCallback[ImageFLDD]):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._qualities: dict[str, SampleQuality] = {}
-
-    def evaluate(self, trainer: Trainer, module: ImageFLDD, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, DiscreteDataModule):
             raise FLDDError("FIDCallback needs a DiscreteDataModule; remove it from the callbacks.")
+        assert isinstance(pl_module, ImageFLDD)
+        with torch.no_grad():  # whether it takes such pictures is known before training
+            self.extractor.cpu().eval()(pl_module.render(data.splits["val"].x[:1]).cpu())
+
+    def evaluate(self, trainer: Trainer, module: ImageFLDD, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
         if stage not in self._qualities:
             self._qualities[stage] = self._with_real(trainer, module, data.splits[stage].x)
         quality = self._qualities[stage]

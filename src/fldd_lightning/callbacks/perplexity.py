@@ -90,11 +90,11 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
         super().setup(trainer, pl_module, stage)
         self._is_prepared = False
         self._real: dict[str, tuple[dict[str, Tensor], Tensor | None]] = {}
+        if not isinstance(trainer.datamodule, TextDataModule):  # type: ignore[attr-defined]
+            raise FLDDError("PerplexityCallback needs a TextDataModule; remove it from the callbacks.")
 
     def evaluate(self, trainer: Trainer, module: TextFLDD, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, TextDataModule):
-            raise FLDDError("PerplexityCallback needs a TextDataModule; remove it from the callbacks.")
         self.judge.to(module.device).eval()
         if not self._is_prepared:
             alphabet = data.tokenizer.alphabet if isinstance(data.tokenizer, CharacterTokenizer) else None

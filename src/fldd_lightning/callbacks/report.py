@@ -60,9 +60,11 @@ class Report(Callback):
         self.history.load(state_dict["history"])
         self._seconds_before = float(state_dict["seconds"])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, FLDD):
             raise FLDDError("Report shows FLDD modules only; remove it from the callbacks.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # another run with the same callback
             self.history, self._seconds_before = History(), 0.0
         self._started, self._num_examples, self._validated_at = monotonic(), 0, -1

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..module import FLDD
 from . import report_page
+from .run import shown
 
 __all__ = ["commands", "duration", "made_with", "num_parameters", "versions"]
 
@@ -65,13 +66,11 @@ def commands(trainer: Trainer, module: FLDD) -> str:
         )
     own = sorted({name for name in _classes(_settings(trainer, module)) if not name.startswith("fldd_lightning.")})
     chosen, resumed = (
-        shlex.join([_short(path), *(f"--trust={name}" for name in own)]) for path in (found, last or found)
+        shlex.join([shown(path), *(f"--trust={name}" for name in own)]) for path in (found, last or found)
     )
     config = Path(found).parents[1] / "config.yaml"  # of the command line; it has the trainer's options
     resume = (
-        f"--config {shlex.quote(_short(str(config)))} --ckpt_path {resumed}"
-        if config.exists()
-        else f"--ckpt_path {resumed}"
+        f"--config {shlex.quote(shown(config))} --ckpt_path {resumed}" if config.exists() else f"--ckpt_path {resumed}"
     )
     lines = [
         "# draw samples of the checkpoint of the lowest bound" if best else "# draw samples",
@@ -109,12 +108,6 @@ def duration(seconds: float) -> str:
 def _first(paths: Iterable[str]) -> str:
     """The first path that is set, or an empty one."""
     return next((path for path in paths if path), "")
-
-
-def _short(path: str) -> str:
-    """A path from the working folder on, where it lies in it."""
-    absolute, here = Path(path).resolve(), Path.cwd().resolve()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _classes(value: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-__all__ = ["in_training", "on_training_device", "run_folder"]
+__all__ = ["in_training", "on_training_device", "run_folder", "shown"]
 
 
 def run_folder(trainer: Trainer, name: str = "") -> Path:
@@ -17,6 +17,14 @@ def run_folder(trainer: Trainer, name: str = "") -> Path:
     folder = Path(trainer.log_dir or trainer.default_root_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def shown(path: str | Path) -> str:
+    """A path from the working folder on, where it lies in it; addresses such as ``s3://`` as they are."""
+    if "://" in str(path):
+        return str(path)
+    absolute, here = Path(path).resolve(), Path.cwd().resolve()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def in_training(trainer: Trainer) -> bool:

@@ -66,6 +66,11 @@ class SampleCallback(Callback, Generic[M]):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts anew with every call of the trainer, as it may be with other data."""
         self._validations = 0
+        if not isinstance(pl_module, self.module_class):
+            raise FLDDError(
+                f"{type(self).__name__} needs a {self.module_class.__name__}, not a {type(pl_module).__name__}; remove "
+                "it from the callbacks."
+            )
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, module: M, stage: str) -> None:
@@ -139,9 +144,5 @@ class SampleCallback(Callback, Generic[M]):
 
     @torch.no_grad()
     def _evaluate(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if not isinstance(module, self.module_class):
-            raise FLDDError(
-                f"{type(self).__name__} needs a {self.module_class.__name__}, not a {type(module).__name__}; remove "
-                "it from the callbacks."
-            )
+        assert isinstance(module, self.module_class)
         self.evaluate(trainer, module, stage)

@@ -11,6 +11,7 @@ from ..callbacks import CollapseMonitor, NELBOWriter, Pictures, Texts
 from ..callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from ..callbacks.progress import RunProgressBar
 from ..callbacks.report import Report
+from ..callbacks.signals import SaveOnSignal
 from ..module import FLDD
 from ..table import TableFLDD
 from ..text import TextFLDD
@@ -42,6 +43,7 @@ def default_callbacks(subcommand: str, trainer: dict[str, Any], model: FLDD) -> 
             wanted.append(
                 ((ModelCheckpoint,), LastCheckpoint(every_n_train_steps=steps and max(1, steps // accumulated)))
             )
+        wanted.append(((SaveOnSignal,), SaveOnSignal()))
     return [callback for kinds, callback in wanted if not any(isinstance(one, kinds) for one in given)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ..callbacks.run import run_folder
+from ..callbacks.run import run_folder, shown
 from ..checkpoint import read_checkpoint
 from ..factory import class_paths
 
@@ -24,15 +24,15 @@ def farewell(trainer: Trainer) -> str:
     }
     checkpoints = sorted(path for folder in found for path in folder.glob("*.ckpt"))
     report = run_folder(trainer) / "report.html"
-    lines = [f"  {_short(report)}  open it in a browser"] if report.exists() else []
+    lines = [f"  {shown(report)}  open it in a browser"] if report.exists() else []
     for path in checkpoints:
         about = _ABOUT.get(path.stem.partition("-")[0], "")
-        lines.append(f"  {_short(path)}  {about}".rstrip())
+        lines.append(f"  {shown(path)}  {about}".rstrip())
     if not lines:
         return ""
     if checkpoints:
         path = checkpoints[0]  # best-*, if there is one
-        options = shlex.join(["--ckpt_path", _short(path), *_trust(path)])
+        options = shlex.join(["--ckpt_path", shown(path), *_trust(path)])
         lines += [
             "",
             "Next:",
@@ -40,12 +40,6 @@ def farewell(trainer: Trainer) -> str:
             f"  fldd-lightning test {options}",
         ]
     return "\n".join(["", "This run wrote:", *lines])
-
-
-def _short(path: Path) -> str:
-    """A path from the working folder on, where it lies in it."""
-    path, here = path.resolve(), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _trust(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, or 1 after a mistake in data or configuration, which is printed as one
-        paragraph.
+        paragraph, or 130 after Ctrl-C.
 
     Raises:
         SystemExit: For options that cannot be parsed (status 2) and for help.
@@ -75,6 +76,11 @@ def main(args: Sequence[str] | None = None) -> int:
             message = message.rpartition("FLDDError: ")[2]
         print("error: " + " ".join(message.split()), file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("\nStopped by Ctrl-C.", file=sys.stderr)  # Lightning ends with status 1
+        return 128 + signal.SIGINT
     return 0
 
 

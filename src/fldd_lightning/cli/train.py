@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ..checkpoint import read_checkpoint
+from ..checkpoint_file import check_folder
 from ..errors import FLDDError
 from ..module import FLDD
 from .checkpoint_data import checkpoint_sections, know_classes, mistakes_first, option
@@ -31,6 +33,7 @@ class FLDDCLI(LightningCLI):
     """LightningCLI with what the data say linked from them to the model, and with default callbacks."""
 
     model: FLDD
+    _has_ended = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("num_classes", "shape"):
@@ -68,17 +71,39 @@ class FLDDCLI(LightningCLI):
         added = default_callbacks(str(self.subcommand), options, self.model)
         return super().instantiate_trainer(**{"callbacks": [*listed(options["callbacks"]), *added], **kwargs})
 
+    def before_fit(self) -> None:
+        """See that the run's folder takes files: a logger writes there before anything is set up."""
+        folder = str(self.trainer.default_root_dir)
+        if "://" not in folder:
+            check_folder(Path(folder))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """If something fails after the last step, such as a report, the run still ends as it should. Then it fails."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            has_trained = subcommand == "fit" and self.trainer.global_step > 0 and self.trainer.fit_loop.done
+            if has_trained and not self._has_ended:
+                with suppress(Exception):  # the first error is the one to tell
+                    self.after_fit()
+            raise
+
     def after_fit(self) -> None:
         """Ends with ``final.ckpt``, a validation of the averaged weights and the names of what was written.
 
         ``final.ckpt`` holds averaged weights alone: go on training from ``last.ckpt``.
         """
-        checkpoints = self.trainer.checkpoint_callback
+        self._has_ended = True
+        checkpoints, final = self.trainer.checkpoint_callback, None
         is_try = bool(getattr(self.trainer, "fast_dev_run", False))
         if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not is_try:
-            self.trainer.save_checkpoint(Path(checkpoints.dirpath) / "final.ckpt", weights_only=False)
-        # late: no mistake in it can lose the run
-        self.trainer.validate(self.model, datamodule=self.datamodule, weights_only=True)
+            final = Path(checkpoints.dirpath) / "final.ckpt"
+            self.trainer.save_checkpoint(final, weights_only=False)
+            resumed = Path(str(self.trainer.ckpt_path or ""))
+            if resumed.name.startswith("hpc_ckpt_") and self.trainer.is_global_zero:  # of SLURM's requeue: it is done
+                resumed.replace(final.with_name(resumed.name))  # else the next run here would start from it
+        # late: no mistake in it can lose the run; from the file, as under SLURM Lightning would take its own
+        self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=final, weights_only=True)
         if not is_try:
             last_words = farewell(self.trainer)  # all processes, as they agree on the run's folder
             if self.trainer.is_global_zero:

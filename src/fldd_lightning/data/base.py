@@ -229,10 +229,7 @@ class DiscreteDataModule(LightningDataModule):
         _ = self.splits
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        split = self.splits["train"]
-        sampler = ResumableSampler(split, *self._world(), shuffle=True, seed=self.seed)
-        # A smaller last batch would weigh its examples more; with less than one batch there is only it.
-        loader = ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
+        loader = self._training_loader()
         if self.trainer is None:
             return loader
         # loaders may be made anew in the middle of a run, and also before it goes on
@@ -242,8 +239,13 @@ class DiscreteDataModule(LightningDataModule):
             self._place = before.state_dict()
         if self._place is not None:
             loader.load_state_dict(self._place)
-            self._place = None
+        self._place = None
         return loader
+
+    def _training_loader(self) -> ResumableLoader:
+        sampler = ResumableSampler(split := self.splits["train"], *self._world(), shuffle=True, seed=self.seed)
+        # A smaller last batch would weigh its examples more; with less than one batch there is only it.
+        return ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands in the data, for checkpoints.

@@ -16,6 +16,7 @@ from ..ranges import BETWEEN, COUNT, NATURAL, SHARE, Range, check_numbers
 from .base import DiscreteDataModule, Split, joined
 from .hub import load_hub, load_local, split_names
 from .idx import idx_folder, read_idx_images
+from .loaders import Visit
 from .pixels import Pixels
 
 __all__ = ["ImageDataModule", "ImageSplit"]
@@ -53,8 +54,7 @@ class ImageDataModule(DiscreteDataModule):
         threshold: For ``levels=2``, the brightness in (0, 1) above which a pixel is 1.
         stochastic: For ``levels=2``: a pixel is 1 with probability equal to its brightness, drawn
             anew whenever it is read in training and once, by ``seed``, for the other splits.
-        flip: Mirror training images at random. Like the draws of ``stochastic``, mirroring follows
-            torch's global generator, so that a resumed run sees the same images, but not the same draws.
+        flip: Mirror training images at random. Like the draws of ``stochastic``, this goes by seed, epoch and image.
         num_val: Training images held out where there is no validation split.
         batch_size: Images per batch and process.
         num_workers: Worker processes of the loaders.
@@ -124,11 +124,11 @@ class ImageDataModule(DiscreteDataModule):
         for i, (name, (images, labels)) in enumerate(parts.items()):
             is_train = name == "train"
             if self.stochastic and is_train:
-                splits[name] = ImageSplit(images, labels, True, self.flip)
+                splits[name] = ImageSplit(images, labels, True, self.flip, self.seed)
             else:
                 generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + i)
                 x = self._quantise(images, generator)
-                splits[name] = ImageSplit(x, labels, False, self.flip and is_train)
+                splits[name] = ImageSplit(x, labels, False, self.flip and is_train, self.seed)
         pixels.check(split.x for split in splits.values())
         return splits
 
@@ -264,17 +264,23 @@ class ImageDataModule(DiscreteDataModule):
 
 
 class ImageSplit(Split):
-    """Images as bytes, optionally binarised and mirrored anew at every reading."""
+    """Images as bytes, optionally binarised and mirrored anew at every reading.
 
-    def __init__(self, x: Tensor, labels: Tensor | None, stochastic: bool, flip: bool) -> None:
+    In training the draws go by the seed, the epoch and the example, else by torch's global generator.
+    """
+
+    def __init__(self, x: Tensor, labels: Tensor | None, stochastic: bool, flip: bool, seed: int = 0) -> None:
         super().__init__(x, labels)
-        self.stochastic, self.flip = stochastic, flip
+        self.stochastic, self.flip, self.seed = stochastic, flip, seed
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         item = super().__getitem__(index)
+        if not (self.stochastic or self.flip):
+            return item
+        generator = index.generator(self.seed) if isinstance(index, Visit) else None
         if self.stochastic:
-            item["x"] = binarise(item["x"])
-        if self.flip and bool(torch.rand(()) < 0.5):
+            item["x"] = binarise(item["x"], generator)
+        if self.flip and bool(torch.rand((), generator=generator) < 0.5):
             item["x"] = item["x"].flip(-1)
         return item
 

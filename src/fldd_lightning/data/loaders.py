@@ -6,14 +6,31 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from ..errors import FLDDError
 
-__all__ = ["ResumableLoader", "ResumableSampler", "apart_from_training"]
+__all__ = ["ResumableLoader", "ResumableSampler", "StreamLoader", "Visit", "apart_from_training"]
+
+
+class Visit(int):
+    """The place of an example in its split, at its turn in an epoch of training; what is drawn then goes by both.
+
+    Attributes:
+        epoch: The epoch.
+    """
+
+    epoch: int
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Noise that depends on a seed, the example and the epoch, whatever process asks for it."""
+        mixed = np.random.SeedSequence((seed, self.epoch, int(self))).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(mixed[0]) % 2**63)
 
 
 class ResumableSampler(DistributedSampler[dict[str, Tensor]]):
@@ -25,7 +42,11 @@ class ResumableSampler(DistributedSampler[dict[str, Tensor]]):
     start = 0  # examples of this process that are left out
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(super().__iter__(), self.start, None)
+        places: Iterator[Any] = super().__iter__()
+        for index in islice(places, self.start, None):
+            visit = Visit(index)
+            visit.epoch = self.epoch
+            yield visit
 
     def set_epoch(self, epoch: int) -> None:
         """Ignored: Lightning counts an epoch that a stopped run was in the middle of as a whole one."""
@@ -73,6 +94,46 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         """Make the next iteration go on where the state was taken."""
         self.epoch, self.batches = state["epoch"], state["batches"]
         self.is_restored = True
+
+
+class StreamLoader(ResumableLoader):
+    """A :class:`ResumableLoader` of a :class:`TextStream`, whose epochs all start at its beginning.
+
+    To go on, the stream is read again up to its place: only so is it known what the next example is.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.batches = self.batches if self.is_restored else 0
+        if self.batches:
+            rank_zero_info(f"Reading over {self.batches} batches of the stream, to go on where training was.")
+        stream: Any = self.dataset
+        stream.start = self.batches, int(self.batch_size or 1)
+        batches = DataLoader.__iter__(self)  # its workers have copies of the stream
+        stream.start = 0, 1
+        return self._counted(batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """The batches that were trained on, and how the stream is dealt out, which the place in it depends on.
+
+        Those handed out may be one more: Lightning looks whether there is a next one where nobody knows the length.
+        """
+        batches = self.batches if self.trainer is None else self.trainer.fit_loop.batch_idx + 1
+        is_whole = self.trainer is not None and batches >= self.trainer.num_training_batches
+        return {"epoch": self.epoch + is_whole, "batches": 0 if is_whole else batches, **self._dealt()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place, unless the stream is dealt out otherwise now: then it begins anew, and that is said."""
+        if all(state.get(name) == number for name, number in self._dealt().items()):
+            super().load_state_dict(state)
+        else:
+            rank_zero_warn(
+                "the stream begins anew: the checkpoint was written with another batch_size, num_workers or number of "
+                "processes, which examples are dealt out by. Give the ones of before to go on exactly."
+            )
+
+    def _dealt(self) -> dict[str, int]:
+        stream: Any = self.dataset
+        return {"batch_size": int(self.batch_size or 1), "workers": self.num_workers, "world": stream.world}
 
 
 def apart_from_training(loader: Any) -> Iterable[Any]:

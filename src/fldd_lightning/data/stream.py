@@ -30,6 +30,10 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
         rank: Of this process.
         seed: Of the order.
         buffer: Documents that are shuffled together.
+
+    Attributes:
+        start: How many batches of this process the next pass leaves out, and the rows of each: see
+            :class:`StreamLoader`. The worker whose turn it is after them comes first.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
     ) -> None:
         self.documents, self.rows = documents, rows
         self.world, self.rank, self.seed, self.buffer = world, rank, seed, buffer
+        self.start, self._passed = (0, 1), 0
 
     def share(self, number: int) -> Iterator[str]:
         """The documents of this process and worker in one pass; those of all make up the corpus, each once.
@@ -44,13 +49,23 @@ class TextStream(IterableDataset[dict[str, Tensor]]):
         All read all documents and keep every so many-th. Files are not dealt out: the library would deal out what
         ``skip`` leaves out with them, so that documents held out of the first file would come back.
         """
-        worker = get_worker_info()
-        workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        workers, own = self._worker()
         shuffled = self.documents.table.shuffle(seed=self.seed + number, buffer_size=self.buffer)
         documents = replace(self.documents, table=shuffled)
         return islice(documents, self.rank * workers + own, None, self.world * workers)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        (self._passed, size), self.start = self.start, (0, 1)
+        workers, own = self._worker()
+        handed_out = (self._passed + workers - 1 - own) // workers  # by this worker, as they take turns
+        return islice(self._all_rows(), handed_out * size, None)
+
+    def _worker(self) -> tuple[int, int]:
+        """How many workers there are, and which of them this one is: the one whose turn it is comes first."""
+        info = get_worker_info()
+        return (1, 0) if info is None else (info.num_workers, (info.id + self._passed) % info.num_workers)
+
+    def _all_rows(self) -> Iterator[dict[str, Tensor]]:
         number = 0
         while True:
             is_empty = True

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ..errors import FLDDError
 from ..ranges import COUNT, check_numbers
 from .base import DiscreteDataModule, Split, check_shares
 from .corpus import Corpus, Documents, read_corpus
+from .loaders import ResumableLoader, StreamLoader
 from .rows import Rows, draw_splits, found_characters
 from .stream import TextStream
 from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
@@ -178,12 +177,12 @@ class TextDataModule(DiscreteDataModule):
             sizes = ", ".join(f"{name} {len(split)}" for name, split in shown)
             rank_zero_info(f"corpus: {self.corpus.what}; {self.tokenizer.describe()}; examples: {sizes}")
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def _training_loader(self) -> ResumableLoader:
         if not self.streaming:
-            return super().train_dataloader()
+            return super()._training_loader()
         world, rank = self._world()
         stream = TextStream(self._streams()["train"], self._rows(self.tokenizer), world, rank, self.seed)
-        return DataLoader(
+        return StreamLoader(
             stream,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
