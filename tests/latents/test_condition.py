@@ -19,6 +19,8 @@ from fldd_lightning import (
     ArrayDataModule,
     DigitsDataModule,
     FLDDError,
+    GreedyEnd,
+    Guided,
     LabelLatent,
     MixtureLatent,
     VectorLatent,
@@ -118,7 +120,7 @@ def test_a_model_learns_to_be_asked_and_not_to_be(latent: Any, yes: Any, no: Any
     data = Told(batch_size=96)
     assert data.condition_sizes == {"label": 2, "vector": 2}
     model = build(forward_process=AbsorbingProcess, latents=latent, condition_sizes=data.condition_sizes, lr=0.03)
-    run = fit(tmp_path, model, data, max_epochs=150, limit_val_batches=0)
+    run = fit(tmp_path, model, data, max_epochs=90, limit_val_batches=0)
     told, untold = (model.sample(600, condition=each)[:, 0] for each in (yes, no))
     assert (told == 2).float().mean() > 0.95
     assert (untold != 2).float().mean() > 0.95
@@ -195,7 +197,7 @@ def test_the_best_of_several_has_the_same_label() -> None:
 
 def test_wrong_options_and_data_without_a_condition_are_refused() -> None:
     for made, message in (
-        (partial(LabelLatent), "the data have no 'label' that says its size"),
+        (partial(LabelLatent), "a LabelLatent of 'label' does not know its size.*give num_labels"),
         (partial(LabelLatent, num_labels=2, dropped=1.0), "dropped is 1.0"),
         (partial(VectorLatent, size=2, dropped=0.0), "dropped above 0"),
         (partial(VectorLatent, size=0), "size of 1 or more"),
@@ -244,7 +246,7 @@ def test_conditions_of_a_file_keep_to_their_examples(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two conditions, trained on the command line by a config that names no size."""
+    """A model of two conditions, made on the command line by a config that names no size."""
     folder = tmp_path_factory.mktemp("conditions")
     process = {"class_path": "AbsorbingProcess"}
     mlp = {"class_path": "MLP", "init_args": {"width": 8, "depth": 1}}
@@ -261,7 +263,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", str(folder / "config.yaml"), "--trainer.enable_progress_bar", "false"]) == 0
-    return next(folder.rglob("final.ckpt"))
+    path = next(folder.rglob("final.ckpt"))
+    saved = torch.load(path, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in saved["state_dict"].items():  # two steps teach nothing: samples are to differ by conditions
+        if name.startswith("reverse."):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    torch.save(saved, path)
+    return path
 
 
 def test_several_conditions_on_the_command_line(
@@ -277,7 +286,22 @@ def test_several_conditions_on_the_command_line(
     ):
         assert main([*start, "--condition", *words, "--seed", "3"]) == 0
         assert np.array_equal(np.load(tmp_path / "s.npy"), model.sample(2, 3, condition=expected))
+    samples = [model.sample(50, condition={**expected, **other}) for other in ({}, {"style": 0}, {"embedding": [3, 3]})]
+    assert not torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
+    words = ["--condition", "style=1", "embedding=1", "-2", "--num_samples", "40"]
+    for guidance in (
+        ["--guidance", "3", "--decoding", "GreedyEnd"],
+        ["--decoding", "Guided", "--decoding.weight", "3", "--decoding.of", "GreedyEnd"],
+    ):
+        assert main([*start, *guidance, *words]) == 0
+        asked = {"style": 1, "embedding": [1.0, -2.0]}
+        expected = model.sample(40, condition=asked, decoding=Guided(3.0, GreedyEnd()))
+        assert np.array_equal(np.load(tmp_path / "s.npy"), expected)
+    assert not torch.equal(expected, model.sample(40, condition=asked, decoding=GreedyEnd()))
     capsys.readouterr()
+    assert main(["fit", "--config", str(next(trained.parents[3].glob("config.yaml"))), "--data.conditions", "[]"]) == 1
+    assert "a LabelLatent of 'style' does not know its size" in capsys.readouterr().err
     for words, message in (
         (["3"], "does not say of what; this model has several: style, embedding"),
         (["style=one"], "the value 'one', which is no number"),

@@ -51,8 +51,8 @@ class ConditionLatent(Latent):
         found = spec.condition_sizes.get(key) if size is None else size
         if found is None:
             raise FLDDError(
-                f"the data have no '{key}' that says its size by itself: use data that have it, or give the size to "
-                f"{type(self).__name__}."
+                f"a {type(self).__name__} of '{key}' does not know its size. Use data that have '{key}', or give "
+                f"{self.size_option}; from Python also condition_sizes=data.condition_sizes of the model."
             )
         if not 0 <= dropped < 1:
             raise FLDDError(f"dropped is {dropped}, but it is a share of the examples: 0 or more, and less than 1.")
