@@ -124,4 +124,4 @@ def test_controls_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     expected = model.sample(30, decoding=GreedyEnd(temperature=0.5, top_p=0.9), best_of=3)
     assert np.array_equal(np.load(tmp_path / "s.npy"), expected)
     assert main([*start, "--decoding", "Ancestral", "--decoding.temperature", "0"]) not in (0, None)
-    assert "error: temperature is 0" in capsys.readouterr().err
+    assert "error: temperature of Ancestral is 0" in capsys.readouterr().err

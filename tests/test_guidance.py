@@ -157,7 +157,7 @@ def test_guidance_goes_with_every_decoding() -> None:
 
 def test_what_cannot_be_guided_is_refused() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(FLDDError, match="weight of guidance"):
+        with pytest.raises(FLDDError, match="weight of Guided is"):
             Guided(weight)
     for latents in ((), MixtureLatent, partial(LabelLatent, num_labels=2)):
         model = build(forward_process=AbsorbingProcess, latents=latents)

@@ -12,7 +12,7 @@ et al., 2024). Guided steps reverse no forward process, so the bound says nothin
 from __future__ import annotations
 
 from copy import copy
-from math import inf, isfinite
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward import ForwardProcess
+from .ranges import NOT_NEGATIVE, check_numbers
 from .reverse import Reverse
 from .spec import Seen
 
@@ -41,8 +42,7 @@ class Guided(Decoding):
     """
 
     def __init__(self, weight: float, of: Decoding | None = None) -> None:
-        if not (weight >= 0 and isfinite(weight)):
-            raise FLDDError(f"the weight of guidance is {weight}, but it must be a number of 0 or more.")
+        check_numbers(locals(), weight=NOT_NEGATIVE)
         self.weight, self.of = float(weight), of or Ancestral()
 
     def configuration(self) -> str:

@@ -198,9 +198,9 @@ def test_the_best_of_several_has_the_same_label() -> None:
 def test_wrong_options_and_data_without_a_condition_are_refused() -> None:
     for made, message in (
         (partial(LabelLatent), "a LabelLatent of 'label' does not know its size.*give num_labels"),
-        (partial(LabelLatent, num_labels=2, dropped=1.0), "dropped is 1.0"),
-        (partial(VectorLatent, size=2, dropped=0.0), "dropped above 0"),
-        (partial(VectorLatent, size=0), "size of 1 or more"),
+        (partial(LabelLatent, num_labels=2, dropped=1.0), "dropped of LabelLatent is 1.0"),
+        (partial(VectorLatent, size=2, dropped=0.0), "dropped of VectorLatent is 0.0"),
+        (partial(VectorLatent, size=0), "size of VectorLatent is 0"),
     ):
         with pytest.raises(FLDDError, match=message):
             build(latents=made)

@@ -24,7 +24,7 @@ from .quiet import quiet
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
-_OF_DATA = ("num_classes", "shape", "padded", "num_values")  # options of a model that its data say
+_OF_DATA = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # options of a model that its data say
 
 
 class FLDDCLI(LightningCLI):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..categorical import check_states
 from ..errors import FLDDError
+from ..ranges import AT_LEAST_TWO, BELOW_ONE, BETWEEN, COUNT, Range, check_numbers
 from ..spec import Seen, Spec
 from .base import Latent, PointPosterior
 
@@ -42,11 +43,16 @@ class ConditionLatent(Latent):
 
     Attributes:
         size_option: What a subclass calls ``size``.
+        sizes: Which it may be.
+        shares: Which may be dropped.
     """
 
     size_option: str = "size"
+    sizes: Range = COUNT
+    shares: Range = BELOW_ONE
 
     def __init__(self, spec: Spec, key: str, size: int | None, dropped: float) -> None:
+        check_numbers(locals(), dropped=self.shares)
         super().__init__(spec)
         found = spec.condition_sizes.get(key) if size is None else size
         if found is None:
@@ -54,8 +60,7 @@ class ConditionLatent(Latent):
                 f"a {type(self).__name__} of '{key}' does not know its size. Use data that have '{key}', or give "
                 f"{self.size_option}; from Python also condition_sizes=data.condition_sizes of the model."
             )
-        if not 0 <= dropped < 1:
-            raise FLDDError(f"dropped is {dropped}, but it is a share of the examples: 0 or more, and less than 1.")
+        check_numbers({"self": self, self.size_option: found}, **{self.size_option: self.sizes})
         self.name = self.key = key
         self.size, self.dropped = int(found), float(dropped)
 
@@ -97,11 +102,10 @@ class LabelLatent(ConditionLatent):
     """
 
     size_option = "num_labels"
+    sizes = AT_LEAST_TWO
 
     def __init__(self, spec: Spec, num_labels: int | None = None, key: str = "label", dropped: float = 0.0) -> None:
         super().__init__(spec, key, num_labels, dropped)
-        if self.size < 2:
-            raise FLDDError(f"num_labels is {self.size}, but a LabelLatent needs the number of labels, 2 or more.")
         self.num_labels = self.size
         may_be_absent = self.dropped > 0
         self.seen = Seen(key, num_values=self.size + may_be_absent, may_be_absent=may_be_absent)
@@ -150,12 +154,11 @@ class VectorLatent(ConditionLatent):
         FLDDError: If the size is not positive or nothing is dropped, or as for :class:`ConditionLatent`.
     """
 
+    shares = BETWEEN  # so that samples need none
     zero: Tensor
 
     def __init__(self, spec: Spec, size: int | None = None, key: str = "vector", dropped: float = 0.1) -> None:
         super().__init__(spec, key, size, dropped)
-        if self.size < 1 or not self.dropped:
-            raise FLDDError("a VectorLatent needs a size of 1 or more and dropped above 0, so that samples need none.")
         self.seen = Seen(key, num_reals=self.size + 1, may_be_absent=True)  # the last says that there is one
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # for the numbers of the networks
 
