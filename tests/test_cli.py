@@ -176,6 +176,7 @@ def test_every_config_is_short_and_makes_a_model(
     monkeypatch.setattr(getattr(fldd_lightning, kind), "num_classes", num_classes)
     monkeypatch.setattr(getattr(fldd_lightning, kind), "shape", shape)
     monkeypatch.setattr(getattr(fldd_lightning, kind), "num_values", None)
+    monkeypatch.setattr(getattr(fldd_lightning, kind), "condition_sizes", {"label": 10})
     monkeypatch.setattr(Trainer, "fit", lambda self, model, **_: made.append((self, model)))
     monkeypatch.setattr(FLDDCLI, "after_fit", lambda self: None)
     made: list[tuple[Trainer, FLDD]] = []
@@ -194,6 +195,7 @@ DATA = {
     "table": ("TableDataModule", (16, (9,))),
     "cifar10": ("CIFAR10DataModule", (32, (3, 32, 32))),
     "mnist": ("MNISTDataModule", (2, (16, 16))),
+    "mnist_labels": ("MNISTDataModule", (2, (16, 16))),
     "mnist28": ("MNISTDataModule", (2, (28, 28))),
     "text": ("TextDataModule", (27, (64,))),
     "text8": ("TextDataModule", (27, (256,))),

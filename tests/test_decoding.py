@@ -20,7 +20,6 @@ from fldd_lightning import (
     ExactlyN,
     FLDDError,
     GreedyEnd,
-    LabelLatent,
     LearnedMaskProcess,
     Spec,
 )
@@ -111,8 +110,6 @@ def test_the_best_of_n_has_the_lowest_bound(trajectory: bool) -> None:
         assert ((best[1] == best[2]) | (best[1] == 3)).all()  # states of one sample
     with pytest.raises(FLDDError, match="best_of of"):
         model.sample(2, best_of=0)
-    with pytest.raises(FLDDError, match="does not know its label"):
-        build(forward_process=AbsorbingProcess, latents=partial(LabelLatent, num_labels=2)).sample(2, best_of=2)
 
 
 def test_controls_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,4 +124,4 @@ def test_controls_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     expected = model.sample(30, decoding=GreedyEnd(temperature=0.5, top_p=0.9), best_of=3)
     assert np.array_equal(np.load(tmp_path / "s.npy"), expected)
     assert main([*start, "--decoding", "Ancestral", "--decoding.temperature", "0"]) not in (0, None)
-    assert "error: temperature is 0" in capsys.readouterr().err
+    assert "error: temperature of Ancestral is 0" in capsys.readouterr().err

@@ -326,7 +326,7 @@ def test_gradients_of_the_loss_are_those_of_the_bound(case: str, name: str, esti
 
 
 def test_each_latent_needs_a_name_of_its_own() -> None:
-    for latents in ([MIXTURE, MIXTURE], [LABELS, partial(LabelLatent, num_labels=3, key="colour")]):
+    for latents in ([MIXTURE, MIXTURE], [LABELS, partial(LabelLatent, num_labels=3)]):
         with pytest.raises(FLDDError, match="each needs a name of its own"):
             with_latent(latents=latents)
     with pytest.raises(FLDDError, match="are called length, length"):

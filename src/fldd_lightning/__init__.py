@@ -64,9 +64,11 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .forward import StaggeredProcess as StaggeredProcess
     from .forward import Step as Step
     from .forward import UniformProcess as UniformProcess
+    from .guidance import Guided as Guided
     from .image import ImageFLDD as ImageFLDD
     from .latents import AutoencoderLatent as AutoencoderLatent
     from .latents import ChainLatent as ChainLatent
+    from .latents import ConditionLatent as ConditionLatent
     from .latents import EitherLatent as EitherLatent
     from .latents import GivenLatent as GivenLatent
     from .latents import LabelLatent as LabelLatent
@@ -78,6 +80,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from .latents import TableLatent as TableLatent
     from .latents import TrainedChainLatent as TrainedChainLatent
     from .latents import TrainedMixtureLatent as TrainedMixtureLatent
+    from .latents import VectorLatent as VectorLatent
     from .loop import OwnLoop as OwnLoop
     from .metrics import CausalLMJudge as CausalLMJudge
     from .metrics import Coverage as Coverage
@@ -133,10 +136,11 @@ _HOMES = {
         "Posterior ResidualAbsorbingProcess ResidualProcess ResidualUniformProcess StaggeredProcess Step "
         "UniformProcess"
     ),
+    "guidance": "Guided",
     "image": "ImageFLDD",
     "latents": (
-        "AutoencoderLatent ChainLatent EitherLatent GivenLatent LabelLatent Latent LatentPosterior LengthLatent "
-        "MixtureLatent PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent"
+        "AutoencoderLatent ChainLatent ConditionLatent EitherLatent GivenLatent LabelLatent Latent LatentPosterior "
+        "LengthLatent MixtureLatent PointPosterior TableLatent TrainedChainLatent TrainedMixtureLatent VectorLatent"
     ),
     "loop": "OwnLoop",
     "metrics": (

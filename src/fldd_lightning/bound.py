@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
 from .latents.base import Latent, LatentPosterior, weighed
+from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
@@ -81,6 +82,16 @@ class Drawn:
         """The same where networks are told what is given, ``(B, *shape)`` of bool."""
         pairs = zip(self.latents, self.values, strict=True)
         return replace(self, values=[each.said(given) if isinstance(each, GivenLatent) else c for each, c in pairs])
+
+    def with_dropped(self, uniform: Tensor) -> Drawn:
+        """The same where networks do not see what is dropped, by one number in [0, 1) an example, ``(B,)``."""
+        values = []
+        for latent, c in zip(self.latents, self.values, strict=True):
+            if isinstance(latent, ConditionLatent) and latent.dropped and latent.seen is not None:
+                is_dropped = (uniform < latent.dropped).to(c.device)[:, None]
+                c = torch.where(is_dropped, latent.seen.absent(c), c)
+            values.append(c)
+        return replace(self, values=values)
 
     def kl(self) -> dict[str, Tensor]:
         """KL(q(c|x) || p(c)) by name, ``kl_{name}``, in nats per example, ``(B,)`` each."""

@@ -167,7 +167,7 @@ def check_integers(x: Tensor, name: str = "x") -> None:
         )
 
 
-def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = "x") -> None:
+def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = "x", values: str = "classes") -> None:
     """Check a batch of integer data against what the model was built for.
 
     Args:
@@ -175,6 +175,7 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
         num_classes: K; values must lie in ``0..K-1``.
         shape: Shape of one example.
         name: What to call the tensor in the message.
+        values: What to call its values there.
 
     Raises:
         FLDDError: If the dtype, the shape or a value does not fit.
@@ -191,7 +192,7 @@ def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = 
     if low < 0 or high >= num_classes:
         raise FLDDError(
             f"{name} has values from {low} to {high}, but the model has "
-            f"{num_classes} classes, so values must lie in 0..{num_classes - 1}."
+            f"{num_classes} {values}, so values must lie in 0..{num_classes - 1}."
         )
 
 

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 VERSION = 2  # of what stands under "fldd"
-_LINKED = ("num_classes", "shape", "padded", "num_values")  # the data say them
+_LINKED = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # the data say them
 _WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
 M = TypeVar("M", bound="FLDD")

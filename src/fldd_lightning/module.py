@@ -43,15 +43,15 @@ from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
 from .forward.padding import check_draws, check_prior
 from .latents.base import Latent
+from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent, random_subset
-from .latents.observed import LabelLatent
-from .latents.several import fit_latents, fit_without_trainer, make_latents
+from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .networks import Backbone, StateEmbedding
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
+from .sampling import as_batch, chosen_latents, draw_samples, given_rows, with_conditions
 from .sampling import best_of as best_of_samples
-from .sampling import draw_samples, given_rows
 from .spec import Spec
 from .training import (
     AdaptiveClip,
@@ -96,6 +96,7 @@ class FLDD(LightningModule, ModelHubMixin):
         num_steps: T, fixed at training time.
         padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
         num_values: How many values each coordinate has, where they differ; linked from the data. See :class:`Spec`.
+        condition_sizes: What comes with every example, and its size; linked from the data. See :class:`Spec`.
         lr: Peak learning rate of the denoiser.
         forward_lr_ratio: Learning rate of the forward process as a share of ``lr``.
         freeze_steps: Optimiser steps before the forward process starts to move; half of the run at most.
@@ -146,6 +147,7 @@ class FLDD(LightningModule, ModelHubMixin):
         num_steps: int = 4,
         padded: bool = False,
         num_values: Sequence[int] | None = None,
+        condition_sizes: Mapping[str, int] | None = None,
         lr: float = 2e-3,
         forward_lr_ratio: float = 1.0,
         freeze_steps: int = 250,
@@ -160,11 +162,14 @@ class FLDD(LightningModule, ModelHubMixin):
         )  # fmt: skip
         super().__init__()
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        arguments.pop("condition_sizes")  # latents keep their own
         values = None if num_values is None else tuple(num_values)
-        bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values)
+        sizes = {} if condition_sizes is None else dict(condition_sizes)
+        bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values, condition_sizes=sizes)
         plainly = {"shape": list(bare.shape), "num_values": None if bare.num_values is None else list(bare.num_values)}
         self.save_hyperparameters(describe({**arguments, **plainly}))
-        modules = nn.ModuleList(make_latents(latents, bare))
+        modules = nn.ModuleList(made := make_latents(latents, bare))
+        self.hparams["latents"] = settled(self.hparams["latents"], made)
         self.latents = modules  # type: ignore[assignment]
         self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
         self.forward_process = build(forward_process, ForwardProcess, self.spec)
@@ -214,6 +219,8 @@ class FLDD(LightningModule, ModelHubMixin):
         drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
         given = random_subset(x, self.observed, spec.pad, generator) if self.observed else None
         drawn = drawn if given is None else drawn.with_given(given)
+        if any(isinstance(latent, ConditionLatent) and latent.dropped for latent in self.latents):
+            drawn = drawn.with_dropped(torch.rand(len(x), device=generator.device, generator=generator))
         step = self.forward_process.step(x, t, drawn.condition)
         step = step if given is None else step.with_given(given)
 
@@ -508,6 +515,7 @@ class FLDD(LightningModule, ModelHubMixin):
         decoding: Decoding | None = None,
         given: Tensor | None = None,
         best_of: int = 1,
+        condition: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Draw samples; see :func:`fldd_lightning.sampling.ancestral_sample`.
 
@@ -524,31 +532,38 @@ class FLDD(LightningModule, ModelHubMixin):
                 N is a multiple of n, and sample i gets example i modulo n.
             best_of: How many to draw for each sample, of which the one with the lowest bound is kept. The bound is a
                 mean of four draws of z_t at every step.
+            condition: Labels and vectors that samples are asked to have, by the names of their latents:
+                ``{"label": 3}``, or n of them ``(n,)``, ``(n, size)``. N is a multiple of n, and sample i gets value i
+                modulo n. Those that are not given are drawn; see :class:`ConditionLatent`.
 
         Returns:
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
             FLDDError: If N or ``best_of`` is not positive, ``num_steps`` is not T, the model cannot be decoded this
-                way or cannot be given anything, or a weight is not finite.
+                way or cannot be given anything, a condition is none of the model's or cannot be, or a weight is not
+                finite.
         """
         if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
             other: FLDD = self.with_num_steps(num_steps)
-            return other.sample(num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of)
+            return other.sample(
+                num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
+            )
         check_numbers(locals(), num_samples=COUNT, seed=ANY_SEED, batch_size=COUNT, best_of=COUNT)
         check_weights(self)
         if given is not None:
             self._check_takes_given()
             given = given_rows(given, self.spec, num_samples)
+        chosen = chosen_latents(condition or {}, self.latents, num_samples)
         if best_of > 1:
-            if any(isinstance(latent, LabelLatent) for latent in self.latents):
-                raise FLDDError("best_of needs the bound of a sample, but does not know its label: set it to 1.")
+            chosen = with_conditions(chosen, self.latents, num_samples, seed)
+            asked = as_batch(chosen, self.latents)
             states = best_of_samples(
                 best_of,
                 lambda i: self.sample(
-                    num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given
+                    num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given, 1, asked
                 ),
-                lambda x: self.nelbo(x, draws=_BOUND_DRAWS, seed=seed, batch_size=batch_size).nelbo.cpu(),
+                lambda x: self.nelbo({"x": x, **asked} if asked else x, _BOUND_DRAWS, seed, batch_size).nelbo.cpu(),
             )
             return states if trajectory else states[-1]
         generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
@@ -556,7 +571,7 @@ class FLDD(LightningModule, ModelHubMixin):
         self.eval()
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
         parts = (self.forward_process, self.reverse, self.latents)
-        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding, given)
+        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding, given, chosen)
         self.train(was_training)
         return samples
 

@@ -60,7 +60,7 @@ class Reverse(nn.Module, ABC):
         super().__init__()
         self.register_buffer("allowed", spec.allowed(num_outputs), persistent=False)
         self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
-        self.num_steps, self.time_independent = spec.num_steps, time_independent
+        self.num_steps, self.time_independent, self.seen = spec.num_steps, time_independent, spec.seen
         seen = replace(spec, num_steps=1) if time_independent else spec  # one table of weights then serves every T
         self.network = build(denoiser, Backbone, seen, process.num_states, num_outputs)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,19 @@ from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .latents.base import Latent
+from .latents.condition import ConditionLatent, VectorLatent
 from .reverse import Reverse
 from .spec import Spec
 
-__all__ = ["ancestral_sample", "best_of", "draw_samples", "given_rows"]
+__all__ = [
+    "ancestral_sample",
+    "as_batch",
+    "best_of",
+    "chosen_latents",
+    "draw_samples",
+    "given_rows",
+    "with_conditions",
+]
 
 
 @torch.no_grad()
@@ -95,10 +105,11 @@ def draw_samples(
     progress: bool = False,
     decoding: Decoding | None = None,
     given: Tensor | None = None,
+    chosen: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Draw latents, then samples, batch after batch.
 
-    Latents come from their priors, or where something is given, from :meth:`Latent.sample_given`.
+    Latents that are not chosen come from their priors, or where something is given, from :meth:`Latent.sample_given`.
 
     Args:
         process: The forward process, for its prior.
@@ -111,6 +122,7 @@ def draw_samples(
         progress: Show a progress bar.
         decoding: As for :func:`ancestral_sample`.
         given: As for :func:`ancestral_sample`, of all samples.
+        chosen: Latents of all samples by name, ``(N, m)``; see :func:`chosen_latents`.
 
     Returns:
         Integers ``(N, *shape)``, or ``(T + 1, N, *shape)`` with ``trajectory``, on the CPU.
@@ -118,11 +130,18 @@ def draw_samples(
     from rich.progress import Progress
 
     device = next(reverse.parameters()).device
-    parts = []
+    chosen = chosen or {}
+    parts: list[Tensor] = []
     with Progress(disable=not progress) as bar:
         task = bar.add_task("sampling", total=len(sizes) * process.spec.num_steps)
         for size, held in zip(sizes, _split(given, sizes, device), strict=True):
-            drawn = [_drawn(latent, size, held, generator).to(device) for latent in latents]
+            first = sum(part.shape[1 if trajectory else 0] for part in parts)
+            drawn = [
+                chosen[latent.name][first : first + size].to(device)
+                if latent.name in chosen
+                else _drawn(latent, size, held, generator).to(device)
+                for latent in latents
+            ]
             pairs = list(zip(latents, drawn, strict=True))
             condition = tuple(c for latent, c in pairs if latent.seen is not None)
             padding = next((pad for latent, c in pairs if (pad := latent.padding(c)) is not None), None)
@@ -157,6 +176,63 @@ def given_rows(given: Tensor, spec: Spec, num_samples: int) -> Tensor:
             f"{len(rows)} examples are given, and {num_samples} samples asked for. Ask for {len(rows)}, or a multiple."
         )
     return rows.long().repeat(num_samples // len(rows), *[1] * len(spec.shape))
+
+
+def chosen_latents(condition: Mapping[str, Any], latents: Sequence[Latent], num_samples: int) -> dict[str, Tensor]:
+    """The latents that a user chose for samples, by name, ``(N, m)`` each.
+
+    Args:
+        condition: One value of a latent or n of them, by its name; sample i gets value i modulo n.
+        latents: All of the model's.
+        num_samples: N, a multiple of each n.
+
+    Raises:
+        FLDDError: If a name is no latent's that can be chosen, or a value or a number of values does not fit.
+    """
+    possible = {latent.name: latent for latent in latents if isinstance(latent, ConditionLatent)}
+    chosen = {}
+    for name, values in condition.items():
+        if name not in possible:
+            named = f"can be asked for {', '.join(possible)}" if possible else "has no labels and no vectors"
+            raise FLDDError(f"samples cannot be asked for '{name}': this model {named}.")
+        rows = possible[name].choose(values)
+        if num_samples % len(rows):
+            raise FLDDError(
+                f"{len(rows)} values of '{name}' are given, and {num_samples} samples asked for. Ask for {len(rows)}, "
+                "or a multiple."
+            )
+        chosen[name] = rows.repeat(num_samples // len(rows), 1)
+    return chosen
+
+
+def with_conditions(
+    chosen: Mapping[str, Tensor], latents: Sequence[Latent], num_samples: int, seed: int
+) -> dict[str, Tensor]:
+    """Chosen latents, and draws of those that could be chosen and are not: a bound of samples is then known.
+
+    Raises:
+        FLDDError: If a vector is not chosen: it has no prior.
+    """
+    whole = dict(chosen)
+    generator = torch.Generator().manual_seed(seed)
+    for latent in latents:
+        if isinstance(latent, VectorLatent) and latent.name not in whole:
+            raise FLDDError(
+                f"best_of needs the bound of a sample, which is that of x given its '{latent.name}': choose it by "
+                "condition (--condition), or set best_of to 1."
+            )
+        if isinstance(latent, ConditionLatent) and latent.name not in whole:
+            whole[latent.name] = latent.sample(num_samples, generator)
+    return whole
+
+
+def as_batch(chosen: Mapping[str, Tensor], latents: Sequence[Latent]) -> dict[str, Tensor]:
+    """Chosen latents as a batch has them."""
+    return {
+        latent.name: latent.as_data(chosen[latent.name])
+        for latent in latents
+        if isinstance(latent, ConditionLatent) and latent.name in chosen
+    }
 
 
 def best_of(n: int, draw: Callable[[int], Tensor], nelbo: Callable[[Tensor], Tensor]) -> Tensor:

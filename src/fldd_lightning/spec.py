@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -26,6 +26,8 @@ class Seen:
         num_values: How many values each whole number takes, ``0..num_values-1``; 0 for real numbers.
         num_parts: How many parts of an example have a whole number of their own; 1 for one number of the whole.
         num_reals: How many real numbers; 0 for whole ones.
+        may_be_absent: Whether networks may see that nothing is said. The last value of whole numbers stands for it; of
+            real numbers all 0, and the last of them is 1 where something is said.
 
     Raises:
         FLDDError: If it is neither of the two, or both.
@@ -35,6 +37,7 @@ class Seen:
     num_values: int = 0
     num_parts: int = 1
     num_reals: int = 0
+    may_be_absent: bool = False
 
     def __post_init__(self) -> None:
         if (self.num_values > 0) == (self.num_reals > 0) or self.num_parts < 1:
@@ -44,6 +47,12 @@ class Seen:
     def size(self) -> int:
         """Numbers of an example."""
         return self.num_reals or self.num_parts
+
+    def absent(self, c: Tensor) -> Tensor:
+        """What networks see where nothing is said, for latents ``(B, m)``; raises unless that may be."""
+        if not self.may_be_absent:
+            raise FLDDError(f"networks always see '{self.name}'; it cannot be absent.")
+        return torch.zeros_like(c) if self.num_reals else torch.full_like(c, self.num_values - 1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Spec:
         seen: What networks see beside the state: one entry for every latent that they see.
         num_values: How many values each of the D coordinates has, ``0..n-1``, in the order of ``x.flatten()``; None
             where all have K. No coordinate ever takes a value that it does not have, at no step of either process.
+        condition_sizes: What comes with every example, by the name that batches have for it: of labels how many there
+            are, of vectors how many numbers they have. Latents that are not told their size look here.
         num_dims: D, the number of coordinates of one example.
         pad: The class PAD, or None if there is none.
 
@@ -73,6 +84,7 @@ class Spec:
     padded: bool = False
     seen: tuple[Seen, ...] = ()
     num_values: tuple[int, ...] | None = None
+    condition_sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
     num_dims: int = field(init=False, repr=False)
     pad: int | None = field(init=False, repr=False)
 

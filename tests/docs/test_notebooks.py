@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -32,7 +33,9 @@ def test_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     space: dict[str, Any] = {}
     for number, cell in enumerate(cells(EXAMPLES / "digits.ipynb")):
         exec(compile("".join(cell["source"]), f"cell {number}", "exec"), space)
-    assert len(shown) == 3
+    assert len(shown) == 4
+    assert torch.equal(space["completed"][:, :4], space["digits"][:4, :4].repeat(2, 1, 1))
+    assert not torch.equal(space["completed"][:4, 4:], space["completed"][4:, 4:])  # two ways to go on
     assert space["states"].shape == (5, 8, 8, 8)
     assert len(space["bounds"]) == space["NUM_STEPS"]
     assert space["scores"].nelbo.mean() < 0.7 * space["noise"].nelbo.mean()

@@ -139,7 +139,7 @@ def test_labels_are_drawn_by_their_frequencies() -> None:
 def test_labels_that_cannot_be_are_refused(tmp_path: Path) -> None:
     model, noise = labelled(), torch.rand(3, 2, 2, dtype=torch.float64)
     for labels, message in (
-        ([0, 1, 4], r"label has values from 0 to 4, .* in 0\.\.3"),
+        ([0, 1, 4], r"label has values from 0 to 4, but the model has 4 labels, .* in 0\.\.3"),
         ([-1, 1, 3], r"label has values from -1 to 3"),
         ([0.0, 1.0, 3.0], "label .*integers"),
         ([[0, 1]] * 3, "label has shape"),
@@ -179,7 +179,7 @@ def test_a_label_may_have_another_name_in_the_batch() -> None:
     x, noise = all_states(3, 2), torch.rand(9, 2, 2, dtype=torch.float64)
     colour = torch.arange(9) % 4
     terms = model.nelbo_terms({"x": x, "colour": colour, "label": torch.full((9,), 7)}, noise)
-    torch.testing.assert_close(terms.further["kl_label"], -label_of(model).logits.detach().log_softmax(0)[colour])
+    torch.testing.assert_close(terms.further["kl_colour"], -label_of(model).logits.detach().log_softmax(0)[colour])
     with pytest.raises(FLDDError, match="the data have no 'colour'"):
         model.nelbo_terms({"x": x, "label": colour}, noise)
     with pytest.raises(FLDDError, match="colour has values from 0 to 4"):

@@ -10,8 +10,11 @@ import numpy as np
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..decoding import Decoding
+from ..guidance import Guided
+from ..latents import ConditionLatent
 from ..module import FLDD
 from .checkpoint_data import check_device, chosen_model, run_options
+from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 
 __all__ = ["sample_command"]
@@ -32,6 +35,8 @@ def sample(
     given: str | None = None,
     prompt: str | None = None,
     infill: str | None = None,
+    condition: list[int | float | str] | None = None,
+    guidance: float | None = None,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -43,7 +48,8 @@ def sample(
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
             model does not render.
-        num_samples: How many; 64 if left out, or one for each example of --given if it has several.
+        num_samples: How many; 64 if left out, or one for each example of --given or value of --condition if there are
+            several.
         num_steps: T. That of the training; another one for masked diffusion that is not told the step.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
@@ -57,13 +63,23 @@ def sample(
         prompt: How samples start, of models of text.
         infill: A text with blanks, such as "a ___ b", of models of text. A run of three underscores or more is a blank
             of as many tokens. What follows the text is not given.
+        condition: What samples are asked for, of models with labels or vectors: 3, or label=3, or label=0 1 2 style=1,
+            or NAME=FILE.npy. A name is needed where there are several.
+        guidance: Weight of guidance towards the condition, 0 or more, of models that were trained with a share of
+            their conditions dropped. It goes with every decoding.
     """
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
     known = read_given(model, given, prompt, infill)
+    asked = {} if condition is None else read_condition(model, condition)
     if num_samples is None:
-        num_samples = len(known) if known is not None and known.dim() > len(model.spec.shape) and len(known) > 1 else 64
-    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, True, decoding, known, best_of)
+        several = [len(known)] if known is not None and known.dim() > len(model.spec.shape) else []
+        chosen = [each for each in model.latents if isinstance(each, ConditionLatent) and each.name in asked]
+        most = max([*several, *(len(each.choose(asked[each.name])) for each in chosen)], default=1)
+        num_samples = most if most > 1 else 64
+    if guidance is not None:
+        decoding = Guided(guidance, decoding)
+    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, True, decoding, known, best_of, asked)
     if known is not None:
         print("The model was trained to complete examples." if model.observed else CLAMPED)
     samples = states[-1] if trajectory else states
@@ -95,4 +111,4 @@ def sample(
 
 def sample_command(args: Sequence[str]) -> None:
     """Parse the options of ``sample`` and run it."""
-    run_options(sample, "sample", args)
+    run_options(sample, "sample", condition_words(args))

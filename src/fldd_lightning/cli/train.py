@@ -26,7 +26,7 @@ from .quiet import quiet
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
-_OF_DATA = ("num_classes", "shape", "padded", "num_values")  # options of a model that its data say
+_OF_DATA = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # options of a model that its data say
 
 
 class FLDDCLI(LightningCLI):
@@ -40,6 +40,7 @@ class FLDDCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("data", "model.init_args.padded", _is_padded, apply_on="instantiate")
         parser.link_arguments("data", "model.init_args.num_values", _num_values, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.condition_sizes", _condition_sizes, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
@@ -163,6 +164,10 @@ def _is_padded(data: LightningDataModule) -> bool:
 def _num_values(data: LightningDataModule) -> list[int] | None:
     number = getattr(data, "num_values", None)
     return None if number is None else list(number)
+
+
+def _condition_sizes(data: LightningDataModule) -> dict[str, int]:
+    return dict(getattr(data, "condition_sizes", {}))
 
 
 def packaged_config(arg: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,21 +36,24 @@ class Examples:
     Attributes:
         x: The examples, as the file has them.
         labels: Their labels, if there are any.
+        conditions: What else was asked for, by its name.
         name: What to call the examples in a message.
     """
 
     x: np.ndarray
     labels: np.ndarray | None
     name: str
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def read_arrays(path: Path) -> dict[str, Examples]:
+def read_arrays(path: Path, conditions: Sequence[str] = ()) -> dict[str, Examples]:
     """The splits of a file; all is ``train`` where it names none.
 
     Large ``.npy`` and ``.pt`` files are mapped: what is not used stays on disk. Nothing is unpickled.
 
     Args:
         path: The file. One with several arrays says by their names which is which.
+        conditions: Names of further arrays, ``NAME`` or, for splits, ``NAME_train`` and so on.
 
     Returns:
         Examples for ``train``, and for ``val`` and ``test`` where the file has them.
@@ -65,6 +68,8 @@ def read_arrays(path: Path) -> dict[str, Examples]:
         raise FLDDError(f"'{path}' is a folder. Set --data.path to one of its files: {', '.join(arrays[:5])}.")
     if not path.is_file():
         raise FLDDError(f"no file at '{path}'. Set --data.path to a .npy, .npz or .pt file of integers.")
+    if conditions and path.suffix == ".npy":
+        raise FLDDError(f"'{path}' holds one array, and no {', '.join(conditions)}. Put all into one .npz file.")
     is_large = path.stat().st_size > _MAPPED
     try:
         if path.suffix == ".npy":
@@ -72,11 +77,11 @@ def read_arrays(path: Path) -> dict[str, Examples]:
             return {"train": Examples(_array(x, path), None, str(path))}
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return _by_split(arrays, path)
+                return _by_split(arrays, path, conditions)
         if path.suffix == ".pt":
             loaded = torch.load(path, "cpu", weights_only=True, mmap=is_large and is_zipfile(path))
             if isinstance(loaded, dict):
-                return _by_split(loaded, path)
+                return _by_split(loaded, path, conditions)
             return {"train": Examples(_array(loaded, path), None, str(path))}
     except FLDDError:
         raise
@@ -105,14 +110,14 @@ def as_tensor(x: np.ndarray, high: int) -> Tensor:
     return torch.from_numpy(x)
 
 
-def _by_split(arrays: Mapping[str, Any], path: Path) -> dict[str, Examples]:
+def _by_split(arrays: Mapping[str, Any], path: Path, conditions: Sequence[str]) -> dict[str, Examples]:
     """The arrays of a file with several, by what their names say."""
     names = [name for name in arrays if isinstance(name, str)]
-    if len(names) == 1 and len(arrays) == 1:
+    if len(names) == 1 and len(arrays) == 1 and not conditions:
         return {"train": Examples(_array(arrays[names[0]], path), None, str(path))}
     found: dict[tuple[str, str], str] = {}
     for name in names:
-        part = _part(name)
+        part = _part(name, conditions)
         if part is None:
             continue
         if part in found:
@@ -133,12 +138,26 @@ def _by_split(arrays: Mapping[str, Any], path: Path) -> dict[str, Examples]:
         labels = found.get((key, "labels"))
         x = _array(arrays[found[key, "x"]], path)
         of_it = None if labels is None else _array(arrays[labels], path)
-        examples[split] = Examples(x, of_it, f"'{found[key, 'x']}' in '{path}'")
+        missing = [name for name in conditions if (key, name) not in found]
+        if missing:
+            wanted = missing[0] + (f"_{key}" if key else "")
+            raise FLDDError(f"'{path}' holds no '{wanted}', which --data.conditions asks for. It holds {names}.")
+        further = {name: _array(arrays[found[key, name]], path) for name in conditions}
+        examples[split] = Examples(x, of_it, f"'{found[key, 'x']}' in '{path}'", further)
     return examples
 
 
-def _part(name: str) -> tuple[str, str] | None:
-    """The split (or none, '') and the kind that a name like ``x_train`` speaks of; None for other names."""
+def _part(name: str, conditions: Sequence[str]) -> tuple[str, str] | None:
+    """The split (or none, '') and the kind that a name like ``x_train`` speaks of; None for other names.
+
+    The kind of a condition is its name.
+    """
+    for condition in conditions:
+        if name == condition:
+            return "", condition
+        if name.startswith(condition + "_"):
+            split = next((split for split, called in SPLITS.items() if name[len(condition) + 1 :] in called), None)
+            return None if split is None else (split, condition)
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     by_word = {word: split for split, called in SPLITS.items() for word in called}
     splits = [by_word[word] for word in words if word in by_word]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class ArrayDataModule(DiscreteDataModule):
     Args:
         path: The file.
         num_classes: K; if not given, the largest value plus one. Checkpoints keep it.
+        conditions: Names of further arrays in the file, of integers from 0 on ``(N,)`` or real numbers ``(N, m)``, for
+            a :class:`LabelLatent` or :class:`VectorLatent` with that ``key``. For splits add ``_train`` and so on.
         val_fraction: Share of the training examples for validation, where the file has no such split.
         test_fraction: Share of the training examples for testing, where the file has no such split.
         batch_size: Examples per batch and process.
@@ -48,6 +51,7 @@ class ArrayDataModule(DiscreteDataModule):
         self,
         path: str,
         num_classes: int | None = None,
+        conditions: Sequence[str] = (),
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         batch_size: int = 128,
@@ -58,7 +62,10 @@ class ArrayDataModule(DiscreteDataModule):
         self.save_hyperparameters(logger=False)
         check_numbers(locals(), num_classes=AT_LEAST_TWO.or_none)
         check_shares(val_fraction, test_fraction)
-        self.path, self._num_classes = path, num_classes
+        wrong = [name for name in conditions if not name or name in ("x", "index", "label")]
+        if wrong:
+            raise FLDDError(f"a condition is called '{wrong[0]}', which means something else. Labels are found as 'y'.")
+        self.path, self._num_classes, self._conditions = path, num_classes, tuple(conditions)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
 
     @property
@@ -79,7 +86,7 @@ class ArrayDataModule(DiscreteDataModule):
 
     def _checked_parts(self, least: int) -> dict[str, Split]:
         """The splits of the file; where there is one alone, it has ``least`` examples or more."""
-        parts = read_arrays(Path(self.path))
+        parts = read_arrays(Path(self.path), self._conditions)
         for part in parts.values():
             _check_array(part, least if len(parts) == 1 else 1)
         ranges = [extremes(part.x) for part in parts.values()]
@@ -88,7 +95,8 @@ class ArrayDataModule(DiscreteDataModule):
         splits: dict[str, Split] = {}
         for (name, part), (_, high) in zip(parts.items(), ranges, strict=True):
             x = as_tensor(part.x, high)
-            splits[name] = Split(x[:, None] if x.dim() == 1 else x, _labels(part))
+            conditions = {key: _condition(part, key) for key in self._conditions}
+            splits[name] = Split(x[:, None] if x.dim() == 1 else x, _labels(part), conditions=conditions)
         shapes = {name: split.shape for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise FLDDError(f"the splits in '{self.path}' differ in the shape of an example: {shapes}.")
@@ -134,15 +142,27 @@ def _check_array(part: Examples, least: int) -> None:
 
 def _labels(part: Examples) -> Tensor | None:
     """Labels ``(N,)`` of examples, as ``int64``."""
-    y = part.labels
-    if y is None:
-        return None
+    return None if part.labels is None else _integers(part.labels, f"the labels of {part.name}", part)
+
+
+def _condition(part: Examples, name: str) -> Tensor:
+    """Further labels ``(N,)`` as ``int64``, or vectors ``(N, m)`` as ``float32``."""
+    values = part.conditions[name]
+    if values.dtype.kind != "f":
+        return _integers(values, f"'{name}' of {part.name}", part)
+    if values.ndim != 2 or len(values) != len(part.x) or not np.isfinite(values).all():
+        raise FLDDError(
+            f"'{name}' of {part.name} must be finite numbers (N, m) for {len(part.x)} examples, not {values.shape}."
+        )
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _integers(y: np.ndarray, called: str, part: Examples) -> Tensor:
+    """One integer of every example ``(N,)``, as ``int64``."""
     advice = "Save one integer from 0 on for every example, or leave the labels out of the file."
     if y.shape[:1] != (len(part.x),) or y.size != len(part.x):
-        raise FLDDError(
-            f"the labels of {part.name} have shape {y.shape}, but there are {len(part.x)} examples. {advice}"
-        )
+        raise FLDDError(f"{called} have shape {y.shape}, but there are {len(part.x)} examples. {advice}")
     if y.dtype.kind not in "bui" or int(y.min()) < 0 or int(y.max()) >= _MOST_CLASSES:
         what = f"values from {y.min()} to {y.max()}" if y.dtype.kind in "bui" else f"dtype {y.dtype}"
-        raise FLDDError(f"the labels of {part.name} have {what}. {advice}")
+        raise FLDDError(f"{called} have {what}. {advice}")
     return torch.from_numpy(y.reshape(-1).astype(np.int64))

@@ -21,16 +21,23 @@ __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
 
 
 class Split(Dataset[dict[str, Tensor]]):
-    """Examples ``x`` with their ``index`` and, if there are any, their ``label``.
+    """Examples ``x`` with their ``index`` and, if there are any, their ``label`` and other conditions.
 
     Args:
         x: Integers ``(N, *shape)``, of any integer type; batches have the same.
         labels: Labels ``(N,)``.
         rows: Which of the N examples are of this split ``(n,)``; all if None. No example is copied before it is used.
+        conditions: Further labels ``(N,)`` and vectors ``(N, m)``, by the names that batches have for them.
     """
 
-    def __init__(self, x: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> None:
-        self._x, self._labels, self._rows = x, labels, rows
+    def __init__(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        rows: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._x, self._labels, self._rows, self._conditions = x, labels, rows, dict(conditions or {})
 
     @property
     def x(self) -> Tensor:
@@ -41,6 +48,11 @@ class Split(Dataset[dict[str, Tensor]]):
     def labels(self) -> Tensor | None:
         """Their labels ``(n,)``, if there are any."""
         return self._labels if self._labels is None or self._rows is None else self._labels[self._rows]
+
+    @property
+    def conditions(self) -> dict[str, Tensor]:
+        """Their further labels ``(n,)`` and vectors ``(n, m)``."""
+        return {name: c if self._rows is None else c[self._rows] for name, c in self._conditions.items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +66,7 @@ class Split(Dataset[dict[str, Tensor]]):
 
     def part(self, rows: Tensor) -> Split:
         """A split of some examples of this one, whose ``rows`` ``(n,)`` are given; it shares their memory."""
-        return Split(self._x, self._labels, rows if self._rows is None else self._rows[rows])
+        return Split(self._x, self._labels, rows if self._rows is None else self._rows[rows], self._conditions)
 
     def __len__(self) -> int:
         return len(self._x if self._rows is None else self._rows)
@@ -64,7 +76,7 @@ class Split(Dataset[dict[str, Tensor]]):
         item = {"x": self._x[row], "index": torch.tensor(index)}
         if self._labels is not None:
             item["label"] = self._labels[row]
-        return item
+        return {**item, **{name: c[row] for name, c in self._conditions.items()}}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         return [self[i] for i in indices]
@@ -113,10 +125,13 @@ def split_rows(
 
 
 def joined(splits: Sequence[Split], order: Tensor | None = None) -> Split:
-    """The examples of splits one after the other, or in an order ``(N,)``; with labels if all of them have some."""
+    """The examples of splits one after the other, or in an order ``(N,)``; with what all of them have beside ``x``."""
     x = torch.cat([split.x for split in splits])
     labels = [split.labels for split in splits if split.labels is not None]
-    whole = Split(x, torch.cat(labels) if len(labels) == len(splits) else None)
+    conditions = [split.conditions for split in splits]
+    shared = [name for name in conditions[0] if all(name in each for each in conditions)]
+    further = {name: torch.cat([each[name] for each in conditions]) for name in shared}
+    whole = Split(x, torch.cat(labels) if len(labels) == len(splits) else None, conditions=further)
     return whole if order is None else whole.part(order)
 
 
@@ -209,6 +224,16 @@ class DiscreteDataModule(LightningDataModule):
         """Number of class labels, 0 if there are none."""
         labels = [split.labels for split in self.splits.values() if split.labels is not None]
         return max((int(each.max()) + 1 for each in labels), default=0)
+
+    @property
+    def condition_sizes(self) -> dict[str, int]:
+        """What comes with every example, and its size; see :class:`fldd_lightning.Spec`."""
+        sizes = {"label": self.num_labels} if self.num_labels else {}
+        for split in self.splits.values():
+            for name, c in split.conditions.items():
+                size = c.shape[1] if c.is_floating_point() else int(c.max()) + 1
+                sizes[name] = max(sizes.get(name, 0), size)
+        return sizes
 
     def keep_classes(self, num_classes: int) -> None:
         """Keep K as the option that says it, if it was found in the data: checkpoints know it, other data may not."""

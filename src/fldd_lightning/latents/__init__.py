@@ -3,10 +3,11 @@
 from .autoencoder import AutoencoderLatent
 from .base import Latent, LatentPosterior, PointPosterior
 from .chain import ChainLatent
+from .condition import ConditionLatent, LabelLatent, VectorLatent
 from .either import EitherLatent
 from .given import GivenLatent
+from .length import LengthLatent
 from .mixture import MixtureLatent
-from .observed import LabelLatent, LengthLatent
 from .tabular import TableLatent
 from .trained_chain import TrainedChainLatent
 from .trained_mixture import TrainedMixtureLatent
@@ -14,6 +15,7 @@ from .trained_mixture import TrainedMixtureLatent
 __all__ = [
     "AutoencoderLatent",
     "ChainLatent",
+    "ConditionLatent",
     "EitherLatent",
     "GivenLatent",
     "LabelLatent",
@@ -25,4 +27,5 @@ __all__ = [
     "TableLatent",
     "TrainedChainLatent",
     "TrainedMixtureLatent",
+    "VectorLatent",
 ]

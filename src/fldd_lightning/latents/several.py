@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..data.loaders import apart_from_training
 from ..errors import FLDDError
-from ..factory import build
+from ..factory import build, public_path
 from ..spec import Spec
 from .base import Latent
-from .observed import LengthLatent
+from .condition import ConditionLatent
+from .length import LengthLatent
 
-__all__ = ["fit_latents", "fit_without_trainer", "make_latents"]
+__all__ = ["fit_latents", "fit_without_trainer", "make_latents", "settled"]
 
 
 def make_latents(recipes: Any, spec: Spec) -> list[Latent]:
@@ -41,6 +42,24 @@ def make_latents(recipes: Any, spec: Spec) -> list[Latent]:
     if len(set(names)) < len(names):
         raise FLDDError(f"the latents are called {', '.join(names)}, but each needs a name of its own.")
     return made
+
+
+def settled(recipes: Any, latents: Sequence[Latent]) -> Any:
+    """Recipes of latents in their plain form, with the sizes that the data said, so that checkpoints need no data.
+
+    Args:
+        recipes: One or several, as :func:`fldd_lightning.factory.describe` writes them.
+        latents: What was made of them.
+    """
+    if not isinstance(recipes, (list, tuple)):
+        return settled([recipes], latents)[0]
+    whole = []
+    for recipe, latent in zip(recipes, latents):  # a length may follow
+        options = dict(recipe.get("init_args") or {})
+        if isinstance(latent, ConditionLatent) and recipe["class_path"] == public_path(type(latent)):
+            options[latent.size_option] = latent.size
+        whole.append({**recipe, "init_args": options} if options else recipe)
+    return whole
 
 
 def fit_latents(

@@ -1,64 +1,17 @@
-"""Latents that the data say: labels, and the lengths of padded sequences. Their posterior is a point."""
+"""The length of padded sequences, a latent that the data say."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..categorical import check_states
 from ..errors import FLDDError
-from ..ranges import AT_LEAST_TWO, check_numbers
-from ..spec import Seen, Spec
+from ..spec import Spec
 from .base import MOST_EXAMPLES, Latent, PointPosterior
 
-__all__ = ["LabelLatent", "LengthLatent"]
-
-
-class LabelLatent(Latent):
-    """A label y that comes with every example: -log p(x, y) <= NELBO(x|y) - log p(y).
-
-    Both networks see the label. Its frequencies p(y) are learned beside them, and samples draw y from them. The
-    bound of x given y is the whole bound less ``kl_label``.
-
-    Args:
-        spec: K and shape.
-        num_labels: How many labels there are, ``0..num_labels-1``.
-        key: What the batch calls them.
-
-    Raises:
-        FLDDError: If there are fewer than two labels; later, if a batch has none, or others.
-    """
-
-    name = "label"
-
-    def __init__(self, spec: Spec, num_labels: int, key: str = "label") -> None:
-        check_numbers(locals(), num_labels=AT_LEAST_TWO)
-        super().__init__(spec)
-        self.num_labels, self.key = num_labels, key
-        self.seen = Seen(self.name, num_values=num_labels)
-        self.logits = nn.Parameter(torch.zeros(num_labels))
-
-    def posterior(self, x: Tensor, batch: Any = None) -> PointPosterior:
-        if not isinstance(batch, dict) or self.key not in batch:
-            raise FLDDError(
-                f"the data have no '{self.key}': use a data set with labels, or a model without a LabelLatent."
-            )
-        label: Tensor = batch[self.key].long()
-        return PointPosterior(label[:, None], self.logits.log_softmax(0)[label])
-
-    def check(self, x: Tensor, batch: Any) -> None:
-        """Raise FLDDError unless the batch's labels are integers ``0..num_labels-1``."""
-        if isinstance(batch, dict) and self.key in batch:
-            check_states(batch[self.key][:, None], self.num_labels, (1,), self.key)
-
-    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        p = self.logits.detach().softmax(0).to(generator.device)
-        return torch.multinomial(p, num_samples, True, generator=generator).unsqueeze(1)
-
-    def configuration(self) -> str:
-        return f"{type(self).__name__}(num_labels={self.num_labels})"
+__all__ = ["LengthLatent"]
 
 
 class LengthLatent(Latent):
