@@ -206,9 +206,9 @@ def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
     model = ImageFLDD(2, (4, 4), AbsorbingProcess, MLP)
     own = [ModelCheckpoint(tmp_path), Texts(), RichProgressBar()]
     added = default_callbacks("fit", {"callbacks": own}, model)
-    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report"}
+    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "SaveOnSignal"}
     added = default_callbacks("fit", {"enable_checkpointing": False, "enable_progress_bar": False}, model)
-    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "Pictures"}
+    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "Pictures", "SaveOnSignal"}
     added = default_callbacks("test", {"callbacks": None}, model)
     assert {type(one).__name__ for one in added} == {"NELBOWriter", "RunProgressBar"}
 
