@@ -208,7 +208,8 @@ def test_what_a_run_lists_itself_is_not_added(tmp_path: Path) -> None:
     added = default_callbacks("fit", {"callbacks": own}, model)
     assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "SaveOnSignal"}
     added = default_callbacks("fit", {"enable_checkpointing": False, "enable_progress_bar": False}, model)
-    assert {type(one).__name__ for one in added} == {"NELBOWriter", "CollapseMonitor", "Report", "Pictures", "SaveOnSignal"}
+    names = {"NELBOWriter", "CollapseMonitor", "Report", "Pictures", "SaveOnSignal"}
+    assert {type(one).__name__ for one in added} == names
     added = default_callbacks("test", {"callbacks": None}, model)
     assert {type(one).__name__ for one in added} == {"NELBOWriter", "RunProgressBar"}
 

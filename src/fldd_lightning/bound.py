@@ -23,6 +23,7 @@ from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, St
 from .latents.base import Latent, LatentPosterior, weighed
 from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent
+from .noise import permutation, uniform
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
@@ -372,15 +373,13 @@ def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> 
     random order; every step is marginally uniform.
 
     Args:
-        batch: B.
+        batch: B, of this process.
         num_steps: T.
-        generator: Source of randomness; its device is that of the result.
+        generator: Source of randomness; its device is that of the result. Processes share the strata of their batch.
 
     Returns:
         Integer steps ``(B,)``, in 1..T.
     """
-    device = generator.device
-    offset = torch.rand((), dtype=torch.float64, device=device, generator=generator)
-    strata = (torch.arange(batch, device=device) + offset) / batch
-    t = 1 + (strata * num_steps).long().clamp_max(num_steps - 1)
-    return t[torch.randperm(batch, device=device, generator=generator)]
+    offset = uniform((), generator)
+    place, whole = permutation(batch, generator)
+    return 1 + ((place + offset) / whole * num_steps).long().clamp_max(num_steps - 1)

@@ -47,6 +47,7 @@ from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .networks import Backbone, StateEmbedding
+from .noise import SharedGenerator, uniform
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
@@ -208,19 +209,20 @@ class FLDD(LightningModule, ModelHubMixin):
         """
         generator = self._generator(self.current_epoch, batch_idx)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(mixed_seed(generator.initial_seed(), 0))  # dropout draws from torch's own generator
+            # dropout draws from torch's own generator
+            torch.manual_seed(mixed_seed(generator.initial_seed(), self.global_rank))
             return self._loss(batch, generator)
 
     def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:
         x, spec = self.data(batch).long(), self.spec
         t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
-        uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
-        drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
+        posteriors = [each.posterior(x, batch) for each in self.latents]
+        drawn = draw_latents(self.latents, posteriors, uniform(size, generator))
         given = random_subset(x, self.observed, spec.pad, generator) if self.observed else None
         drawn = drawn if given is None else drawn.with_given(given)
         if any(isinstance(latent, ConditionLatent) and latent.dropped for latent in self.latents):
-            drawn = drawn.with_dropped(torch.rand(len(x), device=generator.device, generator=generator))
+            drawn = drawn.with_dropped(uniform((len(x),), generator))
         step = self.forward_process.step(x, t, drawn.condition)
         step = step if given is None else step.with_given(given)
 
@@ -776,11 +778,13 @@ class FLDD(LightningModule, ModelHubMixin):
             each.check(x, batch)
         return x.long()
 
-    def _generator(self, *counters: int) -> torch.Generator:
-        """Noise that depends on the seed, the rank and where training stands, so that resuming repeats it."""
-        seed = mixed_seed(torch.initial_seed() % 2**31, self.global_rank, *counters)
-        on_device = "cpu" if self.device.type == "mps" else self.device
-        return torch.Generator(on_device).manual_seed(seed)
+    def _generator(self, *counters: int) -> SharedGenerator:
+        """Noise that depends on the seed and where training stands, so that resuming repeats it."""
+        generator = SharedGenerator("cpu" if self.device.type == "mps" else self.device)
+        generator.manual_seed(mixed_seed(torch.initial_seed() % 2**31, 0, *counters))
+        if self._trainer is not None:
+            generator.world, generator.rank = self._trainer.world_size, self._trainer.global_rank
+        return generator
 
     def _index(self, batch: Any) -> Tensor:
         """``(B,)``: what the batch says, or its examples counted; several processes take turns."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..bound import StepTerms, exactly_masked, has_any_order
 from ..errors import FLDDError
 from ..forward import ForwardProcess, MaskedStep, Step
+from ..noise import permutation, uniform
 from ..reverse import Reverse
 from .base import GradientEstimator, StepLoss
 
@@ -41,10 +42,10 @@ class ExactMasks(GradientEstimator):
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
     ) -> StepLoss:
         assert isinstance(step, MaskedStep)
-        batch, device = len(step.x), generator.device
-        uniform = torch.rand(batch, 1 + self.spec.num_dims, dtype=torch.float64, device=device, generator=generator)
-        strata = (torch.randperm(batch, device=device, generator=generator) + uniform[:1, 0]) / batch  # of n / D
-        z, weight = exactly_masked(step, torch.cat([strata[:, None], uniform[:, 1:]], 1))
+        offset, each = uniform((), generator), uniform((len(step.x), self.spec.num_dims), generator)
+        place, batch = permutation(len(step.x), generator)
+        strata = (place + offset) / batch  # of n / D
+        z, weight = exactly_masked(step, torch.cat([strata[:, None], each], 1))
         # at step t a masked coordinate costs -log p(x|z) / t
         bound = terms(z.unsqueeze(0)).kl[0] * step.t * weight
         per_step = bound / self.spec.num_steps

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..bound import StepTerms
 from ..errors import FLDDError
 from ..forward import Step
+from ..noise import summed_over_processes
 from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
@@ -187,12 +188,14 @@ def around(kl: Tensor, mean: Tensor) -> Tensor:
 def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
     """Running means per step ``(..., T + 1)``, NaN where unseen, after ``values`` ``(..., B)`` at steps ``t`` ``(B,)``.
 
-    Values that are not finite are left out, so that one of them spoils one update and no more.
+    Values that are not finite are left out, so that one of them spoils one update and no more. The means are those of
+    the whole batch, where several processes share it.
     """
     values = values.to(old)
     finite = values.isfinite()
     zeros = torch.zeros_like(old)
-    counts = zeros.index_add(-1, t, finite.to(old))
-    now = zeros.index_add(-1, t, torch.where(finite, values, 0.0)) / counts.clamp_min(1)
+    of_batch = [zeros.index_add(-1, t, finite.to(old)), zeros.index_add(-1, t, torch.where(finite, values, 0.0))]
+    counts, sums = summed_over_processes(torch.stack(of_batch))
+    now = sums / counts.clamp_min(1)
     decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
     return torch.where(counts > 0, decayed, old)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..noise import uniform
 from ..spec import Seen, Spec
 from .base import Latent, PointPosterior
 
@@ -57,8 +58,7 @@ def random_subset(x: Tensor, share: float, pad: int | None, generator: torch.Gen
         pad: The class PAD, which is given anyway, and is not said here; or None.
         generator: Source of the noise.
     """
-    size, device = (len(x), *[1] * (x.dim() - 1)), generator.device
-    chosen = torch.rand(size, dtype=torch.float64, device=device, generator=generator)
-    each = torch.rand(x.shape, dtype=torch.float64, device=device, generator=generator)
+    chosen = uniform((len(x), *[1] * (x.dim() - 1)), generator)
+    each = uniform(x.shape, generator)
     given = (each < (share - chosen) / share).to(x.device)  # uniform on [0, 1] where chosen < share
     return given if pad is None else given & (x != pad)
