@@ -4,6 +4,9 @@ Latents c are drawn first, and both networks may see them:
 
     -log p(x) <= sum_latents KL(q(c|x) || p(c)) + sum_{t=1..T} E_{q(z_t|x)} KL(q(z_s|z_t, x) || p(z_s|z_t)),  s = t-1.
 
+A model that serves several numbers of steps has a bound for each: the sum over N times t of its grid, each with the one
+before it as s.
+
 With u(x, 0) = onehot(x) and u(x, T) = prior exactly, z_0 is x and z_T is the prior. The reconstruction and the prior
 term are therefore exactly zero; tests compute them.
 """
@@ -38,7 +41,6 @@ __all__ = [
     "noise_of",
     "num_uniforms",
     "step_terms",
-    "stratified_steps",
     "uniform_of",
 ]
 
@@ -49,7 +51,7 @@ class StepTerms(NamedTuple):
     Attributes:
         kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``; their mean is the step's term of eq. 5.
         auxiliary: -log p(x^i|z_t, revealed) summed over masked coordinates, each times what its probability of being
-            revealed now lacks of 1/t, masked diffusion's; nats per example, ``(n, B)``, with gradients to the
+            revealed now lacks of masked diffusion's, (t - s)/t; nats per example, ``(n, B)``, with gradients to the
             denoiser and latents alone. 0 for masked diffusion; None for processes that do more than mask.
     """
 
@@ -194,7 +196,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     kl_of_staying = stay * (log_stay - logsigmoid(odds)) + leave * (log_leave - logsigmoid(-odds))
     kl = masked * (kl_of_staying - leave * log_p)
 
-    usual = (1 / step.t.to(leave.dtype)).reshape(-1, *[1] * (leave.dim() - 1))
+    usual = step.usual.reshape(-1, *[1] * (leave.dim() - 1))
     lacking = masked.detach() * (usual - leave.detach()).clamp_min(0)
     return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
 
@@ -272,7 +274,7 @@ def nelbo(
     posteriors = [latent.posterior(x, batch) for latent in latents]
     spec: Spec = process.spec
     columns = []
-    for i in range(spec.num_steps):
+    for i in range(process.num_steps):
         drawn = draw_latents(latents, posteriors, noise[:, i, spec.num_dims :])
         step = process.step(x, torch.full((len(x),), i + 1, device=x.device), drawn.condition)
         z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
@@ -352,24 +354,3 @@ def mixed_seed(seed: int, *numbers: int) -> int:
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
     return seed
-
-
-def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> Tensor:
-    """Draw one step per example, spread evenly over 1..T.
-
-    Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in
-    random order; every step is marginally uniform.
-
-    Args:
-        batch: B.
-        num_steps: T.
-        generator: Source of randomness; its device is that of the result.
-
-    Returns:
-        Integer steps ``(B,)``, in 1..T.
-    """
-    device = generator.device
-    offset = torch.rand((), dtype=torch.float64, device=device, generator=generator)
-    strata = (torch.arange(batch, device=device) + offset) / batch
-    t = 1 + (strata * num_steps).long().clamp_max(num_steps - 1)
-    return t[torch.randperm(batch, device=device, generator=generator)]

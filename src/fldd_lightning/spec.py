@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import FLDDError
 
-__all__ = ["MOST_NUMBERS", "Seen", "Spec"]
+__all__ = ["MOST_NUMBERS", "Seen", "Spec", "checked_budgets"]
 
 MOST_NUMBERS = 2**26  # of one table or layer, 256 MiB: it goes with every checkpoint
 
@@ -57,6 +57,8 @@ class Spec:
             are is given to both processes. They stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
         seen: What networks see beside the state: one entry for every latent that they see.
+        budgets: The numbers of steps that one training serves, where it serves several. Submodules then see the largest
+            of them as T: the grid of times that all of them go over.
         num_values: How many values each of the D coordinates has, ``0..n-1``, in the order of ``x.flatten()``; None
             where all have K. No coordinate ever takes a value that it does not have, at no step of either process.
         num_dims: D, the number of coordinates of one example.
@@ -72,6 +74,7 @@ class Spec:
     padded: bool = False
     seen: tuple[Seen, ...] = ()
     num_values: tuple[int, ...] | None = None
+    budgets: tuple[int, ...] = ()
     num_dims: int = field(init=False, repr=False)
     pad: int | None = field(init=False, repr=False)
 
@@ -96,6 +99,11 @@ class Spec:
         most = max((each.num_parts for each in self.seen), default=1)
         if most > self.num_dims:
             raise FLDDError(f"a latent has {most} parts, but {self.num_dims} coordinates have {self.num_dims} at most.")
+
+    @property
+    def grid(self) -> int:
+        """The times that steps go over, apart from 0."""
+        return max(self.budgets, default=self.num_steps)
 
     def _check_values(self, num_values: tuple[int, ...]) -> None:
         object.__setattr__(self, "num_values", num_values)
@@ -133,3 +141,18 @@ class Spec:
     def part_of(self, num_parts: int) -> list[int]:
         """The part 0..m-1 that every one of the D coordinates belongs to; neighbours, as equal as can be."""
         return [i * num_parts // self.num_dims for i in range(self.num_dims)]
+
+
+def checked_budgets(budgets: Sequence[int], num_steps: int) -> tuple[int, ...]:
+    """Numbers of steps that one training is to serve, in order; none if there is one alone.
+
+    Raises:
+        FLDDError: If one of them is not positive, or ``num_steps`` is none of them.
+    """
+    numbers = tuple(sorted({int(number) for number in budgets}))
+    if numbers and (numbers[0] < 1 or num_steps not in numbers):
+        raise FLDDError(
+            f"budgets are the numbers of steps to train for, each at least 1 and num_steps={num_steps} among them, not "
+            f"{list(budgets)}. Add it, or set num_steps to one of them: validation and samples are of that many."
+        )
+    return numbers

@@ -45,7 +45,7 @@ class ExactMasks(GradientEstimator):
         uniform = torch.rand(batch, 1 + self.spec.num_dims, dtype=torch.float64, device=device, generator=generator)
         strata = (torch.randperm(batch, device=device, generator=generator) + uniform[:1, 0]) / batch  # of n / D
         z, weight = exactly_masked(step, torch.cat([strata[:, None], uniform[:, 1:]], 1))
-        # at step t a masked coordinate costs -log p(x|z) / t
-        bound = terms(z.unsqueeze(0)).kl[0] * step.t * weight
+        # in its step a masked coordinate costs -log p(x|z) (t - s) / t
+        bound = terms(z.unsqueeze(0)).kl[0] / step.usual * weight
         per_step = bound / self.spec.num_steps
         return StepLoss(per_step, per_step.detach())

@@ -4,6 +4,7 @@ from .base import ForwardProcess
 from .general import D3PMProcess, ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess, UniformProcess
 from .masked import AbsorbingProcess, LearnedMaskProcess, MaskedStep, MaskProcess, StaggeredProcess
 from .step import DenseStep, Posterior, Step
+from .timesteps import Timesteps
 
 __all__ = [
     "AbsorbingProcess",
@@ -19,5 +20,6 @@ __all__ = [
     "ResidualUniformProcess",
     "StaggeredProcess",
     "Step",
+    "Timesteps",
     "UniformProcess",
 ]

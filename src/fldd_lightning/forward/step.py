@@ -1,4 +1,4 @@
-"""What one step of the forward process is: how z_t is drawn given x, and where z_s, s = t-1, then is."""
+"""What one step of the forward process is: how z_t is drawn given x, and where z_s, s < t, then is."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Posterior(Protocol):
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """One step s = t-1 of the forward process for a batch.
+    """One step of the forward process for a batch, between a time t and a time s before it.
 
     States z_t are integers ``(B, *shape)``, or *weights* over states ``(B, *shape, S)`` where they are relaxed.
 
     Attributes:
         x: Data ``(B, *shape)``.
-        t: Step per example, ``(B,)``, in 1..T.
+        t: Step per example, ``(B,)``; the time t itself unless a model serves several numbers of steps.
         condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
         pad: The class PAD, or None.
         given: Coordinates that are given to both processes, ``(B, *shape)`` of bool: never noised, at no cost. None

@@ -1,0 +1,95 @@
+"""One training for any number of steps against one training for each: bound and quality of samples at equal steps.
+
+    python benchmarks/any_steps.py --kind mnist16 --path FOLDER_WITH_IDX_FILES
+    python benchmarks/any_steps.py --kind text64 --path text8.txt --steps 500
+
+Processes without a latent: an order set by hand, and a schedule learned from it. For each, T in {1, 2, 4, 8, 16, 64}.
+``each`` trains a model for every T. ``all`` trains one model with ``budgets``, in as many optimiser steps as one of
+those. All have the learning rate that ``factorial.py`` chose for the process (``tuning.csv``). At T = 1 there is
+nothing to learn, and the schedule is that of the order by hand. Rows that are there are not measured again. One thread
+a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from common import append_row, joined, made_with, measured, one_thread, rows_of, train, tuned_rate
+from factorial import PROCESSES, train_at
+from kinds import KINDS
+from lightning.pytorch import seed_everything
+
+from fldd_lightning import FLDD, DiscreteDataModule
+
+__all__ = ["BUDGETS", "main", "run"]
+
+BUDGETS = (1, 2, 4, 8, 16, 64)
+CHECKED = 4  # T at which validation chooses among the checkpoints of a model of all T
+COMPARED = ("order by hand", "learned")
+
+
+def build(kind: str, process: str, budgets: tuple[int, ...], rate: float, data: DiscreteDataModule) -> FLDD:
+    """A model of one number of steps or of several."""
+    if len(budgets) > 1:
+        recipe = replace(PROCESSES[process], options={"budgets": budgets})
+        return KINDS[kind].build(recipe, CHECKED, rate, data)
+    fixed = "order by hand" if budgets == (1,) else process
+    return KINDS[kind].build(PROCESSES[fixed], budgets[0], rate, data)
+
+
+def run(
+    kind: str, process: str, budgets: tuple[int, ...], seed: int, path: str, output: Path, steps: int | None = None
+) -> None:
+    """Train one model and measure it at each of its numbers of steps; appends the rows that are missing."""
+    chosen = KINDS[kind]
+    steps = steps or chosen.steps
+    base = {"kind": kind, "process": process, "trained": "all" if len(budgets) > 1 else "each"}
+    keys = [{**base, "num_steps": t, "seed": seed, "steps": steps} for t in budgets]
+    missing = [key for key in keys if not rows_of(output, key)]
+    if not missing:
+        return
+    tuned, at = {"kind": kind, "process": process}, partial(train_at, kind, process, path)
+    rate = tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, chosen.steps, at)
+    seed_everything(seed, verbose=False)
+    data = chosen.data(path, batch_size=chosen.batch, seed=0)
+    trained = build(kind, process, budgets, rate, data)
+    _, seconds = train(trained, data, steps)
+    for key in missing:
+        model = trained.with_num_steps(key["num_steps"]) if len(budgets) > 1 else trained
+        logged = measured(model, data, most=chosen.tested)
+        x = model.sample(chosen.samples, seed, batch_size=500)
+        said = chosen.measure(model, data, x, output.parent)
+        row = {
+            **key, "lr": rate,
+            **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
+            "quality": f"{said[chosen.quality[0]]:.4f}", "measures": joined(said), "samples": chosen.samples,
+            "seconds": round(seconds), **made_with(),
+        }  # fmt: skip
+        append_row(output, row)
+        print(row, flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("mnist16", "text64"), required=True)
+    parser.add_argument("--path", required=True, help="the kind's data: a folder or a file")
+    parser.add_argument("--processes", nargs="+", choices=COMPARED, default=COMPARED)
+    parser.add_argument("--trained", nargs="+", choices=("all", "each"), default=("all", "each"))
+    parser.add_argument("--steps", type=int, help="optimiser steps, if not those of the kind")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/any_steps.csv"))
+    arguments = parser.parse_args()
+    one_thread()
+    for seed in arguments.seeds:
+        for process in arguments.processes:
+            for trained in arguments.trained:
+                for budgets in [BUDGETS] if trained == "all" else [(t,) for t in BUDGETS]:
+                    run(arguments.kind, process, budgets, seed, arguments.path, arguments.output, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
