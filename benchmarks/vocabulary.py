@@ -39,7 +39,7 @@ from fldd_lightning import (
     Spec,
     Transformer,
 )
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import step_terms, stratified_steps
 
 NETWORK = partial(Transformer, width=256, depth=6, heads=4)
 SIZES = {27: (256, 4), 2048: (256, 4), 50_257: (1024, 1)}  # K: length, batch
@@ -60,7 +60,7 @@ def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[
     reverse, estimator = MaskedReverse(spec, process, NETWORK).to(device), make_estimator(spec).to(device)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randint(num_classes, (batch, length), device=device)
-    t = process.timesteps.draw(batch, generator)
+    t = stratified_steps(batch, process.timesteps, generator)
 
     def networks() -> None:
         outputs = [reverse.network(x.repeat(draws, 1), t.repeat(draws))]

@@ -18,9 +18,10 @@ from conftest import (
     prior_term,
     reconstruction_term,
 )
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import step_terms, stratified_steps
 from fldd_lightning.categorical import one_hot
-from fldd_lightning.forward import MaskProcess, Timesteps
+from fldd_lightning.forward import MaskProcess
+from fldd_lightning.forward.step import Timesteps
 from fldd_lightning.spec import Spec
 
 
@@ -111,9 +112,9 @@ def test_prior_and_reconstruction_terms_vanish(name: str) -> None:
 
 def test_steps_spread_evenly() -> None:
     steps = Timesteps(4, 4)
-    t = steps.draw(40, torch.Generator().manual_seed(0))
+    t = stratified_steps(40, steps, torch.Generator().manual_seed(0))
     assert torch.bincount(t, minlength=5).tolist() == [0, 10, 10, 10, 10]
-    draws = torch.cat([steps.draw(3, torch.Generator().manual_seed(i)) for i in range(2000)])
+    draws = torch.cat([stratified_steps(3, steps, torch.Generator().manual_seed(i)) for i in range(2000)])
     share = torch.bincount(draws, minlength=5)[1:] / len(draws)
     assert (share - 0.25).abs().max() < 0.02
 

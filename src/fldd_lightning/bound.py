@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
+from .forward.step import Timesteps
 from .latents.base import Latent, LatentPosterior, weighed
 from .latents.given import GivenLatent
 from .reverse import MaskedReverse, Reverse
@@ -41,6 +42,7 @@ __all__ = [
     "noise_of",
     "num_uniforms",
     "step_terms",
+    "stratified_steps",
     "uniform_of",
 ]
 
@@ -354,3 +356,27 @@ def mixed_seed(seed: int, *numbers: int) -> int:
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
     return seed
+
+
+def stratified_steps(batch: int, steps: Timesteps, generator: torch.Generator) -> Tensor:
+    """Draw one step for each example: a number of steps, all equally likely, and one of its steps.
+
+    Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in random order. So numbers of
+    steps, and the steps of each, are spread evenly.
+
+    Args:
+        batch: B.
+        steps: Which there are; n of them.
+        generator: Source of randomness; its device is that of the result.
+
+    Returns:
+        Integer steps ``(B,)``, in 1..n.
+    """
+    device = generator.device
+    offset = torch.rand((), dtype=torch.float64, device=device, generator=generator)
+    place = (torch.arange(batch, device=device) + offset) / batch * len(steps.numbers)  # (B,)
+    which = place.long().clamp_max(len(steps.numbers) - 1)
+    sizes = torch.tensor(steps.numbers, device=device)
+    before = (sizes.cumsum(0) - sizes)[which]  # steps of the numbers before
+    t = 1 + before + ((place - which) * sizes[which]).long().minimum(sizes[which] - 1)
+    return t[torch.randperm(batch, device=device, generator=generator)]

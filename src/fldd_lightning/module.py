@@ -29,6 +29,7 @@ from .bound import (
     noise_of,
     num_uniforms,
     step_terms,
+    stratified_steps,
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
@@ -51,7 +52,7 @@ from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import best_of as best_of_samples
 from .sampling import draw_samples, given_rows
-from .spec import Spec, checked_budgets
+from .spec import Spec
 from .training import (
     AdaptiveClip,
     Averaging,
@@ -167,11 +168,12 @@ class FLDD(LightningModule, ModelHubMixin):
             raise FLDDError(f"observed is {observed}, but it is a share of the examples, from 0 to 1.")
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         values = None if num_values is None else tuple(int(number) for number in num_values)
-        numbers = checked_budgets(budgets, num_steps)
         plainly = {"shape": [int(size) for size in shape], "num_values": None if values is None else list(values)}
-        self.save_hyperparameters(describe({**arguments, **plainly, "budgets": list(numbers)}))
-        grid = max(numbers, default=num_steps)
-        bare = Spec(num_classes, tuple(shape), grid, padded, num_values=values, budgets=numbers)
+        self.save_hyperparameters(describe({**arguments, **plainly, "budgets": [int(n) for n in budgets]}))
+        bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values, budgets=tuple(budgets))
+        if budgets and num_steps not in bare.budgets:
+            raise FLDDError(f"num_steps={num_steps} is none of the budgets {list(budgets)}: set it to one, or add it.")
+        bare = replace(bare, num_steps=bare.grid)
         modules = nn.ModuleList(make_latents(latents, bare))
         self.latents = modules  # type: ignore[assignment]
         self.spec = replace(bare, seen=tuple(c.seen for c in self.latents if c.seen is not None))
@@ -189,7 +191,7 @@ class FLDD(LightningModule, ModelHubMixin):
         self._go_in(num_steps)
         self._make_statistics(estimator)
         self.estimator.check(self.forward_process, self.reverse)
-        if numbers and has_any_order(self.forward_process, self.reverse):
+        if budgets and has_any_order(self.forward_process, self.reverse):
             raise FLDDError("masked diffusion that is not told the step serves any number of steps: leave out budgets.")
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps = self.held_steps = freeze_steps
@@ -213,7 +215,7 @@ class FLDD(LightningModule, ModelHubMixin):
         """
         x, spec = self.data(batch).long(), self.spec
         generator = self._generator(self.current_epoch, batch_idx)
-        t = self.forward_process.timesteps.draw(len(x), generator).to(self.device)  # (B,)
+        t = stratified_steps(len(x), self.forward_process.timesteps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
         uniform = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
         drawn = draw_latents(self.latents, [each.posterior(x, batch) for each in self.latents], uniform)
@@ -238,7 +240,7 @@ class FLDD(LightningModule, ModelHubMixin):
             per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t, said)
         kl = drawn.kl()
         self._log_training(out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
-        num_steps = self.forward_process.timesteps.size(t)  # (B,)
+        num_steps = self.forward_process.timesteps.size[t]  # (B,)
         return ((num_steps * per_step).mean() + drawn.loss(kl)) / spec.num_dims
 
     def _go_in(self, num_steps: int) -> None:
@@ -249,7 +251,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def _make_statistics(self, estimator: Callable[[Spec], GradientEstimator]) -> None:
         """Make what keeps numbers of every kind of step: estimator and score of latents."""
-        of_steps = replace(self.spec, num_steps=len(self.forward_process.timesteps))
+        of_steps = replace(self.spec, num_steps=self.forward_process.timesteps.total)
         self.estimator = build(estimator, GradientEstimator, of_steps)
         self.latent_score = self._score_of_latents(of_steps)
 
@@ -264,7 +266,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def _log_training(self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor]) -> None:
         timesteps, size = self.forward_process.timesteps, len(t)
-        num_steps, values = timesteps.size(t), dict(terms)
+        num_steps, values = timesteps.size[t], dict(terms)
         if auxiliary is not None:
             values["auxiliary"] = (num_steps * auxiliary).mean()
         if kl is not None:
@@ -276,7 +278,7 @@ class FLDD(LightningModule, ModelHubMixin):
                 for i, mean in _means(num_steps * kl, timesteps.which[t], len(timesteps.numbers)).items():
                     values[f"nelbo_T{timesteps.numbers[i]}"] = of_latents + mean
             else:
-                values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, len(timesteps)).items()})
+                values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, timesteps.total).items()})
         self.logged = {name: value.detach() for name, value in values.items()} if self._trainer is None else {}
         if self._trainer is not None:
             for name, value in values.items():

@@ -75,12 +75,17 @@ class Reverse(nn.Module, ABC):
     def follow(self, process: ForwardProcess) -> None:
         """Take the steps and the schedule of a process from now on: another one, or the same in other steps."""
         self.num_steps = process.num_steps
-        self._times_of = process.timesteps.of  # methods of modules held elsewhere add no parameters here
+        self._timesteps = (process.timesteps,)  # held elsewhere: a tuple, so that it is no module of this one
 
     def configuration(self) -> str:
         """What a checkpoint has to agree on."""
         options = "time_independent=True" if self.time_independent else ""
         return f"{type(self).__name__}({options}) of {type(self.network).__name__}"
+
+    def _times_of(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The times t and s of steps ``(B,)``."""
+        (steps,) = self._timesteps
+        return steps.t[t], steps.s[t]
 
     def logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """What the denoiser says, ``(B, *shape, num_outputs)``, of states or weights over them.

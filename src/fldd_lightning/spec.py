@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import FLDDError
 
-__all__ = ["MOST_NUMBERS", "Seen", "Spec", "checked_budgets"]
+__all__ = ["MOST_NUMBERS", "Seen", "Spec"]
 
 MOST_NUMBERS = 2**26  # of one table or layer, 256 MiB: it goes with every checkpoint
 
@@ -94,6 +94,9 @@ class Spec:
             )
         if self.num_steps < 1:
             raise FLDDError(f"num_steps is {self.num_steps}, but T must be at least 1.")
+        object.__setattr__(self, "budgets", tuple(sorted({int(n) for n in self.budgets})))
+        if min(self.budgets, default=1) < 1:
+            raise FLDDError(f"budgets are numbers of steps, each at least 1, not {list(self.budgets)}.")
         if self.num_values is not None:
             self._check_values(tuple(int(n) for n in self.num_values))
         most = max((each.num_parts for each in self.seen), default=1)
@@ -141,18 +144,3 @@ class Spec:
     def part_of(self, num_parts: int) -> list[int]:
         """The part 0..m-1 that every one of the D coordinates belongs to; neighbours, as equal as can be."""
         return [i * num_parts // self.num_dims for i in range(self.num_dims)]
-
-
-def checked_budgets(budgets: Sequence[int], num_steps: int) -> tuple[int, ...]:
-    """Numbers of steps that one training is to serve, in order; none if there is one alone.
-
-    Raises:
-        FLDDError: If one of them is not positive, or ``num_steps`` is none of them.
-    """
-    numbers = tuple(sorted({int(number) for number in budgets}))
-    if numbers and (numbers[0] < 1 or num_steps not in numbers):
-        raise FLDDError(
-            f"budgets are the numbers of steps to train for, each at least 1 and num_steps={num_steps} among them, not "
-            f"{list(budgets)}. Add it, or set num_steps to one of them: validation and samples are of that many."
-        )
-    return numbers

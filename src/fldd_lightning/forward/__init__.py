@@ -4,7 +4,6 @@ from .base import ForwardProcess
 from .general import D3PMProcess, ResidualAbsorbingProcess, ResidualProcess, ResidualUniformProcess, UniformProcess
 from .masked import AbsorbingProcess, LearnedMaskProcess, MaskedStep, MaskProcess, StaggeredProcess
 from .step import DenseStep, Posterior, Step
-from .timesteps import Timesteps
 
 __all__ = [
     "AbsorbingProcess",
@@ -20,6 +19,5 @@ __all__ = [
     "ResidualUniformProcess",
     "StaggeredProcess",
     "Step",
-    "Timesteps",
     "UniformProcess",
 ]

@@ -13,8 +13,7 @@ from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
 from .padding import check_interior, check_step
-from .step import DenseStep, Posterior, Step
-from .timesteps import Timesteps
+from .step import DenseStep, Posterior, Step, Timesteps
 
 __all__ = ["ForwardProcess"]
 
@@ -74,14 +73,14 @@ class ForwardProcess(nn.Module, ABC):
     @property
     def num_steps(self) -> int:
         """Steps that make a sample of noise, N; T unless :meth:`walk` says otherwise."""
-        return self.timesteps.num_steps
+        return self.timesteps.numbers[0]
 
     def walk(self, num_steps: int, further: Sequence[int] = ()) -> None:
         """Go over the same grid in another number of steps from now on.
 
         Args:
             num_steps: N, at most T.
-            further: Numbers of steps whose steps come after these; see :class:`~fldd_lightning.forward.Timesteps`.
+            further: Numbers of steps whose steps come after these; see ``Timesteps``.
         """
         timesteps = Timesteps(self.spec.num_steps, num_steps, further).to(self._one.device)
         for each in self.modules():  # a base as well
@@ -203,7 +202,7 @@ class ForwardProcess(nn.Module, ABC):
 
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""
-        time, before = self.timesteps.of(t)
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
         log_u_s, log_u_t = self.log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
         coupled = self.couple(x, time, before, log_u_s, log_u_t)
         step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad

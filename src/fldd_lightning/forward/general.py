@@ -62,7 +62,7 @@ class UniformProcess(ForwardProcess):
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # A state that is x stays. Any other stays with probability u_s / u_t = s / t, or moves to x.
-        time, before = (_per_example(each, log_p) for each in self.timesteps.of(t))
+        time, before = (_per_example(each[t], log_p) for each in (self.timesteps.t, self.timesteps.s))
         stay, log_p = before / time, log_p.clamp_min(_LEAST)
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1), log p(x = z_t)
         kept = torch.logaddexp(log_at, stay.log() + _log_not(log_at))
@@ -92,7 +92,7 @@ class D3PMProcess(UniformProcess):
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # The posterior at j is (beta [j = z_t] + nu) (alpha_s [j = x] + n) / (beta (alpha_s [z_t = x] + n) + nu).
-        time, before = self.timesteps.of(t)
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
         beta, log_p = self._beta(time, before, log_p), log_p.clamp_min(_LEAST)
         alpha = 1 - _per_example(before, log_p) / self.spec.num_steps
         n, nu = (1 - alpha) / self._num_live, (1 - beta) / self._num_live

@@ -113,8 +113,10 @@ class MaskProcess(ForwardProcess):
 
     def _odds_table(self, log_odds: Tensor) -> Tensor:
         """Log odds of staying in every step, ``(n + 1, *shape)``, from those of the times 2..T, ``(*shape, T - 1)``."""
-        log_stay = self.timesteps.summed(logsigmoid(log_odds).movedim(-1, 0))  # (n + 1, *shape)
-        return _odds(log_stay, self.timesteps.s)
+        at_times, steps = logsigmoid(log_odds).movedim(-1, 0), self.timesteps  # (T - 1, *shape)
+        at_times = at_times.repeat(len(steps.numbers), *[1] * (at_times.dim() - 1))
+        log_stay = at_times.new_zeros(len(steps.t), *at_times.shape[1:]).index_add(0, steps.passing, at_times)
+        return _odds(log_stay, steps.s)
 
     @torch.no_grad()
     def leaving(self, t: Tensor) -> Tensor:
@@ -145,7 +147,7 @@ class MaskProcess(ForwardProcess):
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
         odds = self.log_stay_odds_of(x, condition)  # (B or 1, *shape or 1.., T - 1)
-        time, before = self.timesteps.of(t)
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
         log_kept, log_gamma = (
             _at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds)
         )  # (B, *shape)
