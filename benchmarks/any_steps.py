@@ -1,7 +1,7 @@
 """One training for any number of steps against one training for each: bound and quality of samples at equal steps.
 
     python benchmarks/any_steps.py --kind mnist16 --path FOLDER_WITH_IDX_FILES
-    python benchmarks/any_steps.py --kind text64 --path text8.txt --steps 500
+    python benchmarks/any_steps.py --kind text64 --path text8.txt --steps 500 --lr 1e-3
 
 Processes without a latent: an order set by hand, and a schedule learned from it. For each, T in {1, 2, 4, 8, 16, 64}.
 ``each`` trains a model for every T. ``all`` trains one model with ``budgets``, in as many optimiser steps as one of
@@ -41,18 +41,35 @@ def build(kind: str, process: str, budgets: tuple[int, ...], rate: float, data: 
 
 
 def run(
-    kind: str, process: str, budgets: tuple[int, ...], seed: int, path: str, output: Path, steps: int | None = None
+    kind: str,
+    process: str,
+    budgets: tuple[int, ...],
+    seed: int,
+    path: str,
+    output: Path,
+    steps: int,
+    rate: float | None = None,
 ) -> None:
-    """Train one model and measure it at each of its numbers of steps; appends the rows that are missing."""
+    """Train one model and measure it at each of its numbers of steps; appends the rows that are missing.
+
+    Args:
+        kind: Of the data.
+        process: The forward process.
+        budgets: One number of steps, or those of a model of several.
+        seed: Of weights and noise.
+        path: The kind's data.
+        output: The CSV.
+        steps: Optimiser steps.
+        rate: Learning rate; None for the one that ``factorial.py`` chose, or would choose.
+    """
     chosen = KINDS[kind]
-    steps = steps or chosen.steps
     base = {"kind": kind, "process": process, "trained": "all" if len(budgets) > 1 else "each"}
     keys = [{**base, "num_steps": t, "seed": seed, "steps": steps} for t in budgets]
     missing = [key for key in keys if not rows_of(output, key)]
     if not missing:
         return
     tuned, at = {"kind": kind, "process": process}, partial(train_at, kind, process, path)
-    rate = tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, chosen.steps, at)
+    rate = rate or tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, chosen.steps, at)
     seed_everything(seed, verbose=False)
     data = chosen.data(path, batch_size=chosen.batch, seed=0)
     trained = build(kind, process, budgets, rate, data)
@@ -80,15 +97,18 @@ def main() -> None:
     parser.add_argument("--processes", nargs="+", choices=COMPARED, default=COMPARED)
     parser.add_argument("--trained", nargs="+", choices=("all", "each"), default=("all", "each"))
     parser.add_argument("--steps", type=int, help="optimiser steps, if not those of the kind")
+    parser.add_argument("--lr", type=float, help="learning rate of all models, if not those of tuning.csv")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/any_steps.csv"))
     arguments = parser.parse_args()
     one_thread()
+    steps = arguments.steps or KINDS[arguments.kind].steps
+    chosen = partial(run, path=arguments.path, output=arguments.output, steps=steps, rate=arguments.lr)
     for seed in arguments.seeds:
         for process in arguments.processes:
             for trained in arguments.trained:
                 for budgets in [BUDGETS] if trained == "all" else [(t,) for t in BUDGETS]:
-                    run(arguments.kind, process, budgets, seed, arguments.path, arguments.output, arguments.steps)
+                    chosen(arguments.kind, process, budgets, seed)
 
 
 if __name__ == "__main__":

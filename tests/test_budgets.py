@@ -17,7 +17,7 @@ from conftest import PAIRS, PROCESSES, all_states, exact_log_likelihood, exact_s
 from fldd_lightning import FLDD, FLDDError, MaskedReverse, PredictingReverse, TrainedMixtureLatent, load_model
 from fldd_lightning.bound import step_terms
 from fldd_lightning.cli import main
-from fldd_lightning.estimators import RLOO, Reinforce
+from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
 from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, LearnedMaskProcess
 from fldd_lightning.forward.step import even_times
 from fldd_lightning.spec import Spec
@@ -158,6 +158,19 @@ def test_what_a_step_reveals(name: str) -> None:
         auxiliary = step_terms(made, model.reverse, torch.full((1, 9, 2), 3)).auxiliary
         assert auxiliary is not None
         assert name != "absorbing" or float(auxiliary.abs().max()) < 1e-6  # masked diffusion lacks nothing
+
+
+def test_a_model_of_other_steps_can_be_trained_on() -> None:
+    """With the estimator it had, whose numbers are of the steps that there are now."""
+    warm = partial(WarmUp, first=partial(Concrete, end=0.5), then=partial(RLOO, samples=3))
+    model = of_budgets(estimator=warm)
+    for num_steps in (4, 3):
+        other = model.with_num_steps(num_steps)
+        made: Any = other.estimator
+        assert (made.first.end, made.then.samples) == (0.5, 3)
+        assert len(made.then.mean) == 1 + other.forward_process.timesteps.total
+        assert other.forward_process.timesteps.t[:2].tolist() == [0, 1]
+        assert model.spec.num_steps == model.reverse.num_steps == 2
 
 
 def test_the_denoiser_is_told_both_times() -> None:

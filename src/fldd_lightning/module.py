@@ -188,8 +188,8 @@ class FLDD(LightningModule, ModelHubMixin):
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.observed = observed
         self._check_sees_given()
+        self._make_estimator = estimator
         self._go_in(num_steps)
-        self._make_statistics(estimator)
         self.estimator.check(self.forward_process, self.reverse)
         if budgets and has_any_order(self.forward_process, self.reverse):
             raise FLDDError("masked diffusion that is not told the step serves any number of steps: leave out budgets.")
@@ -248,11 +248,9 @@ class FLDD(LightningModule, ModelHubMixin):
         self.spec = replace(self.spec, num_steps=num_steps)
         self.forward_process.walk(num_steps, [number for number in self.spec.budgets if number != num_steps])
         self.reverse.follow(self.forward_process)
-
-    def _make_statistics(self, estimator: Callable[[Spec], GradientEstimator]) -> None:
-        """Make what keeps numbers of every kind of step: estimator and score of latents."""
+        # they keep numbers of every step there is
         of_steps = replace(self.spec, num_steps=self.forward_process.timesteps.total)
-        self.estimator = build(estimator, GradientEstimator, of_steps)
+        self.estimator = build(self._make_estimator, GradientEstimator, of_steps)
         self.latent_score = self._score_of_latents(of_steps)
 
     def _score_of_latents(self, spec: Spec) -> LatentScore | None:
@@ -595,7 +593,6 @@ class FLDD(LightningModule, ModelHubMixin):
         if any_order or num_steps in budgets:
             other.hparams["num_steps"] = num_steps
         other._go_in(num_steps)
-        other._make_statistics(type(self.estimator))
         return other.to(self.device)
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
