@@ -27,7 +27,7 @@ from fldd_lightning import FLDD, DiscreteDataModule
 __all__ = ["BUDGETS", "main", "run"]
 
 BUDGETS = (1, 2, 4, 8, 16, 64)
-CHECKED = 4  # T at which validation chooses among the checkpoints of a model of all T
+CHECKED = 4  # the T at which validation chooses among the checkpoints of a model of all T
 COMPARED = ("order by hand", "learned")
 
 
