@@ -19,7 +19,7 @@ from ..factory import build
 from ..networks.base import Backbone
 from ..spec import Spec
 from .base import ForwardProcess, kept_logits
-from .masked import AbsorbingProcess
+from .masked import AbsorbingProcess, per_example
 from .step import Posterior
 
 __all__ = [
@@ -208,7 +208,7 @@ class ResidualUniformProcess(ResidualProcess):
 
 def _per_example(values: Tensor, like: Tensor) -> Tensor:
     """One number an example ``(B,)``, shaped to broadcast against ``(B, *shape, S)``."""
-    return values.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+    return per_example(values.to(like.dtype), like)
 
 
 def _log_not(log_p: Tensor) -> Tensor:

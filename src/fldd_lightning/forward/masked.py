@@ -131,7 +131,9 @@ class MaskProcess(ForwardProcess):
 
     def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
         num_states = self.num_states
-        stay = _odds_between(self._shared(), t, s).sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
+        stay = (
+            _odds(_between(logsigmoid(self._shared()), t, s), s).sigmoid().unsqueeze(-1).to(state)
+        )  # (B, *shape or 1.., 1)
         mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
         masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.spec.num_classes, num_states).log()
         kept, other = kept_logits(torch.ones_like(stay), num_states)
@@ -148,12 +150,15 @@ class MaskProcess(ForwardProcess):
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
         odds = self.log_stay_odds_of(x, condition)  # (B or 1, *shape or 1.., T - 1)
         time, before = self.timesteps.t[t], self.timesteps.s[t]
-        log_kept, log_gamma = (
-            _at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds)
-        )  # (B, *shape)
-        # where all examples share the schedule, so do steps of one kind
-        log_odds = self._odds_table(odds[0])[t] if len(odds) == 1 else _odds_between(odds, time, before)
-        log_odds = log_odds.expand(x.shape)
+        if len(odds) == 1:  # all examples share the schedule, and so all steps of one kind
+            log_kept, log_gamma = (_at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds))
+            log_odds = self._odds_table(odds[0])[t]
+        else:
+            log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
+            log_gamma = _between(log_stay, end, time)
+            log_kept = _log_not(log_gamma).masked_fill(per_example(time == end, log_gamma), float("-inf"))
+            log_odds = _odds(_between(log_stay, time, before), before)
+        log_kept, log_gamma, log_odds = (each.expand(x.shape) for each in (log_kept, log_gamma, log_odds))
         if self.spec.pad is not None:  # never masked
             is_pad = x == self.spec.pad
             log_kept, log_gamma = log_kept.masked_fill(is_pad, 0.0), log_gamma.masked_fill(is_pad, float("-inf"))
@@ -291,28 +296,35 @@ def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([zero, log_kept, nothing], -1), torch.cat([nothing, log_gamma, zero], -1)
 
 
-def _odds_between(log_odds: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """Log odds that a coordinate masked at time t is masked at s.
+def _between(log_stay: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Log probability that a coordinate masked at time t is masked at s: the sum over the times s + 1..t.
 
     Args:
-        log_odds: Of staying masked at the times 2..T, ``(B or 1, *shape or 1.., T - 1)``.
+        log_stay: Log probability of staying masked at the times 2..T, ``(B or 1, *shape or 1.., T - 1)``.
         t: Times ``(B,)``.
-        s: Earlier times ``(B,)``.
+        s: Earlier times ``(B,)``. At time 1 nothing stays, which is left out: the result is for s above 0.
 
     Returns:
-        ``(B, *shape or 1..)``; ``NEVER`` at s = 0.
+        ``(B, *shape or 1..)``; 0 where s = t.
     """
-    time = torch.arange(2, log_odds.shape[-1] + 2, device=t.device)
+    time = torch.arange(2, log_stay.shape[-1] + 2, device=t.device)
     passed = (time > s.unsqueeze(-1)) & (time <= t.unsqueeze(-1))  # (B, T - 1)
-    passed = passed.reshape(len(t), *[1] * (log_odds.dim() - 2), -1)
-    return _odds(torch.where(passed, logsigmoid(log_odds), 0.0).sum(-1), s)
+    return torch.where(passed.reshape(len(t), *[1] * (log_stay.dim() - 2), -1), log_stay, 0.0).sum(-1)
 
 
 def _odds(log_stay: Tensor, s: Tensor) -> Tensor:
     """Log odds from log-probabilities ``(B, *shape)`` of staying masked in steps to the times s ``(B,)``."""
-    stay = log_stay.clamp_max(-torch.finfo(log_stay.dtype).tiny)  # where it is sure, too
-    odds = stay - (-torch.expm1(stay)).log()
-    return odds.masked_fill((s == 0).reshape(-1, *[1] * (stay.dim() - 1)), NEVER)
+    return (log_stay - _log_not(log_stay)).masked_fill(per_example(s == 0, log_stay), NEVER)
+
+
+def _log_not(log_p: Tensor) -> Tensor:
+    """Log(1 - p), finite where p is 1, too."""
+    return (-torch.expm1(log_p.clamp_max(-torch.finfo(log_p.dtype).tiny))).log()
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """One value an example ``(B,)``, shaped to broadcast against ``(B, *shape)``."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _at(table: Tensor, t: Tensor, shape: torch.Size) -> Tensor:
