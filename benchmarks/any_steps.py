@@ -6,13 +6,14 @@
 Processes without a latent: an order set by hand, and a schedule learned from it. For each, T in {1, 2, 4, 8, 16, 64}.
 ``each`` trains a model for every T. ``all`` trains one model with ``budgets``, in as many optimiser steps as one of
 those. All have the learning rate that ``factorial.py`` chose for the process (``tuning.csv``). At T = 1 there is
-nothing to learn, and the schedule is that of the order by hand. Rows that are there are not measured again. One thread
-a run.
+nothing to learn, and the schedule is that of the order by hand. Rows that are there are not measured again, nor are
+those of ``factorial.csv``, which come from the same trainings. One thread a run.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = ["BUDGETS", "main", "run"]
 BUDGETS = (1, 2, 4, 8, 16, 64)
 CHECKED = 4  # the T at which validation chooses among the checkpoints of a model of all T
 COMPARED = ("order by hand", "learned")
+MEASURED = (
+    "lr", "nelbo", "nelbo_se", "quality", "measures", "samples", "seconds", "version", "torch", "machine",
+)  # fmt: skip
 
 
 def build(kind: str, process: str, budgets: tuple[int, ...], rate: float, data: DiscreteDataModule) -> FLDD:
@@ -66,6 +70,8 @@ def run(
     base = {"kind": kind, "process": process, "trained": "all" if len(budgets) > 1 else "each"}
     keys = [{**base, "num_steps": t, "seed": seed, "steps": steps} for t in budgets]
     missing = [key for key in keys if not rows_of(output, key)]
+    if len(budgets) == 1 and missing:
+        missing = [key for key in missing if not taken_over(key, output)]
     if not missing:
         return
     tuned, at = {"kind": kind, "process": process}, partial(train_at, kind, process, path)
@@ -87,6 +93,15 @@ def run(
         }  # fmt: skip
         append_row(output, row)
         print(row, flush=True)
+
+
+def taken_over(key: Mapping[str, object], output: Path) -> bool:
+    """Append the row of a model of one T from ``factorial.csv``; False if it has none."""
+    same = {name: value for name, value in key.items() if name != "trained"}
+    found = rows_of(output.with_name("factorial.csv"), {**same, "latent": "no", "decoding": "ancestral"})
+    if found:
+        append_row(output, {**key, **{name: found[0][name] for name in MEASURED}})
+    return bool(found)
 
 
 def main() -> None:

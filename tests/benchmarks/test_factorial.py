@@ -14,7 +14,7 @@ import kinds
 import published
 import pytest
 import torch
-from common import read_rows
+from common import append_row, read_rows
 from factorial_figure import draw, steps_saved
 from torch import Tensor
 from work import TrainingWork, counted, sampling_work, trained_numbers
@@ -112,6 +112,11 @@ def test_one_training_for_all_steps_against_one_for_each(tiny: None, tmp_path: P
     before = path.read_text()
     any_steps.run("mnist16", "learned", (2, 4), 0, "", path, steps=2, rate=1e-3)
     assert path.read_text() == before
+    key = {"kind": "mnist16", "process": "learned", "num_steps": 4, "seed": 0, "steps": 2, "latent": "no"}
+    same = {**key, "decoding": "ancestral", **dict.fromkeys(any_steps.MEASURED, "of the same training")}
+    append_row(tmp_path / "factorial.csv", same)
+    any_steps.run("mnist16", "learned", (4,), 0, "", path, steps=2, rate=1e-3)
+    assert read_rows(path)[-1]["nelbo"] == "of the same training"
 
 
 def test_steps_saved() -> None:
