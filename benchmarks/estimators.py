@@ -71,7 +71,7 @@ class Meter:
         """One update from fresh examples, as a flat vector."""
         generator = torch.Generator().manual_seed(seed)
         x = self.data[torch.randint(len(self.data), (self.batch,), generator=generator)]
-        t = stratified_steps(len(x), self.model.spec.num_steps, generator)
+        t = stratified_steps(len(x), self.model.forward_process.timesteps, generator)
         latents, process, reverse = self.model.latents, self.model.forward_process, self.model.reverse
         uniform = torch.rand(len(x), num_uniforms(latents), dtype=torch.float64, generator=generator)
         drawn = draw_latents(latents, [each.posterior(x) for each in latents], uniform)

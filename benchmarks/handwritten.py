@@ -42,8 +42,8 @@ class SummaryProcess(ForwardProcess):
     def log_prior(self) -> Tensor:
         return self.base.log_prior()
 
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
-        return self.base.posterior_logits(state, t)
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.base.posterior_logits(state, t, s)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         summary = self.summary(x)

@@ -16,7 +16,8 @@ A page holds, in front of each table, a comment that says what stands in it (YAM
     <!-- end table -->
 
 ``columns`` alternates titles with columns of the CSV. A number with a format is the mean over the seeds of a row, with
-the lowest and the highest behind it; ``%`` as a format's last letter makes per cent. Tables have at most six rows.
+the lowest and the highest behind it; ``%`` as a format's last letter makes per cent. ``{nelbo .2f: {trained: all}}``
+takes a column from other lines than the row's other columns do. Tables have at most six rows.
 A row whose lines hold the same seed twice is refused: it would average over more than seeds.
 """
 
@@ -96,18 +97,31 @@ def _table(asked: dict[str, Any], results: Path) -> str:
     titles, values = asked["columns"][::2], asked["columns"][1::2]
     rows = [["", *titles, "seeds"], ["---"] * (len(titles) + 2)]
     for label, where in asked["rows"].items():
-        wanted = {**asked.get("where", {}), **where}
-        unknown = {*wanted, *(value.partition(" ")[0] for value in values)} - set(lines[0])
-        if unknown:
-            raise ValueError(f"{asked['csv']}.csv has no column {', '.join(sorted(unknown))}.")
-        same = [line for line in lines if all(line[key] == str(value) for key, value in wanted.items())]
-        if not same:
-            raise ValueError(f"{asked['csv']}.csv has no line of {wanted}, for the row '{label}'.")
-        seeds = [line["seed"] for line in same if "seed" in line]
-        if len(seeds) > len(set(seeds)):
-            raise ValueError(f"{asked['csv']}.csv has several lines of one seed for the row '{label}': say which.")
-        rows.append([label, *(_cell(same, value) for value in values), str(len(same))])
+        cells, seeds = [], set()
+        for value in values:
+            column, further = (value, {}) if isinstance(value, str) else next(iter(value.items()))
+            wanted = {**asked.get("where", {}), **where, **further}
+            same = _chosen(lines, wanted, column.partition(" ")[0], f"{asked['csv']}.csv", label)
+            cells.append(_cell(same, column))
+            seeds.add(str(len(same)))
+        rows.append([label, *cells, " or ".join(sorted(seeds))])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _chosen(
+    lines: list[dict[str, str]], wanted: dict[str, Any], column: str, name: str, label: str
+) -> list[dict[str, str]]:
+    """The lines of one cell, a line a seed."""
+    unknown = {*wanted, column} - set(lines[0])
+    if unknown:
+        raise ValueError(f"{name} has no column {', '.join(sorted(unknown))}.")
+    same = [line for line in lines if all(line[key] == str(value) for key, value in wanted.items())]
+    if not same:
+        raise ValueError(f"{name} has no line of {wanted}, for the row '{label}'.")
+    seeds = [line["seed"] for line in same if "seed" in line]
+    if len(seeds) > len(set(seeds)):
+        raise ValueError(f"{name} has several lines of one seed for the row '{label}': say which.")
+    return same
 
 
 def _cell(lines: list[dict[str, str]], value: str) -> str:

@@ -60,7 +60,7 @@ def make_steps(case: str, num_classes: int, device: str) -> dict[str, Callable[[
     reverse, estimator = MaskedReverse(spec, process, NETWORK).to(device), make_estimator(spec).to(device)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randint(num_classes, (batch, length), device=device)
-    t = stratified_steps(batch, 8, generator)
+    t = stratified_steps(batch, process.timesteps, generator)
 
     def networks() -> None:
         outputs = [reverse.network(x.repeat(draws, 1), t.repeat(draws))]

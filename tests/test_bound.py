@@ -21,6 +21,7 @@ from conftest import (
 from fldd_lightning.bound import step_terms, stratified_steps
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.forward import MaskProcess
+from fldd_lightning.forward.step import Timesteps
 from fldd_lightning.spec import Spec
 
 
@@ -94,7 +95,7 @@ def test_an_untrained_reverse_starts_at_the_posterior_with_x_unknown(name: str) 
         torch.nn.init.zeros_(p)
     z = torch.full((2, 2), process.num_states - 1)  # MASK, where there is one
     t = torch.tensor([2, 3])
-    expected = process.posterior_logits(one_hot(z, process.num_states), t).log_softmax(-1)
+    expected = process.posterior_logits(one_hot(z, process.num_states), t, t - 1).log_softmax(-1)
     if isinstance(process, MaskProcess):  # no floor needed
         stay = process.log_stay_odds()[t].sigmoid().unsqueeze(-1).expand(2, 2, 1)
         expected = torch.cat([((1 - stay) / 3).expand(2, 2, 3), stay], -1).log()
@@ -109,10 +110,11 @@ def test_prior_and_reconstruction_terms_vanish(name: str) -> None:
     assert torch.equal(reconstruction_term(process, x), torch.zeros(len(x)))
 
 
-def test_stratified_steps_spread_evenly() -> None:
-    t = stratified_steps(40, 4, torch.Generator().manual_seed(0))
+def test_steps_spread_evenly() -> None:
+    steps = Timesteps(4, 4)
+    t = stratified_steps(40, steps, torch.Generator().manual_seed(0))
     assert torch.bincount(t, minlength=5).tolist() == [0, 10, 10, 10, 10]
-    draws = torch.cat([stratified_steps(3, 4, torch.Generator().manual_seed(i)) for i in range(2000)])
+    draws = torch.cat([stratified_steps(3, steps, torch.Generator().manual_seed(i)) for i in range(2000)])
     share = torch.bincount(draws, minlength=5)[1:] / len(draws)
     assert (share - 0.25).abs().max() < 0.02
 
@@ -122,7 +124,7 @@ def test_uniform_collapse_costs_the_entropy_of_uniform_data() -> None:
     process, reverse = make("uniform", Spec(3, (2,), 1))
     for p in reverse.parameters():
         torch.nn.init.zeros_(p)
-    reverse._base = lambda state, t: torch.zeros_like(state)
+    reverse._base = lambda state, t, s: torch.zeros_like(state)
     x = all_states(3, 2)
     kl = exact_step_kl(process, reverse, x, 1)
     torch.testing.assert_close(kl, torch.full((9,), 2 * log(3), dtype=torch.float64))

@@ -219,7 +219,7 @@ def test_collapse_monitor_warns_once_in_plain_words(tmp_path: Path) -> None:
     # z_1 is noise whatever x is, and the reverse process knows it: all information in one step.
     noise = partial(ResidualAbsorbingProcess, network=small_mlp, floor=1 - 1e-9)
     model = build(freeze_steps=0, lr=1e-12, forward_process=noise)
-    model.reverse._base = lambda state, t: torch.zeros_like(state)
+    model.reverse._base = lambda state, t, s: torch.zeros_like(state)
     with pytest.warns(UserWarning, match="has collapsed"):
         fit(tmp_path, model, Pairs(batch_size=16), max_epochs=1, callbacks=[CollapseMonitor()])
 

@@ -50,7 +50,7 @@ class Ordinal(ForwardProcess):
     def log_prior(self) -> Tensor:
         return torch.zeros(self.num_states).log_softmax(-1)
 
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return 2.0 * state
 
 
@@ -76,8 +76,8 @@ class Marginals(Mended):
 class Couples(Mended):
     """Its posterior forgets where z_t is."""
 
-    def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
-        coupled = super().couple(x, t, log_u_s, log_u_t)
+    def couple(self, x: Tensor, t: Tensor, s: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
+        coupled = super().couple(x, t, s, log_u_s, log_u_t)
 
         class Flat:
             def posterior(self, z_t: Tensor) -> Tensor:

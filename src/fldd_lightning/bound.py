@@ -4,6 +4,9 @@ Latents c are drawn first, and both networks may see them:
 
     -log p(x) <= sum_latents KL(q(c|x) || p(c)) + sum_{t=1..T} E_{q(z_t|x)} KL(q(z_s|z_t, x) || p(z_s|z_t)),  s = t-1.
 
+A model that serves several numbers of steps has a bound for each: the sum over N times t of its grid, each with the one
+before it as s.
+
 With u(x, 0) = onehot(x) and u(x, T) = prior exactly, z_0 is x and z_T is the prior. The reconstruction and the prior
 term are therefore exactly zero; tests compute them.
 """
@@ -20,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
+from .forward.step import Timesteps
 from .latents.base import Latent, LatentPosterior, weighed
 from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent
@@ -51,7 +55,7 @@ class StepTerms(NamedTuple):
     Attributes:
         kl: KL(q(z_s|z_t, x) || p(z_s|z_t)) in nats per example, ``(n, B)``; their mean is the step's term of eq. 5.
         auxiliary: -log p(x^i|z_t, revealed) summed over masked coordinates, each times what its probability of being
-            revealed now lacks of 1/t, masked diffusion's; nats per example, ``(n, B)``, with gradients to the
+            revealed now lacks of masked diffusion's, (t - s)/t; nats per example, ``(n, B)``, with gradients to the
             denoiser and latents alone. 0 for masked diffusion; None for processes that do more than mask.
     """
 
@@ -206,7 +210,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     kl_of_staying = stay * (log_stay - logsigmoid(odds)) + leave * (log_leave - logsigmoid(-odds))
     kl = masked * (kl_of_staying - leave * log_p)
 
-    usual = (1 / step.t.to(leave.dtype)).reshape(-1, *[1] * (leave.dim() - 1))
+    usual = step.usual.reshape(-1, *[1] * (leave.dim() - 1))
     lacking = masked.detach() * (usual - leave.detach()).clamp_min(0)
     return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
 
@@ -284,7 +288,7 @@ def nelbo(
     posteriors = [latent.posterior(x, batch) for latent in latents]
     spec: Spec = process.spec
     columns = []
-    for i in range(spec.num_steps):
+    for i in range(process.num_steps):
         drawn = draw_latents(latents, posteriors, noise[:, i, spec.num_dims :])
         step = process.step(x, torch.full((len(x),), i + 1, device=x.device), drawn.condition)
         z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
@@ -366,20 +370,22 @@ def mixed_seed(seed: int, *numbers: int) -> int:
     return seed
 
 
-def stratified_steps(batch: int, num_steps: int, generator: torch.Generator) -> Tensor:
-    """Draw one step per example, spread evenly over 1..T.
+def stratified_steps(batch: int, steps: Timesteps, generator: torch.Generator) -> Tensor:
+    """Draw one step for each example: a number of steps, all equally likely, and one of its steps.
 
-    Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in
-    random order; every step is marginally uniform.
+    Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in random order. So numbers of
+    steps, and the steps of each, are spread evenly.
 
     Args:
         batch: B, of this process.
-        num_steps: T.
+        steps: Which there are; n of them.
         generator: Source of randomness; its device is that of the result. Processes share the strata of their batch.
 
     Returns:
-        Integer steps ``(B,)``, in 1..T.
+        Integer steps ``(B,)``, in 1..n.
     """
-    offset = uniform((), generator)
-    place, whole = permutation(batch, generator)
-    return 1 + ((place + offset) / whole * num_steps).long().clamp_max(num_steps - 1)
+    drawn, whole = permutation(batch, generator)
+    place = (drawn + uniform((), generator)) / whole * len(steps.numbers)  # (B,)
+    which = place.long().clamp_max(len(steps.numbers) - 1)
+    counts, first = steps.counts.to(place.device)[which], steps.first.to(place.device)[which]
+    return first + ((place - which) * counts).long().minimum(counts - 1)

@@ -263,7 +263,8 @@ def _identity(module: FLDD) -> dict[str, Any]:
     return {
         "num_classes": module.spec.num_classes,
         "shape": list(module.spec.shape),
-        "num_steps": module.spec.num_steps,
+        "num_steps": module.spec.grid,
+        "budgets": list(module.spec.budgets) or None,
         "padded": module.spec.padded,
         "num_values": None if module.spec.num_values is None else list(module.spec.num_values),
         "forward_process": module.forward_process.configuration(),

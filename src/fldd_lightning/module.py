@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
@@ -81,6 +82,10 @@ class FLDD(LightningModule, ModelHubMixin):
     ``{val,test}/nll_latent`` is the bound of the latents alone. Training draws one step per example, evaluation sums
     all T. Evaluation and checkpoints use averaged weights.
 
+    With ``budgets`` one training serves several numbers of steps. Its loss is the mean of their bounds, which
+    ``train/nelbo`` is, and ``train/nelbo_T{n}`` is each. Validation, testing and samples are of ``num_steps`` steps;
+    :meth:`with_num_steps` gives the same model with others.
+
     A modality is added by subclassing: see the methods under "what a modality may change". A subclass with options of
     its own passes the rest on to this class and calls ``self.save_hyperparameters("its_option", ...)``.
 
@@ -94,7 +99,10 @@ class FLDD(LightningModule, ModelHubMixin):
             sequences get a :class:`LengthLatent` in any case.
         reverse: Makes the reverse process from ``(spec, process, denoiser, latents)``. If None, :class:`MaskedReverse`
             for processes that only mask, else :class:`DirectReverse`.
-        num_steps: T, fixed at training time.
+        num_steps: T, fixed at training time unless there are ``budgets``.
+        budgets: Numbers of steps that one training is to serve, such as ``[1, 2, 4, 8, 16, 64]``, ``num_steps`` among
+            them. The largest is the grid of times of the forward process; a smaller number takes evenly spaced times
+            of it, and the denoiser is told both times of a step.
         padded: Whether the last class is PAD; linked from the data. See :class:`Spec`.
         num_values: How many values each coordinate has, where they differ; linked from the data. See :class:`Spec`.
         condition_sizes: What comes with every example, and its size; linked from the data. See :class:`Spec`.
@@ -146,6 +154,7 @@ class FLDD(LightningModule, ModelHubMixin):
         latents: Sequence[Callable[[Spec], Latent]] | Callable[[Spec], Latent] = (),
         reverse: Callable[[Spec, ForwardProcess, Any, Sequence[Latent]], Reverse] | None = None,
         num_steps: int = 4,
+        budgets: Sequence[int] = (),
         padded: bool = False,
         num_values: Sequence[int] | None = None,
         condition_sizes: Mapping[str, int] | None = None,
@@ -165,10 +174,15 @@ class FLDD(LightningModule, ModelHubMixin):
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         arguments.pop("condition_sizes")  # latents keep their own
         values = None if num_values is None else tuple(num_values)
-        sizes = {} if condition_sizes is None else dict(condition_sizes)
-        bare = Spec(num_classes, tuple(shape), num_steps, padded, num_values=values, condition_sizes=sizes)
+        bare = Spec(
+            num_classes, tuple(shape), num_steps, padded, num_values=values, budgets=tuple(budgets),
+            condition_sizes={} if condition_sizes is None else dict(condition_sizes),
+        )  # fmt: skip
         plainly = {"shape": list(bare.shape), "num_values": None if bare.num_values is None else list(bare.num_values)}
-        self.save_hyperparameters(describe({**arguments, **plainly}))
+        self.save_hyperparameters(describe({**arguments, **plainly, "budgets": [int(n) for n in budgets]}))
+        if budgets and num_steps not in bare.budgets:
+            raise FLDDError(f"num_steps={num_steps} is none of the budgets {list(budgets)}: set it to one, or add it.")
+        bare = replace(bare, num_steps=bare.grid)
         modules = nn.ModuleList(made := make_latents(latents, bare))
         self.hparams["latents"] = settled(self.hparams["latents"], made)
         self.latents = modules  # type: ignore[assignment]
@@ -184,9 +198,11 @@ class FLDD(LightningModule, ModelHubMixin):
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.observed = observed
         self._check_sees_given()
-        self.estimator = build(estimator, GradientEstimator, self.spec)
+        self._make_estimator = estimator
+        self._go_in(num_steps)
         self.estimator.check(self.forward_process, self.reverse)
-        self.latent_score = self._score_of_latents()
+        if budgets and has_any_order(self.forward_process, self.reverse):
+            raise FLDDError("masked diffusion that is not told the step serves any number of steps: leave out budgets.")
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps = self.held_steps = freeze_steps
         self.ema_decay, self.auxiliary_weight = ema_decay, auxiliary_weight
@@ -205,7 +221,8 @@ class FLDD(LightningModule, ModelHubMixin):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss: T E_t of the estimator's surrogate, plus what latents add, per dimension.
 
-        All noise, dropout's included, goes by the seed and by where training stands: a resumed run repeats it.
+        With budgets each example has a T of its own. All noise, dropout's included, goes by the seed and by where
+        training stands: a resumed run repeats it.
         """
         generator = self._generator(self.current_epoch, batch_idx)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -215,7 +232,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:
         x, spec = self.data(batch).long(), self.spec
-        t = stratified_steps(len(x), spec.num_steps, generator).to(self.device)  # (B,)
+        t = stratified_steps(len(x), self.forward_process.timesteps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
         posteriors = [each.posterior(x, batch) for each in self.latents]
         drawn = draw_latents(self.latents, posteriors, uniform(size, generator))
@@ -242,30 +259,43 @@ class FLDD(LightningModule, ModelHubMixin):
             per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t, said)
         kl = drawn.kl()
         self._log_training(out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
-        return (spec.num_steps * per_step.mean() + drawn.loss(kl)) / spec.num_dims
+        num_steps = self.forward_process.timesteps.size[t]  # (B,)
+        return ((num_steps * per_step).mean() + drawn.loss(kl)) / spec.num_dims
 
-    def _score_of_latents(self) -> LatentScore | None:
+    def _go_in(self, num_steps: int) -> None:
+        """Evaluate and sample in this number of steps from now on; train for all budgets."""
+        self.spec = replace(self.spec, num_steps=num_steps)
+        self.forward_process.walk(num_steps, [number for number in self.spec.budgets if number != num_steps])
+        self.reverse.follow(self.forward_process)
+        # they keep numbers of every step there is
+        of_steps = replace(self.spec, num_steps=self.forward_process.timesteps.total)
+        self.estimator = build(self._make_estimator, GradientEstimator, of_steps)
+        self.latent_score = self._score_of_latents(of_steps)
+
+    def _score_of_latents(self, spec: Spec) -> LatentScore | None:
         names = [type(each).__name__ for each in self.latents if each.has_score]
         if names and not self.estimator.has_kl:
             raise FLDDError(
                 f"{names[0]} learns by the score of its draws, which needs the KL of a draw. "
                 f"{type(self.estimator).__name__} does not have it. Use Reinforce or RLOO."
             )
-        return LatentScore(self.spec) if names else None
+        return LatentScore(spec) if names else None
 
     def _log_training(self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor]) -> None:
-        num_steps, size = self.spec.num_steps, len(t)
-        values = dict(terms)
+        timesteps, size = self.forward_process.timesteps, len(t)
+        num_steps, values = timesteps.size[t], dict(terms)
         if auxiliary is not None:
-            values["auxiliary"] = num_steps * auxiliary.mean()
+            values["auxiliary"] = (num_steps * auxiliary).mean()
         if kl is not None:
-            bound = sum(terms.values(), num_steps * kl.mean())
+            of_latents = sum(terms.values(), torch.zeros(()))
+            bound = of_latents + (num_steps * kl).mean()
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             values["nelbo"] = bound
-            if size >= num_steps:  # else some steps were not drawn, and only the device knows which
-                counts = kl.new_zeros(num_steps + 1).index_add(0, t, torch.ones_like(kl))
-                means = torch.zeros_like(counts).index_add(0, t, kl) / counts
-                values.update({f"kl_t{i}": means[i] for i in range(1, num_steps + 1)})
+            if self.spec.budgets:
+                for i, mean in _means(num_steps * kl, timesteps.which[t], len(timesteps.numbers)).items():
+                    values[f"nelbo_T{timesteps.numbers[i]}"] = of_latents + mean
+            else:
+                values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, timesteps.total).items()})
         self.logged = {name: value.detach() for name, value in values.items()}
         if self._trainer is not None:
             for name, value in values.items():
@@ -524,7 +554,7 @@ class FLDD(LightningModule, ModelHubMixin):
         Args:
             num_samples: N.
             seed: Equal seeds and batch sizes give equal samples.
-            num_steps: If given, must equal T; but see :meth:`with_num_steps`.
+            num_steps: If given, must equal T, or be one that :meth:`with_num_steps` takes.
             trajectory: Return z_T..z_0, ``(T + 1, N, *shape)``.
             batch_size: Samples drawn at once.
             progress: Show a progress bar.
@@ -546,7 +576,7 @@ class FLDD(LightningModule, ModelHubMixin):
                 way or cannot be given anything, a condition is none of the model's or cannot be, or a weight is not
                 finite.
         """
-        if num_steps not in (None, self.spec.num_steps) and has_any_order(self.forward_process, self.reverse):
+        if num_steps not in (None, self.spec.num_steps):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(
                 num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
@@ -596,25 +626,33 @@ class FLDD(LightningModule, ModelHubMixin):
                     )
 
     def with_num_steps(self, num_steps: int) -> Any:
-        """A copy of this model with another T, for masked diffusion whose denoiser is not told the step.
+        """A copy of this model with another T.
+
+        For models of several ``budgets``, and for masked diffusion whose denoiser is not told the step. A T that is
+        none of the budgets takes evenly spaced times, too; it was not trained for, and a warning says so.
 
         Raises:
-            FLDDError: If it is another kind of model, which has its T from training.
+            FLDDError: If it is another kind of model, which has its T from training, or there are too few times for T.
         """
-        if not has_any_order(self.forward_process, self.reverse):
+        budgets, any_order = self.spec.budgets, has_any_order(self.forward_process, self.reverse)
+        if not budgets and not any_order:
             raise FLDDError(
-                f"this model was trained with T={self.spec.num_steps}. Another T is possible for masked diffusion "
-                "alone (AbsorbingProcess, and a reverse process with time_independent: true)."
+                f"this model was trained with T={self.spec.num_steps} alone: for another T train one with budgets, as "
+                f"in --model.budgets [{self.spec.num_steps},{num_steps}], or masked diffusion that is not told the "
+                "step (AbsorbingProcess, and a reverse process with time_independent: true)."
             )
+        if not 1 <= num_steps <= (self.spec.grid if budgets else num_steps):
+            raise FLDDError(f"this model takes from 1 to {self.spec.grid} steps, not {num_steps}.")
         other: FLDD = deepcopy(self)
-        assert isinstance(other.reverse, MaskedReverse)
-        other.spec = replace(self.spec, num_steps=num_steps)
-        other.hparams["num_steps"] = num_steps
-        process = AbsorbingProcess(other.spec).to(self.forward_process.dtype)
-        other.reverse.follow(process)
-        other.forward_process = process
-        other.estimator = build(type(self.estimator), GradientEstimator, other.spec)
-        other.latent_score = other._score_of_latents()
+        if any_order:
+            other.spec = replace(self.spec, num_steps=num_steps)
+            other.forward_process = AbsorbingProcess(other.spec).to(self.forward_process.dtype)
+        elif num_steps not in budgets:
+            known = ", ".join(map(str, budgets))
+            rank_zero_warn(f"T={num_steps} is none of the numbers of steps that this model was trained for ({known}).")
+        if any_order or num_steps in budgets:
+            other.hparams["num_steps"] = num_steps
+        other._go_in(num_steps)
         return other.to(self.device)
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
@@ -801,3 +839,13 @@ class FLDD(LightningModule, ModelHubMixin):
         """For :meth:`nelbo_terms`, by each example's index and a seed; None for torch's."""
         seed = torch.initial_seed() % 2**31 if seed is None else seed
         return noise_of(index, self.spec, self.latents, seed).to(float64_device(self.device))
+
+
+def _means(values: Tensor, place: Tensor, num: int) -> dict[int, Tensor]:
+    """The mean of values ``(B,)`` at each of the places ``(B,)`` in 0..num-1.
+
+    Nothing if there are fewer values than places: then some do not occur, and only the device knows which.
+    """
+    counts = values.new_zeros(num).index_add(0, place, torch.ones_like(values))
+    means = torch.zeros_like(counts).index_add(0, place, values) / counts
+    return dict(enumerate(means)) if len(values) >= num else {}

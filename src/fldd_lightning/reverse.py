@@ -1,4 +1,4 @@
-"""The reverse process p(z_s|z_t), s = t-1: factorised over coordinates, given by the denoiser (FLDD eq. 7).
+"""The reverse process p(z_s|z_t), s < t: factorised over coordinates, given by the denoiser (FLDD eq. 7).
 
 Three classes, by what the denoiser predicts:
 
@@ -27,7 +27,7 @@ from .forward.base import ForwardProcess
 from .forward.masked import MaskProcess
 from .latents.base import Latent
 from .networks.base import Backbone, as_weights
-from .spec import Spec
+from .spec import Seen, Spec
 
 __all__ = ["DirectReverse", "MaskedReverse", "PredictingReverse", "Reverse"]
 
@@ -45,8 +45,12 @@ class Reverse(nn.Module, ABC):
         denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
         num_outputs: Logits that the denoiser gives for each coordinate.
         time_independent: Whether the denoiser is not told the step.
+
+    Attributes:
+        num_steps: Steps that make a sample of noise.
     """
 
+    num_steps: int
     allowed: Tensor | None
 
     def __init__(
@@ -60,21 +64,38 @@ class Reverse(nn.Module, ABC):
         super().__init__()
         self.register_buffer("allowed", spec.allowed(num_outputs), persistent=False)
         self.num_states, self.num_classes, self.pad = process.num_states, spec.num_classes, spec.pad
-        self.num_steps, self.time_independent, self.seen = spec.num_steps, time_independent, spec.seen
+        self.time_independent, self.seen = time_independent, spec.seen
+        self.follow(process)
+        self.tells_s = bool(spec.budgets) and not time_independent  # where t says it, too, there is no need
         seen = replace(spec, num_steps=1) if time_independent else spec  # one table of weights then serves every T
+        if self.tells_s:
+            seen = replace(spec, seen=(*spec.seen, Seen("s", num_values=spec.num_steps)))
         self.network = build(denoiser, Backbone, seen, process.num_states, num_outputs)
+
+    def follow(self, process: ForwardProcess) -> None:
+        """Take the steps and the schedule of a process from now on: another one, or the same in other steps."""
+        self.num_steps = process.num_steps
+        self._timesteps = (process.timesteps,)  # held elsewhere: a tuple, so that it is no module of this one
 
     def configuration(self) -> str:
         """What a checkpoint has to agree on."""
         options = "time_independent=True" if self.time_independent else ""
         return f"{type(self).__name__}({options}) of {type(self.network).__name__}"
 
+    def _times_of(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The times t and s of steps ``(B,)``."""
+        (steps,) = self._timesteps
+        return steps.t[t], steps.s[t]
+
     def logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """What the denoiser says, ``(B, *shape, num_outputs)``, of states or weights over them.
 
         ``-inf`` at values that a coordinate does not have.
         """
-        out: Tensor = self.network(state, torch.zeros_like(t) if self.time_independent else t, condition)
+        time, before = self._times_of(t)
+        if self.tells_s:
+            condition = (*condition, before.unsqueeze(-1))
+        out: Tensor = self.network(state, torch.zeros_like(t) if self.time_independent else time, condition)
         return out if self.allowed is None else out.masked_fill(~self.allowed, -inf)
 
     @abstractmethod
@@ -83,7 +104,7 @@ class Reverse(nn.Module, ABC):
 
         Args:
             state: Integer states ``(B, *shape)``, or weights over states ``(B, *shape, S)`` where they are relaxed.
-            t: Steps ``(B,)``, in 1..T.
+            t: Steps ``(B,)``.
             condition: What networks see beside the state.
 
         Returns:
@@ -125,13 +146,17 @@ class DirectReverse(Reverse):
         super().__init__(spec, process, denoiser, process.num_states, time_independent)
         _check_latents(process, latents)
         self.has_mask = process.has_mask
-        self._base = process.posterior_logits  # a method of a module held elsewhere adds no parameters here
+
+    def follow(self, process: ForwardProcess) -> None:
+        super().follow(process)
+        self._base = process.posterior_logits
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits = float32_or_better(self.logits(state, t, condition))
-        logits = logits + self._base(as_weights(state, self.num_states, logits.dtype), t)
+        time, before = self._times_of(t)
+        logits = logits + self._base(as_weights(state, self.num_states, logits.dtype), time, before)
         if self.has_mask:
-            logits = _without_mask_at_the_end(logits, t)
+            logits = _without_mask_at_the_end(logits, before)
         return self._with_pad(_without(logits, self.pad).log_softmax(-1), state)
 
 
@@ -162,8 +187,11 @@ class PredictingReverse(Reverse):
             )
         super().__init__(spec, process, denoiser, spec.num_classes, time_independent)
         _check_latents(process, latents)
-        self._posterior_under = process.posterior_under
         self.register_buffer("allowed_states", spec.allowed(process.num_states), persistent=False)
+
+    def follow(self, process: ForwardProcess) -> None:
+        super().follow(process)
+        self._posterior_under = process.posterior_under
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits = _without(float32_or_better(self.logits(state, t, condition)), self.pad)  # (B, *shape, K)
@@ -179,7 +207,7 @@ class MaskedReverse(Reverse):
     Whether a masked coordinate stays is decided first, with the odds of the schedule that all examples share. For a
     fixed process these are exact, and the denoiser predicts x alone. For a learned one, whose schedule may depend on x,
     the denoiser's logit for MASK corrects them; it starts at zero, so that a change of the shared order is followed
-    at once. At t = 1 none stays.
+    at once. In the last step none stays.
 
     Where a latent says something of the values, their logits start from its log p(x_i|c). That is the best there is
     while nothing is visible, and takes two more tensors of the logits' size. Of several such latents it is the mean:
@@ -209,17 +237,17 @@ class MaskedReverse(Reverse):
         num_outputs = process.num_states if process.learned else spec.num_classes
         super().__init__(spec, process, denoiser, num_outputs, time_independent)
         self.corrects = process.learned
-        self._log_stay_odds = process.log_stay_odds  # methods of modules held elsewhere add no parameters here
         seen = [latent for latent in latents if latent.seen is not None]
         self._log_values = [(i, latent.log_conditional_of) for i, latent in enumerate(seen) if latent.says_values]
 
-    def follow(self, process: MaskProcess) -> None:
-        """Take the schedule of another process from now on, also of another T if the denoiser is not told the step."""
-        self.num_steps, self._log_stay_odds = process.spec.num_steps, process.log_stay_odds
+    def follow(self, process: ForwardProcess) -> None:
+        assert isinstance(process, MaskProcess)
+        super().follow(process)
+        self._shared_odds = process.shared_odds
 
     def log_prob(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_v = self._joint(*self._logits_odds(state, t, condition)).log_softmax(-1)
-        log_v, mask = _without_mask_at_the_end(log_v, t), self.num_states - 1
+        log_v, mask = _without_mask_at_the_end(log_v, self._times_of(t)[1]), self.num_states - 1
         if state.is_floating_point():
             return log_v
         return torch.where((state == mask).unsqueeze(-1), log_v, log_one_hot(state, self.num_states, log_v.dtype))
@@ -232,7 +260,7 @@ class MaskedReverse(Reverse):
         Args:
             x: Values asked for, ``(B, *shape)``.
             state: Integer states ``(B, *shape)``, or weights over states ``(B, *shape, S)``.
-            t: Steps ``(B,)``, in 1..T.
+            t: Steps ``(B,)``.
             condition: What networks see beside the state.
 
         Returns:
@@ -241,7 +269,7 @@ class MaskedReverse(Reverse):
         """
         logits = self._logits(state, t, condition)
         values, mask = _LogProbAt.apply(logits.flatten(0, -2), x.flatten(), self.num_classes, self.pad)
-        odds = self._log_stay_odds()[t].expand(x.shape)
+        odds = self._shared_odds()[t].expand(x.shape)
         return values.view(x.shape), odds + mask.view(x.shape) if self.corrects else odds
 
     def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
@@ -262,7 +290,7 @@ class MaskedReverse(Reverse):
     def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The logits, and the log odds of staying, ``(B, *shape)``."""
         logits = self._logits(state, t, condition)
-        odds = self._log_stay_odds()[t].expand(logits.shape[:-1])
+        odds = self._shared_odds()[t].expand(logits.shape[:-1])
         return logits, odds + logits[..., -1].to(odds.dtype) if self.corrects else odds
 
     def _joint(self, logits: Tensor, odds: Tensor) -> Tensor:
@@ -322,9 +350,9 @@ def _without(logits: Tensor, pad: int | None) -> Tensor:
     return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == pad, -inf)
 
 
-def _without_mask_at_the_end(logits: Tensor, t: Tensor) -> Tensor:
-    """Logits ``(B, *shape, S)`` with ``-inf`` at the last state, MASK, of examples at t = 1."""
-    is_last = (t == 1).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
+def _without_mask_at_the_end(logits: Tensor, s: Tensor) -> Tensor:
+    """Logits ``(B, *shape, S)`` with ``-inf`` at the last state, MASK, of examples that go to s = 0."""
+    is_last = (s == 0).reshape(-1, *[1] * (logits.dim() - 1))  # (B, 1.., 1)
     return torch.cat([logits[..., :-1], logits[..., -1:].masked_fill(is_last, -inf)], -1)
 
 

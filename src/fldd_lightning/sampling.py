@@ -51,7 +51,7 @@ def ancestral_sample(
         generator: Source of the noise, on the device of the networks (on the CPU for MPS).
         condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
         padding: Where the samples are to be PAD, ``(N, *shape)`` of bool; None in a model without PAD.
-        num_steps: If given, must equal the T the model was trained with (NFE = T).
+        num_steps: If given, must be the number of steps of the process (NFE).
         trajectory: Return all states z_T..z_0 instead of z_0.
         on_step: Called after every step, for progress bars.
         decoding: How a step is drawn; None for :class:`Ancestral`, which the bound is of.
@@ -66,10 +66,10 @@ def ancestral_sample(
     """
     spec, decoding = process.spec, decoding or Ancestral()
     decoding.check(process, reverse)
-    if num_steps is not None and num_steps != spec.num_steps:
+    if num_steps is not None and num_steps != process.num_steps:
         raise FLDDError(
-            f"asked for {num_steps} steps, but this model was trained with T={spec.num_steps}, which fixes its steps. "
-            f"Train a model with num_steps={num_steps}, or masked diffusion that is not told the step."
+            f"asked for {num_steps} steps, but this model was trained with T={process.num_steps} alone: train one "
+            f"with num_steps={num_steps}, or for several with budgets=[{process.num_steps},{num_steps}]."
         )
     if (padding is None) == spec.padded:
         raise FLDDError(
@@ -84,7 +84,7 @@ def ancestral_sample(
     held = None if given is None else given.to(device)
     z = z if held is None else torch.where(held < 0, z, held)
     states = [z]
-    for step in range(spec.num_steps, 0, -1):
+    for step in range(process.num_steps, 0, -1):
         t = torch.full((num_samples,), step, device=device)
         z = decoding.draw(reverse, z, t, generator, condition)
         z = z if held is None else torch.where(held < 0, z, held)
@@ -133,7 +133,7 @@ def draw_samples(
     chosen = chosen or {}
     parts: list[Tensor] = []
     with Progress(disable=not progress) as bar:
-        task = bar.add_task("sampling", total=len(sizes) * process.spec.num_steps)
+        task = bar.add_task("sampling", total=len(sizes) * process.num_steps)
         for size, held in zip(sizes, _split(given, sizes, device), strict=True):
             first = sum(part.shape[1 if trajectory else 0] for part in parts)
             drawn = [

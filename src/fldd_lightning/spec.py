@@ -67,6 +67,8 @@ class Spec:
             are is given to both processes. They stay PAD at every step, cost nothing, and no other
             coordinate ever takes that value.
         seen: What networks see beside the state: one entry for every latent that they see.
+        budgets: The numbers of steps that one training serves, where it serves several. Submodules then see the largest
+            of them as T: the grid of times that all of them go over.
         num_values: How many values each of the D coordinates has, ``0..n-1``, in the order of ``x.flatten()``; None
             where all have K. No coordinate ever takes a value that it does not have, at no step of either process.
         condition_sizes: What comes with every example, by the name that batches have for it: of labels how many there
@@ -85,6 +87,7 @@ class Spec:
     seen: tuple[Seen, ...] = ()
     num_values: tuple[int, ...] | None = None
     condition_sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    budgets: tuple[int, ...] = ()
     num_dims: int = field(init=False, repr=False)
     pad: int | None = field(init=False, repr=False)
 
@@ -103,11 +106,19 @@ class Spec:
         object.__setattr__(self, "pad", self.num_classes - 1 if self.padded else None)
         if self.padded and self.num_classes < 3:
             raise FLDDError(f"num_classes is {self.num_classes} with PAD among them; 2 others are the least.")
+        if any(n not in COUNT for n in self.budgets):
+            raise FLDDError(f"budgets are numbers of steps, whole and each at least 1, not {list(self.budgets)}.")
+        object.__setattr__(self, "budgets", tuple(sorted({int(n) for n in self.budgets})))
         if self.num_values is not None:
             self._check_values(tuple(self.num_values))
         most = max((each.num_parts for each in self.seen), default=1)
         if most > self.num_dims:
             raise FLDDError(f"a latent has {most} parts, but {self.num_dims} coordinates have {self.num_dims} at most.")
+
+    @property
+    def grid(self) -> int:
+        """The times that steps go over, apart from 0."""
+        return max(self.budgets, default=self.num_steps)
 
     def _check_values(self, num_values: tuple[int, ...]) -> None:
         if any(n not in COUNT for n in num_values):

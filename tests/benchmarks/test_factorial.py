@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import any_steps
 import autoregressive
 import factorial
 import held
@@ -14,7 +15,7 @@ import kinds
 import published
 import pytest
 import torch
-from common import read_rows
+from common import append_row, read_rows
 from factorial_figure import draw, steps_saved
 from torch import Tensor
 from work import TrainingWork, counted, sampling_work, trained_numbers
@@ -100,6 +101,24 @@ def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) ->
     assert len(read_rows(path)) == len(rows) + len(chosen[0].rows(2))
     draw(path)
     assert path.with_suffix(".png").stat().st_size > 1_000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_training_for_all_steps_against_one_for_each(tiny: None, tmp_path: Path) -> None:
+    path = tmp_path / "any_steps.csv"
+    for budgets in ((2, 4), (1,)):
+        any_steps.run("mnist16", "learned", budgets, 0, "", path, steps=2, rate=1e-3)
+    rows = read_rows(path)
+    assert [(row["trained"], row["num_steps"]) for row in rows] == [("all", "2"), ("all", "4"), ("each", "1")]
+    assert len({row["nelbo"] for row in rows}) == 3
+    before = path.read_text()
+    any_steps.run("mnist16", "learned", (2, 4), 0, "", path, steps=2, rate=1e-3)
+    assert path.read_text() == before
+    key = {"kind": "mnist16", "process": "learned", "num_steps": 4, "seed": 0, "steps": 2, "latent": "no"}
+    same = {**key, "decoding": "ancestral", **dict.fromkeys(any_steps.MEASURED, "of the same training")}
+    append_row(tmp_path / "factorial.csv", same)
+    any_steps.run("mnist16", "learned", (4,), 0, "", path, steps=2, rate=1e-3)
+    assert read_rows(path)[-1]["nelbo"] == "of the same training"
 
 
 def test_steps_saved() -> None:

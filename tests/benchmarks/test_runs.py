@@ -6,6 +6,7 @@ import csv
 from functools import partial
 from pathlib import Path
 
+import any_steps
 import autoregressive
 import collapse
 import completion
@@ -25,6 +26,7 @@ from fldd_lightning import MLP, Transformer
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 KNOWN = {  # CSV, column: what may stand there
+    "any_steps": {"process": any_steps.COMPARED, "trained": ["all", "each"]},
     "collapse": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
     "collapse_ablations": {"problem": collapse.CASES, "recipe": collapse.RECIPES},
     "completion": {"source": completion.SOURCES, "process": completion.PROCESSES, "way": completion.WAYS},

@@ -118,8 +118,9 @@ def test_processes_by_hand_have_a_bound(problem: str) -> None:
     bound = float(model.evaluate([batch])["nelbo"])
     assert 0 < bound < float("inf")
     z_t = torch.rand(4, *data.shape, model.forward_process.num_states).softmax(-1)
-    halves = [model.forward_process.posterior_logits(w, torch.full((4,), 2)) for w in (z_t, z_t.flip(0))]
-    whole = model.forward_process.posterior_logits((z_t + z_t.flip(0)) / 2, torch.full((4,), 2))
+    times = torch.full((4,), 2), torch.full((4,), 1)
+    halves = [model.forward_process.posterior_logits(w, *times) for w in (z_t, z_t.flip(0))]
+    whole = model.forward_process.posterior_logits((z_t + z_t.flip(0)) / 2, *times)
     torch.testing.assert_close(whole, (halves[0] + halves[1]) / 2)  # linear, as estimators over relaxed states need
 
 

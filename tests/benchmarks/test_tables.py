@@ -52,6 +52,14 @@ def test_long_tables_and_rows_without_a_line_are_refused(tmp_path: Path) -> None
         rewritten(page.replace("name: x", "colour: x"), tmp_path)
 
 
+def test_a_column_may_be_of_other_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("seed,steps,value\n0,10,1\n1,10,3\n0,20,9\n")
+    asked = "columns: [one, {value .0f: {steps: 20}}, all, {value .1f: {steps: 10}}]\nrows: {x: {}}"
+    assert "| x | 9 | 2.0 (1.0 to 3.0) | 1 or 2 |" in rewritten(
+        f"<!-- table\ncsv: a\n{asked}\n-->\n<!-- end table -->", tmp_path
+    )
+
+
 def test_no_average_over_more_than_seeds(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("seed,steps,value\n0,10,1\n1,10,2\n0,20,9\n")
     page = "<!-- table\ncsv: a\ncolumns: [value, value .0f]\nrows: {one: {steps: 10}}\n-->\n<!-- end table -->"

@@ -274,7 +274,7 @@ class OneAway(ForwardProcess):
     def log_prior(self) -> torch.Tensor:
         return torch.zeros(self.num_states).log_softmax(-1)
 
-    def posterior_logits(self, state: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def posterior_logits(self, state: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         return 2.0 * state
 
 

@@ -273,9 +273,10 @@ def dependence_on_x(module: FLDD, batch: Any) -> tuple[float, float] | None:
 
 
 def _between(module: FLDD, batch: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """The integers of a batch, the steps 0 < t < T of each example ``(B, T - 1)``, and what networks see."""
+    """The integers of a batch, the times of 0 < t < T of each example ``(B, T - 1)``, and what networks see."""
     x = module.data(batch).long()
-    t = torch.arange(1, module.spec.num_steps, device=x.device).expand(len(x), -1)
+    steps = torch.arange(1, module.spec.num_steps, device=x.device)
+    t = module.forward_process.timesteps.t[steps].expand(len(x), -1)
     return x, t, module.likely_condition(batch)
 
 

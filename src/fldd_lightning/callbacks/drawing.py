@@ -47,7 +47,8 @@ def schedule_of(module: FLDD, batch: Any, use_base: bool = False) -> Schedule:
     """
     batch = module.transfer_batch_to_device(batch, module.device, 0)
     x = module.data(batch).long()
-    t = torch.arange(1, module.spec.num_steps + 1, device=x.device).expand(len(x), -1)
+    steps = torch.arange(1, module.spec.num_steps + 1, device=x.device)
+    t = module.forward_process.timesteps.t[steps].expand(len(x), -1)
     process: Any = module.forward_process.base if use_base else module.forward_process
     kept = process.kept(x, t) if use_base else process.kept(x, t, module.likely_condition(batch))
     return Schedule(x.cpu(), kept.detach().float().cpu())

@@ -54,8 +54,8 @@ def evaluate(
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
         output: The folder to write into. Files of an evaluation that are there already are left alone.
-        num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for masked
-            diffusion that is not told the step.
+        num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for
+            models that were trained with budgets, and for masked diffusion that is not told the step.
         callbacks: One or several that judge samples in testing. If left out: FIDCallback in PixelFeatures for images,
             PerplexityCallback with an NGramJudge for text, and none for other data.
         num_samples: Samples of the callbacks that are chosen if none are given.

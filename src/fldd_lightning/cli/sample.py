@@ -50,7 +50,8 @@ def sample(
             model does not render.
         num_samples: How many; 64 if left out, or one for each example of --given or value of --condition if there are
             several.
-        num_steps: T. That of the training; another one for masked diffusion that is not told the step.
+        num_steps: T. That of the training; another one for models that were trained with budgets, and for masked
+            diffusion that is not told the step.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda.

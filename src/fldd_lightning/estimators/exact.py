@@ -46,7 +46,7 @@ class ExactMasks(GradientEstimator):
         place, batch = permutation(len(step.x), generator)
         strata = (place + offset) / batch  # of n / D
         z, weight = exactly_masked(step, torch.cat([strata[:, None], each], 1))
-        # at step t a masked coordinate costs -log p(x|z) / t
-        bound = terms(z.unsqueeze(0)).kl[0] * step.t * weight
+        # in its step a masked coordinate costs -log p(x|z) (t - s) / t
+        bound = terms(z.unsqueeze(0)).kl[0] / step.usual * weight
         per_step = bound / self.spec.num_steps
         return StepLoss(per_step, per_step.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
 from .padding import check_interior, check_step
-from .step import DenseStep, Posterior, Step
+from .step import DenseStep, Posterior, Step, Timesteps
 
 __all__ = ["ForwardProcess"]
 
@@ -23,8 +24,12 @@ class ForwardProcess(nn.Module, ABC):
     """Base class of all noising processes (FLDD eq. 8, 9).
 
     A subclass gives :meth:`interior_log_marginals`, :meth:`log_prior` and :meth:`posterior_logits`. This class owns the
-    boundaries u(x, 0) = onehot(x) and u(x, T) = prior, which therefore hold exactly. It couples
-    neighbouring marginals by the maximum coupling unless :meth:`couple` is overridden.
+    boundaries u(x, 0) = onehot(x) and u(x, T) = prior, which therefore hold exactly. It couples the
+    marginals of two times by the maximum coupling unless :meth:`couple` is overridden.
+
+    *Times* are those of the grid 0..T that the process is made for. A *step* goes from a time t to a time s before it;
+    :attr:`timesteps` says which. They are neighbours, and steps the times that they leave, unless a model serves
+    several numbers of steps.
 
     It also keeps coordinates at PAD where they are. A subclass gives PAD no probability anywhere else, neither in
     :meth:`interior_log_marginals` nor in :meth:`log_prior`; the first step checks it.
@@ -36,6 +41,7 @@ class ForwardProcess(nn.Module, ABC):
     Attributes:
         learned: Whether the process has parameters; those need T of at least 2.
         allowed: Which states coordinates may take, ``(*shape, S)``; None where all may take all.
+        timesteps: Which times the steps go between.
 
     Raises:
         FLDDError: If a learned process is asked for with T = 1.
@@ -54,6 +60,7 @@ class ForwardProcess(nn.Module, ABC):
             )
         self.spec = spec
         self.num_states = num_states
+        self.timesteps = Timesteps(spec.num_steps, spec.num_steps)
         self.register_buffer("allowed", spec.allowed(num_states), persistent=False)
         self._has_checked_padding = False
         self.register_buffer("_one", torch.ones(()), persistent=False)  # moves with the module, as weights do
@@ -62,6 +69,23 @@ class ForwardProcess(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Of the numbers it gives: float32, or float64 where the module has been put there."""
         return float32_or_better(self._one).dtype
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that make a sample of noise, N; T unless :meth:`walk` says otherwise."""
+        return self.timesteps.numbers[0]
+
+    def walk(self, num_steps: int, further: Sequence[int] = ()) -> None:
+        """Go over the same grid in another number of steps from now on.
+
+        Args:
+            num_steps: N, at most T.
+            further: Numbers of steps whose steps come after these; see ``Timesteps``.
+        """
+        timesteps = Timesteps(self.spec.num_steps, num_steps, further).to(self._one.device)
+        for each in self.modules():  # a base as well
+            if isinstance(each, ForwardProcess):
+                each.timesteps = timesteps
 
     @property
     def has_mask(self) -> bool:
@@ -78,7 +102,7 @@ class ForwardProcess(nn.Module, ABC):
 
         Args:
             x: Data ``(B, *shape)``.
-            t: M steps per example ``(B, M)``, in 1..T-1.
+            t: M times per example ``(B, M)``, in 1..T-1.
             condition: What networks see beside the state; see ``spec.seen``.
 
         Returns:
@@ -98,7 +122,7 @@ class ForwardProcess(nn.Module, ABC):
         return log_prior if self.allowed is None else only_states(log_prior.to(self.allowed.device), self.allowed)
 
     def leaving(self, t: Tensor) -> Tensor | None:
-        """Probability that a coordinate is masked at t and revealed at t - 1, of the schedule that all examples share.
+        """Probability that a step reveals a coordinate, of the schedule that all examples share.
 
         Args:
             t: Steps ``(B,)``.
@@ -109,23 +133,24 @@ class ForwardProcess(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The base process's own posterior q(z_s|z_t), x unknown: the logits that a denoiser may start from.
 
         Args:
             state: Weights over states ``(B, *shape, S)``, one-hot or relaxed.
-            t: Steps ``(B,)``, in 1..T.
+            t: Times ``(B,)``, in 1..T.
+            s: Earlier times ``(B,)``; t - 1 unless a model serves several numbers of steps.
 
         Returns:
             Logits ``(B, *shape, S)``, linear in ``state``.
         """
 
     def log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        """Log marginals at any steps, boundaries included.
+        """Log marginals at any times, boundaries included.
 
         Args:
             x: Data ``(B, *shape)``.
-            t: Steps ``(B, M)``, in 0..T.
+            t: Times ``(B, M)``, in 0..T.
             condition: What networks see beside the state.
 
         Returns:
@@ -155,33 +180,34 @@ class ForwardProcess(nn.Module, ABC):
             log_u = torch.where(is_pad, at_data, without_state(log_u, pad))
         return log_u
 
-    def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
-        """The posterior q(z_s|z_t, x); the maximum coupling of the two marginals (eq. 10, 11).
+    def couple(self, x: Tensor, t: Tensor, s: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
+        """The posterior q(z_s|z_t, x) of times t and s, ``(B,)``; the maximum coupling of the marginals (eq. 10, 11).
 
         It is at no state that is not among ``allowed``, as the marginals are not.
         """
         return MaximumCoupling.of(log_u_s, log_u_t)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        """Probability that z_t still is x, ``(B, M, *shape)``, for steps ``(B, M)`` in 0..T."""
+        """Probability that z_t still is x, ``(B, M, *shape)``, for times ``(B, M)`` in 0..T."""
         log_u = self.log_marginals(x, t, condition)
         index = x.unsqueeze(1).unsqueeze(-1).expand(*log_u.shape[:-1], 1)
         return log_u.gather(-1, index).squeeze(-1).exp()
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Step:
-        """All there is to know about the step from t to s = t-1.
+        """All there is to know about a step.
 
         Args:
             x: Data ``(B, *shape)``.
-            t: Steps ``(B,)``, in 1..T.
+            t: Steps ``(B,)``.
             condition: What networks see beside the state.
         """
         return self.dense_step(x, t, condition)
 
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""
-        log_u_s, log_u_t = self._log_marginals(x, torch.stack([t - 1, t], 1), condition).unbind(1)
-        coupled = self.couple(x, t, log_u_s, log_u_t)
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
+        log_u_s, log_u_t = self._log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
+        coupled = self.couple(x, time, before, log_u_s, log_u_t)
         step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad
         if pad is not None and not self._has_checked_padding:
             check_step(self, step, pad)
@@ -197,7 +223,7 @@ class ForwardProcess(nn.Module, ABC):
         Args:
             log_p: Log p(x^i|z_t), ``(B, *shape, K)``, normalised; ``-inf`` at PAD.
             z_t: Integer states ``(B, *shape)``.
-            t: Steps ``(B,)``, in 1..T.
+            t: Steps ``(B,)``.
 
         Returns:
             Log-probabilities of z_s, ``(B, *shape, S)``.

@@ -19,7 +19,7 @@ from ..networks.base import Backbone
 from ..ranges import BETWEEN, check_numbers
 from ..spec import Spec
 from .base import ForwardProcess, kept_logits
-from .masked import AbsorbingProcess
+from .masked import AbsorbingProcess, per_example
 from .step import Posterior
 
 __all__ = [
@@ -54,16 +54,16 @@ class UniformProcess(ForwardProcess):
         pad = self.spec.pad
         return flat.log_softmax(-1) if pad is None else without_state(flat, pad)
 
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
-        # Averaged over x, mass 1/T leaves noise for data at every step; most coordinates stay.
-        stay = torch.full_like(t, 1.0 - 1.0 / self.spec.num_steps, dtype=state.dtype)
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        # Averaged over x, mass (t - s)/T leaves noise for data; with many steps most coordinates stay.
+        stay = 1 - (t - s).to(state.dtype) / self.spec.num_steps
         kept, other = kept_logits(stay.reshape(-1, *[1] * (state.dim() - 1)), self.num_states)
         return other + state * (kept - other)
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # A state that is x stays. Any other stays with probability u_s / u_t = s / t, or moves to x.
-        now, log_p = _per_example(t, log_p), log_p.clamp_min(_LEAST)
-        stay = (now - 1) / now
+        time, before = (_per_example(each[t], log_p) for each in (self.timesteps.t, self.timesteps.s))
+        stay, log_p = before / time, log_p.clamp_min(_LEAST)
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1), log p(x = z_t)
         kept = torch.logaddexp(log_at, stay.log() + _log_not(log_at))
         moved = torch.log1p(-stay) + log_p + self._log_live(log_p)
@@ -87,13 +87,14 @@ class D3PMProcess(UniformProcess):
     beta = alpha_t / alpha_s and drawing it anew otherwise.
     """
 
-    def couple(self, x: Tensor, t: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
-        return _MarkovPosterior(x, log_u_s, self._beta(t, log_u_s), self._num_live)
+    def couple(self, x: Tensor, t: Tensor, s: Tensor, log_u_s: Tensor, log_u_t: Tensor) -> Posterior:
+        return _MarkovPosterior(x, log_u_s, self._beta(t, s, log_u_s), self._num_live)
 
     def posterior_under(self, log_p: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         # The posterior at j is (beta [j = z_t] + nu) (alpha_s [j = x] + n) / (beta (alpha_s [z_t = x] + n) + nu).
-        beta, log_p = self._beta(t, log_p), log_p.clamp_min(_LEAST)
-        alpha = 1 - (_per_example(t, log_p) - 1) / self.spec.num_steps
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
+        beta, log_p = self._beta(time, before, log_p), log_p.clamp_min(_LEAST)
+        alpha = 1 - _per_example(before, log_p) / self.spec.num_steps
         n, nu = (1 - alpha) / self._num_live, (1 - beta) / self._num_live
         is_now = one_hot(z_t, self.num_states).bool()
         log_at = log_p.gather(-1, z_t.unsqueeze(-1))  # (B, *shape, 1)
@@ -109,9 +110,8 @@ class D3PMProcess(UniformProcess):
             return torch.tensor(self.num_states - int(self.spec.padded))
         return self.allowed.sum(-1, keepdim=True)
 
-    def _beta(self, t: Tensor, like: Tensor) -> Tensor:
-        left = self.spec.num_steps - _per_example(t, like)  # steps from t to T
-        return left / (left + 1)
+    def _beta(self, t: Tensor, s: Tensor, like: Tensor) -> Tensor:
+        return (self.spec.num_steps - _per_example(t, like)) / (self.spec.num_steps - _per_example(s, like))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ResidualProcess(ForwardProcess):
         return f"{super().configuration()}(floor={self.floor}) over {self.base.configuration()}"
 
     def log_base(self, x: Tensor, t: Tensor) -> Tensor:
-        """Log of the floored base, ``(B, M, *shape, S)``, for steps ``(B, M)`` in 1..T-1."""
+        """Log of the floored base, ``(B, M, *shape, S)``, for times ``(B, M)`` in 1..T-1."""
         log_u = self.base.interior_log_marginals(x, t)
         uniform = torch.full_like(log_u, log(self.floor / self.num_states))
         return torch.logaddexp(log_u + log(1 - self.floor), uniform)
@@ -187,8 +187,8 @@ class ResidualProcess(ForwardProcess):
     def log_prior(self) -> Tensor:
         return self.base.log_prior()
 
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
-        return self.base.posterior_logits(state, t)
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.base.posterior_logits(state, t, s)
 
 
 class ResidualAbsorbingProcess(ResidualProcess):
@@ -207,7 +207,7 @@ class ResidualUniformProcess(ResidualProcess):
 
 def _per_example(values: Tensor, like: Tensor) -> Tensor:
     """One number an example ``(B,)``, shaped to broadcast against ``(B, *shape, S)``."""
-    return values.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+    return per_example(values.to(like.dtype), like)
 
 
 def _log_not(log_p: Tensor) -> Tensor:

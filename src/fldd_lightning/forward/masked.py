@@ -4,8 +4,9 @@ A coordinate that is masked at t is masked at s = t-1 with probability stay_t, s
 
     gamma_s = gamma_t stay_t,   u_t = (1 - gamma_t) onehot(x) + gamma_t onehot(MASK).
 
-One number for each step and coordinate says all: the log odds of staying. The maximum coupling of two such marginals
-(eq. 10, 11) is just this: a masked coordinate stays with probability stay_t = gamma_s / gamma_t, or turns to x.
+One number for each time and coordinate says all: the log odds of staying. The maximum coupling of two such marginals
+(eq. 10, 11) is just this: a masked coordinate stays with probability stay_t = gamma_s / gamma_t, or turns to x. A step
+over several times multiplies what they stay with.
 """
 
 from __future__ import annotations
@@ -42,13 +43,15 @@ class MaskedStep(Step):
         mask: The state MASK, K.
         log_gamma: Log q(z_t = MASK|x), ``(B, *shape)``; ``-inf`` at PAD.
         log_kept: Log q(z_t = x|x), ``(B, *shape)``.
-        log_odds: Log odds that a coordinate masked at t is masked at s, ``(B, *shape)``; ``NEVER`` at t = 1.
+        log_odds: Log odds that a coordinate masked at t is masked at s, ``(B, *shape)``; ``NEVER`` at s = 0.
+        usual: Probability that masked diffusion reveals a masked coordinate in this step, (t - s) / t, ``(B,)``.
     """
 
     mask: int
     log_gamma: Tensor
     log_kept: Tensor
     log_odds: Tensor
+    usual: Tensor
 
     @property
     def learns(self) -> bool:
@@ -85,7 +88,7 @@ class MaskProcess(ForwardProcess):
 
     @abstractmethod
     def log_stay_odds(self) -> Tensor:
-        """Log odds that a coordinate masked at t is masked at t-1, of the schedule that all examples share.
+        """Log odds that a coordinate masked at time t is masked at t-1, of the schedule that all examples share.
 
         The reverse process starts from them: gamma_s / (gamma_t - gamma_s) of eq. 10.
 
@@ -95,23 +98,42 @@ class MaskProcess(ForwardProcess):
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """The same of every example, for t = 2..T: ``(B or 1, *shape, T - 1)``; dimensions of ``shape`` may be 1."""
-        return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)
+        return self._shared()
+
+    def shared_odds(self) -> Tensor:
+        """Log odds that a masked coordinate stays masked in a step, of the schedule that all examples share.
+
+        Returns:
+            ``(n + 1, *shape)``, for all steps; ``NEVER`` at those to s = 0. Dimensions of ``shape`` may be 1.
+        """
+        return self._odds_table(self._shared()[0])
+
+    def _shared(self) -> Tensor:
+        return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)  # (1, *shape or 1.., T - 1)
+
+    def _odds_table(self, log_odds: Tensor) -> Tensor:
+        """Log odds of staying in every step, ``(n + 1, *shape)``, from those of the times 2..T, ``(*shape, T - 1)``."""
+        at_times, steps = logsigmoid(log_odds).movedim(-1, 0), self.timesteps  # (T - 1, *shape)
+        at_times = at_times.repeat(len(steps.numbers), *[1] * (at_times.dim() - 1))
+        log_stay = at_times.new_zeros(len(steps.t), *at_times.shape[1:]).index_add(0, steps.passing, at_times)
+        return _odds(log_stay, steps.s)
 
     @torch.no_grad()
     def leaving(self, t: Tensor) -> Tensor:
-        odds = self.log_stay_odds()[1:].movedim(0, -1)  # (*shape or 1.., T), of t = 1..T
-        log_gamma = log_kept_gamma(odds[..., 1:].unsqueeze(0))[1][0, ..., 1:]
-        at_each = (log_gamma + logsigmoid(-odds)).exp()  # (*shape or 1.., T)
-        return at_each.movedim(-1, 0)[t - 1].expand(len(t), *self.spec.shape)
+        log_gamma = log_kept_gamma(self._shared())[1][0].movedim(-1, 0)[self.timesteps.t]  # (n + 1, *shape or 1..)
+        at_each = (log_gamma + logsigmoid(-self.shared_odds())).exp()
+        return at_each[t].expand(len(t), *self.spec.shape)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         log_kept, log_gamma = (_at(each, t, x.shape) for each in self._log_kept_gamma(x, condition))
         kept = log_one_hot(x, self.spec.num_classes, self.dtype).unsqueeze(1) + log_kept.unsqueeze(-1)
         return torch.cat([kept, log_gamma.unsqueeze(-1)], -1)  # (B, M, *shape, K + 1)
 
-    def posterior_logits(self, state: Tensor, t: Tensor) -> Tensor:
+    def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
         num_states = self.num_states
-        stay = self.log_stay_odds()[t].sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
+        stay = (
+            _odds(_between(logsigmoid(self._shared()), t, s), s).sigmoid().unsqueeze(-1).to(state)
+        )  # (B, *shape or 1.., 1)
         mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
         masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.spec.num_classes, num_states).log()
         kept, other = kept_logits(torch.ones_like(stay), num_states)
@@ -127,15 +149,21 @@ class MaskProcess(ForwardProcess):
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
         odds = self.log_stay_odds_of(x, condition)  # (B or 1, *shape or 1.., T - 1)
-        log_kept, log_gamma = (
-            _at(each, t[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds)
-        )  # (B, *shape)
-        odds = torch.cat([odds.new_full((*odds.shape[:-1], 1), NEVER), odds], -1)  # of t = 1..T
-        log_odds = _at(odds, t[:, None] - 1, x.shape).squeeze(1)
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
+        if len(odds) == 1:  # all examples share the schedule, and so all steps of one kind
+            log_kept, log_gamma = (_at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds))
+            log_odds = self._odds_table(odds[0])[t]
+        else:
+            log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
+            log_gamma = _between(log_stay, end, time)
+            log_kept = _log_not(log_gamma).masked_fill(per_example(time == end, log_gamma), float("-inf"))
+            log_odds = _odds(_between(log_stay, time, before), before)
+        log_kept, log_gamma, log_odds = (each.expand(x.shape) for each in (log_kept, log_gamma, log_odds))
         if self.spec.pad is not None:  # never masked
             is_pad = x == self.spec.pad
             log_kept, log_gamma = log_kept.masked_fill(is_pad, 0.0), log_gamma.masked_fill(is_pad, float("-inf"))
-        return MaskedStep(x, t, condition, self.spec.pad, self.num_states - 1, log_gamma, log_kept, log_odds)
+        usual = (time - before).to(log_odds.dtype) / time
+        return MaskedStep(x, t, condition, self.spec.pad, self.num_states - 1, log_gamma, log_kept, log_odds, usual)
 
     def _log_kept_gamma(self, x: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         return log_kept_gamma(self.log_stay_odds_of(x, condition))
@@ -268,6 +296,37 @@ def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:
     above = torch.cat([log_gamma[..., 1:], zero], -1)  # of t = 2..T
     log_kept = (above + logsigmoid(-log_odds)).flip(-1).logcumsumexp(-1).flip(-1)
     return torch.cat([zero, log_kept, nothing], -1), torch.cat([nothing, log_gamma, zero], -1)
+
+
+def _between(log_stay: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Log probability that a coordinate masked at time t is masked at s: the sum over the times s + 1..t.
+
+    Args:
+        log_stay: Log probability of staying masked at the times 2..T, ``(B or 1, *shape or 1.., T - 1)``.
+        t: Times ``(B,)``.
+        s: Earlier times ``(B,)``. At time 1 nothing stays, which is left out: the result is for s above 0.
+
+    Returns:
+        ``(B, *shape or 1..)``; 0 where s = t.
+    """
+    time = torch.arange(2, log_stay.shape[-1] + 2, device=t.device)
+    passed = (time > s.unsqueeze(-1)) & (time <= t.unsqueeze(-1))  # (B, T - 1)
+    return torch.where(passed.reshape(len(t), *[1] * (log_stay.dim() - 2), -1), log_stay, 0.0).sum(-1)
+
+
+def _odds(log_stay: Tensor, s: Tensor) -> Tensor:
+    """Log odds from log-probabilities ``(B, *shape)`` of staying masked in steps to the times s ``(B,)``."""
+    return (log_stay - _log_not(log_stay)).masked_fill(per_example(s == 0, log_stay), NEVER)
+
+
+def _log_not(log_p: Tensor) -> Tensor:
+    """Log(1 - p), finite where p is 1, too."""
+    return (-torch.expm1(log_p.clamp_max(-torch.finfo(log_p.dtype).tiny))).log()
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """One value an example ``(B,)``, shaped to broadcast against ``(B, *shape)``."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _at(table: Tensor, t: Tensor, shape: torch.Size) -> Tensor:

@@ -1,17 +1,18 @@
-"""What one step of the forward process is: how z_t is drawn given x, and where z_s, s = t-1, then is."""
+"""What one step of the forward process is: its times, how z_t is drawn given x, and where z_s, s < t, then is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..categorical import gumbel_noise, log_one_hot, sample_categorical, sample_from_uniform, sum_dims
 
-__all__ = ["DenseStep", "Posterior", "Step"]
+__all__ = ["DenseStep", "Posterior", "Step", "Timesteps", "even_times"]
 
 
 class Posterior(Protocol):
@@ -29,13 +30,13 @@ class Posterior(Protocol):
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """One step s = t-1 of the forward process for a batch.
+    """One step of the forward process for a batch, between a time t and a time s before it.
 
     States z_t are integers ``(B, *shape)``, or *weights* over states ``(B, *shape, S)`` where they are relaxed.
 
     Attributes:
         x: Data ``(B, *shape)``.
-        t: Step per example, ``(B,)``, in 1..T.
+        t: Step per example, ``(B,)``; the time t itself unless a model serves several numbers of steps.
         condition: What networks see beside the state, one tensor for every entry of ``spec.seen``.
         pad: The class PAD, or None.
         given: Coordinates that are given to both processes, ``(B, *shape)`` of bool: never noised, at no cost. None
@@ -109,3 +110,59 @@ class DenseStep(Step):
 
     def log_prob(self, z_t: Tensor) -> Tensor:
         return sum_dims(self.log_u_t.gather(-1, z_t.unsqueeze(-1)).squeeze(-1))
+
+
+class Timesteps(nn.Module):
+    """The steps of a process, each from a time t of its grid 0..T to an earlier time s.
+
+    A model of one number of steps has T of them, from t to t - 1. A model that is trained for several has those of
+    each: steps 1..N are those of the N that it is evaluated and sampled with, and the others' come after them.
+
+    Args:
+        grid: T.
+        num_steps: N.
+        further: The other numbers of steps, each at most T.
+
+    Attributes:
+        numbers: N, then the others.
+        total: Steps of all of them together, n.
+        t: The time every step leaves, ``(n + 1,)``; 0 for step 0, which is the data.
+        s: The time it goes to, ``(n + 1,)``.
+        size: Of how many steps it is one, ``(n + 1,)``.
+        which: The place of that in ``numbers``, ``(n + 1,)``.
+        passing: The step that passes each of the times 2..T, one number of steps after the other.
+        counts: The same as ``numbers``, on the device.
+        first: The first step of each of them.
+    """
+
+    t: Tensor
+    s: Tensor
+    size: Tensor
+    which: Tensor
+    passing: Tensor
+    counts: Tensor
+    first: Tensor
+
+    def __init__(self, grid: int, num_steps: int, further: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.numbers = (num_steps, *further)
+        self.total = sum(self.numbers)
+        sizes = torch.tensor(self.numbers)
+        times = [even_times(grid, number) for number in self.numbers]
+        passing = torch.arange(1, self.total + 1).repeat_interleave(torch.cat([each.diff() for each in times]))
+        columns = {
+            "t": torch.cat([each[1:] for each in times]),
+            "s": torch.cat([each[:-1] for each in times]),
+            "size": sizes.repeat_interleave(sizes),
+            "which": torch.arange(len(sizes)).repeat_interleave(sizes),
+        }
+        for name, column in columns.items():  # no part of a checkpoint, but on the device of the process
+            self.register_buffer(name, torch.cat([torch.zeros(1, dtype=torch.long), column]), persistent=False)
+        self.register_buffer("passing", passing.view(len(sizes), grid)[:, 1:].flatten(), persistent=False)
+        self.register_buffer("counts", sizes, persistent=False)
+        self.register_buffer("first", 1 + sizes.cumsum(0) - sizes, persistent=False)
+
+
+def even_times(grid: int, num_steps: int) -> Tensor:
+    """Times 0 = t_0 < ... < t_N = T of N steps, as evenly spaced as a grid of T allows: ``(N + 1,)``."""
+    return (2 * torch.arange(num_steps + 1) * grid + num_steps) // (2 * num_steps)  # rounded

@@ -39,12 +39,13 @@ def model_card(
     spec = module.spec
     shape = "×".join(map(str, spec.shape))
     steps = module.global_step or module.trained_steps
+    others = f"; trained for {', '.join(map(str, spec.budgets))}" if spec.budgets else ""
     rows = {
         "data": data or _data_of(module) or _UNKNOWN,
         "bound on -log p(x)": bound or _bound_of(module) or _UNKNOWN,
         "budget of training": budget or (f"{steps:,} optimiser steps" if steps else _UNKNOWN),
         "licence": license or _UNKNOWN,
-        "NFE": f"{spec.num_steps} passes of the denoiser for a sample",
+        "NFE": f"{spec.num_steps} passes of the denoiser for a sample{others}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
         "an example": f"{shape} integers from 0 to {spec.num_classes - 1}",
         "made by": f"{type(module).__name__} of fldd-lightning {version('fldd-lightning')}",
