@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fldd_lightning import GradientEstimator, Reinforce, Spec, StepLoss
-from fldd_lightning.bound import StepTerms
+from fldd_lightning.bound import StepTerms, states_drawn, uniform
 from fldd_lightning.categorical import one_hot, sum_dims
 from fldd_lightning.estimators.score import around, mean_of_draws, moved
 from fldd_lightning.forward import DenseStep, MaskedStep, Step
@@ -24,7 +24,7 @@ class NoBaseline(GradientEstimator):
     """REINFORCE without any baseline."""
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
-        z_t = step.draw(generator)
+        z_t = states_drawn(step, generator)
         kl = terms(z_t.unsqueeze(0)).kl[0]
         return StepLoss(kl + kl.detach() * step.log_prob(z_t), kl.detach())
 
@@ -34,8 +34,8 @@ class IdealBaseline(GradientEstimator):
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
         with torch.no_grad():
-            others = [terms(step.draw(generator).unsqueeze(0)).kl[0] for _ in range(32)]
-        z_t = step.draw(generator)
+            others = [terms(states_drawn(step, generator).unsqueeze(0)).kl[0] for _ in range(32)]
+        z_t = states_drawn(step, generator)
         kl = terms(z_t.unsqueeze(0)).kl[0]
         return StepLoss(kl + (kl.detach() - torch.stack(others).mean(0)) * step.log_prob(z_t), kl.detach())
 
@@ -44,7 +44,7 @@ class ExactEntropy(Reinforce):
     """REINFORCE on the cross-entropy alone, with the entropy half of the KL in closed form."""
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
-        z_t = step.draw(generator)
+        z_t = states_drawn(step, generator)
         kl, entropy = terms(z_t.unsqueeze(0)).kl[0], entropies(step)
         cross_entropy = kl + sum_dims(weights(step, z_t) * entropy)
         advantage = around(cross_entropy.detach(), self.mean[step.t])
@@ -65,7 +65,7 @@ class FirstOrder(GradientEstimator):
         self.samples, self.alpha = samples, alpha
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
-        z = [step.draw(generator) for _ in range(self.samples)]
+        z = [states_drawn(step, generator) for _ in range(self.samples)]
         w = torch.stack([weights(step, z_a) for z_a in z]).requires_grad_()
         found = terms(w)
         kl = found.kl  # (n, B)
@@ -84,7 +84,7 @@ class StraightThrough(GradientEstimator):
     """Hard states forward, u_t backward (Bengio et al., 2013)."""
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
-        hard, soft = weights(step, step.draw(generator)), mean_weights(step)
+        hard, soft = weights(step, states_drawn(step, generator)), mean_weights(step)
         found = terms((hard + soft - soft.detach()).unsqueeze(0))
         return StepLoss(found.kl[0], found.kl[0].detach(), mean_of_draws(found.auxiliary))
 
@@ -93,7 +93,7 @@ class StraightThroughGumbel(GradientEstimator):
     """Hard states forward, a Concrete sample of temperature 1 backward (Jang et al., 2017)."""
 
     def loss(self, step: Step, terms: Terms, generator: torch.Generator, global_step: int) -> StepLoss:
-        soft = step.draw_relaxed(generator, 1.0)
+        soft = step.draw_relaxed(uniform(step.noise_shape, generator), 1.0)
         hard = one_hot(soft.argmax(-1), soft.shape[-1])
         return StepLoss(terms((hard + soft - soft.detach()).unsqueeze(0)).kl[0], None)
 

@@ -198,7 +198,7 @@ def test_a_model_learns_all_of_its_budgets(tmp_path: Path) -> None:
     bounds = [float(model.with_num_steps(n).nelbo(x, draws=50).nelbo.mean()) for n in (1, 2, 3, 4)]
     masked = [log(3) * (1 + 1 / n) for n in (1, 2, 3, 4)]
     assert bounds[0] == pytest.approx(masked[0], abs=0.1)
-    assert all(bound < most + 0.1 for bound, most in zip(bounds, masked, strict=True))
+    assert all(bound < most + 0.2 for bound, most in zip(bounds, masked, strict=True))  # 2.2 where nothing is learned
     assert model.nelbo(x, draws=50).nelbo.mean() == bounds[1]  # the model itself is of num_steps
 
 

@@ -40,7 +40,7 @@ def test_mean_gradient_equals_the_enumerated_one(name: str, estimator: str) -> N
     }
     assert exact["phi"].norm() > 1e-3
     made: GradientEstimator = UNBIASED[estimator](spec)
-    chunks, size = 30, 400
+    chunks, size = 30, 2_000  # so many that rare states are among them
     estimates: dict[str, list[torch.Tensor]] = {"phi": [], "theta": []}
     for i in range(chunks + 1):
         step = process.step(x.expand(size, -1), torch.full((size,), t))

@@ -22,29 +22,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .forward import AbsorbingProcess, DenseStep, ForwardProcess, MaskedStep, Step
+from .forward import DenseStep, ForwardProcess, MaskedStep, Step
 from .forward.step import Timesteps
 from .latents.base import Latent, LatentPosterior, weighed
 from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent
-from .noise import permutation, uniform
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
 __all__ = [
     "Bound",
     "Drawn",
+    "SharedGenerator",
     "StepTerms",
-    "any_order_nelbo",
     "draw_latents",
-    "exactly_masked",
-    "has_any_order",
+    "is_free",
     "mixed_seed",
     "nelbo",
     "noise_of",
     "num_uniforms",
+    "permutation",
+    "states_drawn",
     "step_terms",
     "stratified_steps",
+    "uniform",
     "uniform_of",
 ]
 
@@ -200,7 +201,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     """
     x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), repeated(step, len(z_t))
     log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
-    is_live = _is_free(step)  # (B, *shape)
+    is_live = is_free(step)  # (B, *shape)
     log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
     masked = z_t[..., -1] if z_t.is_floating_point() else (z_t == step.mask).to(log_p.dtype)
     masked = masked.where(is_live, 0.0)
@@ -215,7 +216,7 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     return StepTerms(kl.flatten(2).sum(2), -(lacking * log_p).flatten(2).sum(2))
 
 
-def _is_free(step: Step) -> Tensor:
+def is_free(step: Step) -> Tensor:
     """Coordinates that are neither given nor PAD, ``(B, *shape)`` of bool: those that cost something."""
     free = torch.ones_like(step.x, dtype=torch.bool) if step.pad is None else torch.ne(step.x, step.pad)
     return free if step.given is None else free & ~step.given
@@ -297,61 +298,6 @@ def nelbo(
     return Bound(torch.stack(columns, 1), kl, drawn.nll(kl))
 
 
-def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """States with exactly n of the D coordinates masked, n uniform in 1..D.
-
-    Coordinates at PAD and those that are given do not count.
-
-    Args:
-        step: Any step of the examples x.
-        uniform: Float64 numbers in [0, 1), ``(B, 1 + D)``: one for n, D for which are masked.
-
-    Returns:
-        States ``(B, *shape)`` and D/n, ``(B,)`` (Hoogeboom et al., 2022, eq. 3).
-    """
-    x, is_free = step.x, _is_free(step).to(uniform.device)  # which has float64
-    dims = is_free.flatten(1).sum(1)  # (B,)
-    n = (1 + (uniform[:, 0] * dims).long()).minimum(dims)
-    place = uniform[:, 1:].masked_fill(~is_free.flatten(1), 2.0).argsort(1).argsort(1)  # (B, D)
-    is_masked = (place < n[:, None]).view(x.shape)
-    return x.masked_fill(is_masked.to(x.device), step.mask), (dims / n.clamp_min(1)).to(x.device)
-
-
-def has_any_order(process: ForwardProcess, reverse: Reverse) -> bool:
-    """Whether this is masked diffusion whose denoiser is not told the step: one training then serves every T."""
-    is_masked = type(process) is AbsorbingProcess and isinstance(reverse, MaskedReverse)
-    return is_masked and reverse.time_independent
-
-
-def any_order_nelbo(
-    process: ForwardProcess, reverse: Reverse, latents: Sequence[Latent], x: Tensor, batch: Any, uniform: Tensor
-) -> Tensor:
-    """One draw of the bound of T = infinity of masked diffusion, which is that of any order.
-
-    -log p(x) <= sum_latents KL + E_n E_{z: n masks} D/n sum_{masked i} -log p(x^i|z), n uniform in 1..D (Uria et al.,
-    2014; Hoogeboom et al., 2022, eq. 3). Valid where :func:`has_any_order` is true.
-
-    Args:
-        process: The forward process.
-        reverse: The reverse process.
-        latents: The latents.
-        x: Data ``(B, *shape)``.
-        batch: What the data loader gave, for latents that are observed.
-        uniform: Float64 numbers in [0, 1), ``(B, 1 + D + n)``: for the number of masks, where they are, and n of
-            :func:`num_uniforms` for the latents.
-
-    Returns:
-        Nats per example, ``(B,)``.
-    """
-    masks = uniform[:, : 1 + process.spec.num_dims]
-    drawn = draw_latents(latents, [each.posterior(x, batch) for each in latents], uniform[:, masks.shape[1] :])
-    step = process.step(x, torch.ones(len(x), dtype=torch.long, device=x.device), drawn.condition)
-    assert isinstance(step, MaskedStep)
-    z, weight = exactly_masked(step, masks)
-    # at t = 1 every masked coordinate turns to x, so that its KL is -log p(x|z)
-    return step_terms(step, reverse, z.unsqueeze(0)).kl[0] * weight + sum(drawn.kl().values(), 0.0)
-
-
 def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent], seed: int) -> Tensor:
     """Uniform numbers ``(B, T, D + n)`` for :func:`nelbo`, on the CPU, by each example's index and the seed alone."""
     return uniform_of(index, (spec.num_steps, spec.num_dims + num_uniforms(latents)), seed)
@@ -384,8 +330,54 @@ def stratified_steps(batch: int, steps: Timesteps, generator: torch.Generator) -
     Returns:
         Integer steps ``(B,)``, in 1..n.
     """
+    offset = uniform((), generator)
     drawn, whole = permutation(batch, generator)
-    place = (drawn + uniform((), generator)) / whole * len(steps.numbers)  # (B,)
+    place = (drawn + offset) / whole * len(steps.numbers)  # (B,)
     which = place.long().clamp_max(len(steps.numbers) - 1)
     counts, first = steps.counts.to(place.device)[which], steps.first.to(place.device)[which]
     return first + ((place - which) * counts).long().minimum(counts - 1)
+
+
+class SharedGenerator(torch.Generator):
+    """A generator of the noise of one training step, with the same seed in every process.
+
+    Example j of process r is example j W + r of the whole batch, as samplers deal them out to W processes.
+    :func:`uniform` draws the noise of the whole batch and takes the rows of this process. So what W processes learn
+    does not depend on W, as long as the whole batch has the same size.
+
+    Attributes:
+        world: W.
+        rank: r, this process.
+    """
+
+    world: int = 1
+    rank: int = 0
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Float64 numbers in [0, 1), on the device of the generator.
+
+    Args:
+        shape: Its first entry is the batch of this process. ``()`` is one number, the same in all processes.
+        generator: Of a :class:`SharedGenerator` they are rows of the noise of the whole batch.
+    """
+    world, rank = _share(generator)
+    size = (shape[0] * world, *shape[1:]) if shape else ()
+    drawn = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
+    return drawn[rank::world] if shape else drawn
+
+
+def permutation(batch: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Places of this process's examples in a random order of the whole batch, ``(batch,)``, and its size."""
+    world, rank = _share(generator)
+    order = torch.randperm(batch * world, device=generator.device, generator=generator)
+    return order[rank::world], batch * world
+
+
+def states_drawn(step: Step, generator: torch.Generator) -> Tensor:
+    """States z_t ~ q(z_t|x) for the examples of this process, integers ``(B, *shape)``; what estimators draw with."""
+    return step.draw_from_uniform(uniform(step.x.shape, generator))
+
+
+def _share(generator: torch.Generator) -> tuple[int, int]:
+    return (generator.world, generator.rank) if isinstance(generator, SharedGenerator) else (1, 0)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import FLDDError
-from .noise import uniform
 
 __all__ = [
     "check_integers",
@@ -20,6 +19,7 @@ __all__ = [
     "float64_device",
     "grey_levels",
     "gumbel_noise",
+    "gumbel_of",
     "log_one_hot",
     "one_hot",
     "only_states",
@@ -108,8 +108,14 @@ def sum_dims(values: Tensor) -> Tensor:
 
 
 def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise in float64, on the device of the generator; rows are examples, see :func:`uniform`."""
-    return -torch.log(-torch.log(uniform(shape, generator).clamp_min(1e-300)))
+    """Standard Gumbel noise in float64, on the device of the generator."""
+    uniform = torch.rand(tuple(shape), dtype=torch.float64, device=generator.device, generator=generator)
+    return gumbel_of(uniform)
+
+
+def gumbel_of(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise of float64 numbers in [0, 1)."""
+    return -torch.log(-torch.log(uniform.clamp_min(1e-300)))
 
 
 def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -127,16 +133,12 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
         Integer states ``(...)`` on the device of ``log_p``.
     """
     generator = generator or torch.default_generator
-    num_states = log_p.shape[-1]
-    flat = log_p.detach().reshape(len(log_p) if log_p.dim() > 1 else 1, -1, num_states)  # (B, D, S)
     states = []
-    for examples in torch.split(flat, max(1, _CHUNK // max(1, flat[0].numel() if len(flat) else 1))):
-        drawn = []
-        for part in torch.split(examples, max(1, _CHUNK // num_states), dim=1):
-            scores = gumbel_noise(part.shape, generator)
-            scores += part.to(scores.device, torch.float64)
-            drawn.append(scores.argmax(-1))
-        states.append(torch.cat(drawn, 1))
+    num_states = log_p.shape[-1]
+    for part in torch.split(log_p.detach().reshape(-1, num_states), max(1, _CHUNK // num_states)):
+        scores = gumbel_noise(part.shape, generator)
+        scores += part.to(scores.device, torch.float64)
+        states.append(scores.argmax(-1))
     return torch.cat(states).view(log_p.shape[:-1]).to(log_p.device)
 
 

@@ -19,17 +19,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
+from .any_order import has_any_order
 from .bound import (
     Bound,
+    SharedGenerator,
     StepTerms,
     draw_latents,
-    has_any_order,
     mixed_seed,
     nelbo,
     noise_of,
     num_uniforms,
     step_terms,
     stratified_steps,
+    uniform,
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
@@ -48,7 +50,6 @@ from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .networks import Backbone, StateEmbedding
-from .noise import SharedGenerator, uniform
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
@@ -236,8 +237,10 @@ class FLDD(LightningModule, ModelHubMixin):
         size = (len(x), num_uniforms(self.latents))
         posteriors = [each.posterior(x, batch) for each in self.latents]
         drawn = draw_latents(self.latents, posteriors, uniform(size, generator))
-        given = random_subset(x, self.observed, spec.pad, generator) if self.observed else None
-        drawn = drawn if given is None else drawn.with_given(given)
+        given = None
+        if self.observed:
+            given = random_subset(x, self.observed, spec.pad, uniform((len(x), 1 + spec.num_dims), generator))
+            drawn = drawn.with_given(given)
         if any(isinstance(latent, ConditionLatent) and latent.dropped for latent in self.latents):
             drawn = drawn.with_dropped(uniform((len(x),), generator))
         step = self.forward_process.step(x, t, drawn.condition)

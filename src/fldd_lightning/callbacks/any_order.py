@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..bound import any_order_nelbo, has_any_order, num_uniforms, uniform_of
+from ..any_order import any_order_nelbo, has_any_order
+from ..bound import num_uniforms, uniform_of
 from ..categorical import float64_device
 from ..errors import FLDDError
 from ..metrics import NELBOMetric
@@ -21,8 +22,8 @@ class AnyOrderBound(Callback):
     """Logs ``{val,test}/nelbo_any_order`` and its standard error ``nelbo_any_order_se``, in nats per example.
 
     Masked diffusion with a time-independent denoiser has a bound of T = infinity, which is that of any order; see
-    :func:`~fldd_lightning.bound.any_order_nelbo`. It is what other work reports, and usually lower than the bound of
-    T steps.
+    :func:`~fldd_lightning.any_order.any_order_nelbo`. It is what other work reports, and usually lower than the bound
+    of T steps.
 
     Args:
         draws: Of the masks, for each example.

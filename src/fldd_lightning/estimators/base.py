@@ -81,6 +81,7 @@ class GradientEstimator(nn.Module, ABC):
             step: The forward transition, with gradients to phi.
             terms: The step's KL at n draws of z_t, integers ``(n, B, *shape)`` or weights ``(n, B, *shape, S)``; see
                 :func:`~fldd_lightning.bound.step_terms`. Each call is one pass of the denoiser.
-            generator: Source of the noise in z_t.
+            generator: Source of the noise in z_t. Draw by :func:`~fldd_lightning.bound.states_drawn` and
+                :func:`~fldd_lightning.bound.uniform`: then several processes draw what one would.
             global_step: Optimiser steps so far, for schedules.
         """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..bound import StepTerms
+from ..bound import StepTerms, states_drawn, uniform
 from ..factory import build
 from ..forward import ForwardProcess, Step
 from ..ranges import COUNT, NATURAL, POSITIVE, check_numbers
@@ -50,10 +50,11 @@ class Concrete(GradientEstimator):
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
     ) -> StepLoss:
         if not step.learns:  # nothing to relax
-            kl, auxiliary = (None if each is None else each[0] for each in terms(step.draw(generator).unsqueeze(0)))
+            at_draw = terms(states_drawn(step, generator).unsqueeze(0))
+            kl, auxiliary = (None if each is None else each[0] for each in at_draw)
             assert kl is not None
             return StepLoss(kl, kl.detach(), auxiliary)
-        w = step.draw_relaxed(generator, self.temperature(global_step))
+        w = step.draw_relaxed(uniform(step.noise_shape, generator), self.temperature(global_step))
         return StepLoss(terms(w.unsqueeze(0)).kl[0], None)
 
 

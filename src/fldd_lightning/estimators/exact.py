@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..bound import StepTerms, exactly_masked, has_any_order
+from ..any_order import exactly_masked, has_any_order
+from ..bound import StepTerms, permutation, uniform
 from ..errors import FLDDError
 from ..forward import ForwardProcess, MaskedStep, Step
-from ..noise import permutation, uniform
 from ..reverse import Reverse
 from .base import GradientEstimator, StepLoss
 

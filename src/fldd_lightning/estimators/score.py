@@ -14,10 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..bound import StepTerms
+from ..bound import StepTerms, states_drawn
 from ..errors import FLDDError
 from ..forward import Step
-from ..noise import summed_over_processes
 from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss
@@ -46,7 +45,7 @@ class Reinforce(GradientEstimator):
     def loss(
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
     ) -> StepLoss:
-        z_t = step.draw(generator)  # (B, *shape)
+        z_t = states_drawn(step, generator)  # (B, *shape)
         at_draw = terms(z_t.unsqueeze(0))
         kl, auxiliary = at_draw.kl[0], mean_of_draws(at_draw.auxiliary)
         if not step.learns:
@@ -102,7 +101,7 @@ class RLOO(GradientEstimator):
     def loss(
         self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
     ) -> StepLoss:
-        z = [step.draw(generator) for _ in range(self.samples)]
+        z = [states_drawn(step, generator) for _ in range(self.samples)]
         at_draws = terms(torch.stack(z))  # (n, B)
         kl, auxiliary = at_draws.kl.mean(0), mean_of_draws(at_draws.auxiliary)
         if not step.learns:
@@ -199,3 +198,11 @@ def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
     now = sums / counts.clamp_min(1)
     decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
     return torch.where(counts > 0, decayed, old)
+
+
+def summed_over_processes(values: Tensor) -> Tensor:
+    """The sum of what all processes have; every process has to ask."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values

@@ -24,7 +24,6 @@ from ..categorical import log_one_hot, one_hot
 from ..errors import FLDDError
 from ..factory import build
 from ..networks.base import Backbone
-from ..noise import uniform
 from ..ranges import BETWEEN, check_numbers
 from ..spec import Spec
 from .base import ForwardProcess, floored, kept_logits
@@ -62,14 +61,19 @@ class MaskedStep(Step):
         return replace(self, log_kept=log_kept, log_gamma=log_gamma, given=given)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        return self.draw_from_uniform(uniform(self.x.shape, generator))
+        uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)
+        return self.draw_from_uniform(uniform)
 
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         is_masked = uniform >= self.log_kept.detach().to(uniform).exp()
         return torch.where(is_masked.to(self.x.device), self.mask, self.x)
 
-    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
-        noise = uniform(self.x.shape, generator).logit(1e-16).to(self.log_gamma)  # the difference of two Gumbel draws
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.x.shape
+
+    def draw_relaxed(self, uniform: Tensor, temperature: float) -> Tensor:
+        noise = uniform.logit(1e-16).to(self.log_gamma)  # the difference of two Gumbel draws
         masked = ((self.log_gamma - self.log_kept + noise) / temperature).sigmoid().unsqueeze(-1)
         at_data, at_mask = (
             one_hot(z, self.mask + 1, masked.dtype) for z in (self.x, torch.full_like(self.x, self.mask))

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..categorical import gumbel_noise, log_one_hot, sample_categorical, sample_from_uniform, sum_dims
+from ..categorical import gumbel_of, log_one_hot, sample_categorical, sample_from_uniform, sum_dims
 
 __all__ = ["DenseStep", "Posterior", "Step", "Timesteps", "even_times"]
 
@@ -66,8 +66,13 @@ class Step(ABC):
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         """The same from float64 numbers in [0, 1), ``(B, *shape)``; equal numbers give equal states."""
 
+    @property
     @abstractmethod
-    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
+    def noise_shape(self) -> torch.Size:
+        """The shape of the numbers that :meth:`draw_relaxed` takes."""
+
+    @abstractmethod
+    def draw_relaxed(self, uniform: Tensor, temperature: float) -> Tensor:
         """Weights softmax((log u_t + Gumbel) / temperature), ``(B, *shape, S)``, with gradients (eq. 14)."""
 
     @abstractmethod
@@ -104,8 +109,12 @@ class DenseStep(Step):
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         return sample_from_uniform(self.log_u_t, uniform)
 
-    def draw_relaxed(self, generator: torch.Generator, temperature: float) -> Tensor:
-        gumbel = gumbel_noise(self.log_u_t.shape, generator).to(self.log_u_t)
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.log_u_t.shape
+
+    def draw_relaxed(self, uniform: Tensor, temperature: float) -> Tensor:
+        gumbel = gumbel_of(uniform).to(self.log_u_t)
         return ((self.log_u_t + gumbel) / temperature).softmax(-1)
 
     def log_prob(self, z_t: Tensor) -> Tensor:

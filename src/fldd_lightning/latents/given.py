@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import uniform
 from ..spec import Seen, Spec
 from .base import Latent, PointPosterior
 
@@ -46,7 +45,7 @@ class GivenLatent(Latent):
         return self.said(is_given)
 
 
-def random_subset(x: Tensor, share: float, pad: int | None, generator: torch.Generator) -> Tensor:
+def random_subset(x: Tensor, share: float, pad: int | None, uniform: Tensor) -> Tensor:
     """Which coordinates of ``(B, *shape)`` to give in training, ``(B, *shape)`` of bool.
 
     With probability ``share`` an example has some: each coordinate with a probability of its own, which is uniform on
@@ -56,9 +55,8 @@ def random_subset(x: Tensor, share: float, pad: int | None, generator: torch.Gen
         x: Data.
         share: Of the examples of which something is given, above 0.
         pad: The class PAD, which is given anyway, and is not said here; or None.
-        generator: Source of the noise.
+        uniform: Float64 numbers in [0, 1), ``(B, 1 + D)``: for how many are given, and which.
     """
-    chosen = uniform((len(x), *[1] * (x.dim() - 1)), generator)
-    each = uniform(x.shape, generator)
+    chosen, each = uniform[:, 0].view(-1, *[1] * (x.dim() - 1)), uniform[:, 1:].view(x.shape)
     given = (each < (share - chosen) / share).to(x.device)  # uniform on [0, 1] where chosen < share
     return given if pad is None else given & (x != pad)
