@@ -154,6 +154,10 @@ def test_commands_parse(page: Path, quick: Path, parsing: None, capsys: pytest.C
             (quick / block.title).write_text(block.text)
     for line in commands(page):
         words = shlex.split(line, comments=True)
+        if not words:  # a comment
+            continue
+        if words[0] == "srun":  # which starts the rest
+            words = words[1:]
         if words[0] == "fldd-lightning":
             try:
                 status = main(words[1:])
