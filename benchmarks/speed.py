@@ -376,12 +376,21 @@ def measured(device: str, quick: bool) -> dict[str, Any]:
     }
     if device == "cpu":
         for name in ["digits"] if quick else list(CONFIGS):
-            found["steps"][name] |= measured_fit(name, turns, 10)
+            found["steps"][name] |= measured_fit(name, turns, 10 if name in ("digits", "qm9") else 3)
     if not quick:
         found["growth"] = measured_growth(device, turns)
         found["variants"] = measured_variants(device, turns)
         found["processor_seconds"] = measured_start()
     return {**found, "wall_seconds": round(time.monotonic() - begun)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows of the page, in Markdown."""
+    rows = ["| config | step over networks | fit over step | sampling over passes |", "| --- | --- | --- | --- |"]
+    for name, step in found["steps"].items():
+        ratios = (step["step_over_networks"], step["fit_over_step"], found["sampling"]["over_passes"][name])
+        rows.append(f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
