@@ -128,7 +128,7 @@ def test_the_cost_of_staying_is_a_divergence() -> None:
     """Of two decisions with log odds a and b, written from its definition."""
     step = MaskedStep(
         x=torch.zeros(1, 4, dtype=torch.long), t=torch.tensor([2]), condition=(), pad=None, mask=2,
-        log_gamma=torch.zeros(1, 4), log_kept=torch.zeros(1, 4),
+        log_gamma=torch.zeros(1, 4), log_kept=torch.zeros(1, 4), usual=torch.ones(1),
         log_odds=torch.tensor([[-3.0, 0.0, 2.0, 9.0]]).requires_grad_(),
     )  # fmt: skip
     made = model("mixture")
