@@ -331,7 +331,7 @@ def measured_start() -> dict[str, float]:
     )
     commands = {
         "import": [sys.executable, "-c", "import fldd_lightning"],
-        "help": [sys.executable, "-m", "fldd_lightning.cli.main", "--help"],
+        "help": [sys.executable, "-c", "from fldd_lightning.cli import main; main(['--help'])"],
         "import_and_first_step": [sys.executable, "-c", first],
     }
     found = {}
