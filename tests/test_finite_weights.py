@@ -50,6 +50,11 @@ def test_running_means_may_be_unknown() -> None:
     assert model.sample(2).shape == (2, 2)
 
 
+def test_large_weights_are_finite() -> None:
+    """Also where the sum of their squares is not."""
+    assert broken(3e38).sample(2).shape == (2, 2)
+
+
 def test_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     look = Mock(wraps=torch.nn.utils.get_total_norm)
     monkeypatch.setattr(torch.nn.utils, "get_total_norm", look)

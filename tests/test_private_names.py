@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 
+import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule
@@ -56,3 +57,11 @@ def test_a_parser_knows_its_options() -> None:
     parser = ArgumentParser()
     parser.add_argument("--width", type=int)
     assert "--width" in parser._option_string_actions
+
+
+def test_one_call_works_on_lists_of_tensors() -> None:
+    to, weights, buffers = torch.ones(2), [torch.zeros(2), torch.zeros(3)], [torch.tensor(True), torch.zeros(2)]
+    torch._foreach_lerp_(weights, [to, torch.ones(3)], 0.25)
+    torch._foreach_copy_(buffers, [torch.tensor(False), to])
+    assert [each.tolist() for each in weights] == [[0.25] * 2, [0.25] * 3]
+    assert [each.tolist() for each in buffers] == [False, [1.0, 1.0]]

@@ -201,14 +201,15 @@ def _masked_terms(step: MaskedStep, reverse: MaskedReverse, z_t: Tensor) -> Step
     """
     x, (t, condition) = step.x.expand(z_t.shape[: 1 + step.x.dim()]), repeated(step, len(z_t))
     log_p, odds = reverse.log_prob_at(x.flatten(0, 1), z_t.flatten(0, 1), t, condition)
-    is_live = is_free(step)  # (B, *shape)
-    log_p, odds = log_p.view(x.shape).where(is_live, 0.0), odds.view(x.shape)  # (n, B, *shape)
+    log_p, odds = log_p.view(x.shape), odds.view(x.shape)  # (n, B, *shape)
     masked = z_t[..., -1] if z_t.is_floating_point() else (z_t == step.mask).to(log_p.dtype)
-    masked = masked.where(is_live, 0.0)
+    if step.pad is not None or step.given is not None:
+        is_live = is_free(step)  # (B, *shape)
+        log_p, masked = log_p.where(is_live, 0.0), masked.where(is_live, 0.0)
 
-    log_stay, log_leave = logsigmoid(step.log_odds), logsigmoid(-step.log_odds)  # (B, *shape)
-    stay, leave = log_stay.exp(), log_leave.exp()
-    kl_of_staying = stay * (log_stay - logsigmoid(odds)) + leave * (log_leave - logsigmoid(-odds))
+    stay, leave = step.log_odds.sigmoid(), (-step.log_odds).sigmoid()  # (B, *shape)
+    # of two decisions with log odds a and b: stay log(stay / p(stay)) = stay (a - b) + stay log(leave / p(leave))
+    kl_of_staying = stay * (step.log_odds - odds) + logsigmoid(-step.log_odds) - logsigmoid(-odds)
     kl = masked * (kl_of_staying - leave * log_p)
 
     usual = step.usual.reshape(-1, *[1] * (leave.dim() - 1))
@@ -244,6 +245,8 @@ def _dense_terms(step: DenseStep, reverse: Reverse, z_t: Tensor) -> StepTerms:
 
 def repeated(step: Step, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Steps and conditions of n draws an example, ``(n B,)`` and ``(n B, ...)``, draw after draw."""
+    if n == 1:
+        return step.t, step.condition
     return step.t.repeat(n), tuple(c.repeat(n, *[1] * (c.dim() - 1)) for c in step.condition)
 
 
@@ -275,7 +278,9 @@ def nelbo(
     batch: Any,
     noise: Tensor,
 ) -> Bound:
-    """All terms of the bound (eq. 5), unbiased: one draw of z_t and of the latents for each step.
+    """All terms of the bound (eq. 5), unbiased: one draw of the latents, and for each step one of z_t.
+
+    The steps share the latents, and with them the network of a learned schedule and what latents say of the values.
 
     Args:
         process: The forward process.
@@ -284,17 +289,17 @@ def nelbo(
         x: Data ``(B, *shape)``.
         batch: What the data loader gave, for latents that are observed.
         noise: Float64 numbers in [0, 1), ``(B, T, D + n)``: of every step D for z_t, and n of
-            :func:`num_uniforms` for the latents.
+            :func:`num_uniforms` for the latents, of which those of the last step are used.
     """
-    posteriors = [latent.posterior(x, batch) for latent in latents]
     spec: Spec = process.spec
-    columns = []
-    for i in range(process.num_steps):
-        drawn = draw_latents(latents, posteriors, noise[:, i, spec.num_dims :])
-        step = process.step(x, torch.full((len(x),), i + 1, device=x.device), drawn.condition)
-        z_t = step.draw_from_uniform(noise[:, i, : spec.num_dims].view(x.shape))
-        columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
-    kl = drawn.kl()  # of one draw, the last
+    of_states, of_latents = noise[..., : spec.num_dims], noise[:, -1, spec.num_dims :]
+    drawn = draw_latents(latents, [latent.posterior(x, batch) for latent in latents], of_latents)
+    columns, condition = [], drawn.condition
+    with reverse.told(condition):
+        for place, step in enumerate(process.steps(x, condition)):
+            z_t = step.draw_from_uniform(of_states[:, place].view(x.shape))
+            columns.append(step_terms(step, reverse, z_t.unsqueeze(0)).kl[0])
+    kl = drawn.kl()
     return Bound(torch.stack(columns, 1), kl, drawn.nll(kl))
 
 

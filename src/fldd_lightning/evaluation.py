@@ -22,8 +22,10 @@ __all__ = ["Evaluation", "Scores", "check_bound", "check_weights", "part_of"]
 def check_weights(module: nn.Module) -> None:
     """Raise FLDDError if a weight is NaN or infinite; one look at all of them, and one wait for the device."""
     weights = [p.detach() for p in module.parameters() if p.numel()]
-    if weights and not bool(nn.utils.get_total_norm(weights, float("inf")).isfinite()):
-        name = next(name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+    if not weights or bool(nn.utils.get_total_norm(weights).isfinite()):
+        return
+    name = next((name for name, p in module.named_parameters() if not bool(p.isfinite().all())), None)
+    if name is not None:  # else they are large
         raise FLDDError(
             f"the weights of '{name}' are not finite, so that samples and bounds would mean nothing: training has "
             "diverged, or the file is damaged. Use an earlier checkpoint, or train again with a lower model.lr."

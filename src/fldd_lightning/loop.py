@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from .data.base import DiscreteDataModule
 from .module import FLDD
 from .ranges import COUNT, check_numbers
-from .training import rising_average
+from .training import RisingAverage
 
 __all__ = ["OwnLoop"]
 
@@ -62,7 +61,7 @@ class OwnLoop:
         made = model.make_optimizer(num_steps, lambda step: step / num_steps)
         self.optimizer: torch.optim.Optimizer = made["optimizer"]
         self.schedule: torch.optim.lr_scheduler.LRScheduler = made["lr_scheduler"]["scheduler"]
-        self.averages = AveragedModel(model, use_buffers=False, avg_fn=rising_average(model.ema_decay))
+        self.averages = RisingAverage(model, model.ema_decay)
 
     @property
     def averaged(self) -> FLDD:

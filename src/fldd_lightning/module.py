@@ -301,8 +301,18 @@ class FLDD(LightningModule, ModelHubMixin):
                 values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, timesteps.total).items()})
         self.logged = {name: value.detach() for name, value in values.items()}
         if self._trainer is not None:
-            for name, value in values.items():
-                self.log(f"train/{name}", value, on_step=True, prog_bar=name == "nelbo", batch_size=size)
+            names = values if self._logs_all() else ("nelbo",) if "nelbo" in values else ()
+            for name in names:
+                self.log(f"train/{name}", values[name], on_step=True, prog_bar=name == "nelbo", batch_size=size)
+
+    def _logs_all(self) -> bool:
+        """Whether all terms go to the trainer at this step, and not the bound alone: each takes it a while.
+
+        When loggers write, at the first step and the last, and at the end of an epoch.
+        """
+        trainer, done = self.trainer, self.global_step + 1
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return trainer.is_last_batch or done in (1, trainer.max_steps) or (every > 0 and done % every == 0)
 
     def on_train_start(self) -> None:
         """Fit the latents that are fitted beforehand.
@@ -366,7 +376,9 @@ class FLDD(LightningModule, ModelHubMixin):
         if self.forward_process.learned:
             self.held_steps = held_still(num_steps, self.freeze_steps)
         rates = (self.lr, self.lr * self.forward_lr_ratio)
-        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
+        # float16 scales the loss, and a fused optimiser would undo that only after gradients are clipped
+        fused = self._trainer is None or self.trainer.precision != "16-mixed"
+        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay, fused)
 
     def configure_gradient_clipping(
         self,
@@ -607,7 +619,8 @@ class FLDD(LightningModule, ModelHubMixin):
         sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
         parts = (self.forward_process, self.reverse, self.latents)
         samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding, given, chosen)
-        self.train(was_training)
+        if was_training:
+            self.train()
         return samples
 
     def _check_takes_given(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -114,6 +115,11 @@ class Reverse(nn.Module, ABC):
     def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
         """Draw z_s ~ p(z_s|z_t), integers ``(B, *shape)``, for integers ``(B, *shape)`` and steps ``(B,)``."""
         return sample_categorical(self.log_prob(z_t, t, condition), generator)
+
+    @contextmanager
+    def told(self, condition: tuple[Tensor, ...]) -> Iterator[None]:
+        """Compute once what depends on these latents alone, for all states that come with this very tuple."""
+        yield
 
     def _with_pad(self, log_v: Tensor, state: Tensor) -> Tensor:
         """``log_v`` with integer states at PAD left there."""
@@ -239,6 +245,7 @@ class MaskedReverse(Reverse):
         self.corrects = process.learned
         seen = [latent for latent in latents if latent.seen is not None]
         self._log_values = [(i, latent.log_conditional_of) for i, latent in enumerate(seen) if latent.says_values]
+        self._told: tuple[tuple[Tensor, ...], Tensor | None] | None = None
 
     def follow(self, process: ForwardProcess) -> None:
         assert isinstance(process, MaskProcess)
@@ -281,11 +288,22 @@ class MaskedReverse(Reverse):
 
     def _logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
-        logits = self.logits(state, t, condition)
-        for i, log_conditional_of in self._log_values:
-            log_p = log_conditional_of(condition[i]) / len(self._log_values)
-            logits = logits + F.pad(log_p, (0, logits.shape[-1] - self.num_classes))
-        return logits
+        logits, told = self.logits(state, t, condition), self._told
+        said = told[1] if told is not None and told[0] is condition else self._said(condition)
+        return logits if said is None else logits + F.pad(said, (0, logits.shape[-1] - self.num_classes))
+
+    @contextmanager
+    def told(self, condition: tuple[Tensor, ...]) -> Iterator[None]:
+        self._told = condition, self._said(condition)
+        try:
+            yield
+        finally:
+            self._told = None
+
+    def _said(self, condition: tuple[Tensor, ...]) -> Tensor | None:
+        """What latents say of the values, ``(B, *shape, K)``; None where none of them does."""
+        said = [log_conditional_of(condition[i]) for i, log_conditional_of in self._log_values]
+        return sum(said[1:], said[0]) / len(said) if said else None
 
     def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The logits, and the log odds of staying, ``(B, *shape)``."""

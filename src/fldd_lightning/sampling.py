@@ -84,13 +84,14 @@ def ancestral_sample(
     held = None if given is None else given.to(device)
     z = z if held is None else torch.where(held < 0, z, held)
     states = [z]
-    for step in range(process.num_steps, 0, -1):
-        t = torch.full((num_samples,), step, device=device)
-        z = decoding.draw(reverse, z, t, generator, condition)
-        z = z if held is None else torch.where(held < 0, z, held)
-        if trajectory:
-            states.append(z)
-        on_step()
+    with reverse.told(condition):
+        for step in range(process.num_steps, 0, -1):
+            t = torch.full((num_samples,), step, device=device)
+            z = decoding.draw(reverse, z, t, generator, condition)
+            z = z if held is None else torch.where(held < 0, z, held)
+            if trajectory:
+                states.append(z)
+            on_step()
     return torch.stack(states) if trajectory else z
 
 

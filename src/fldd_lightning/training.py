@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Timer, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from .errors import FLDDError
 from .ranges import BELOW_ONE, BETWEEN, POSITIVE, check_numbers
@@ -19,13 +20,13 @@ from .ranges import BELOW_ONE, BETWEEN, POSITIVE, check_numbers
 __all__ = [
     "AdaptiveClip",
     "Averaging",
+    "RisingAverage",
     "averaged_state",
     "averages_of",
     "clip_apart",
     "held_still",
     "learning_rate_factor",
     "refuse_other_averaging",
-    "rising_average",
     "run_length",
     "run_progress",
     "two_time_scales",
@@ -119,8 +120,8 @@ class AdaptiveClip(nn.Module):
         self.num_dropped.add_(~is_finite)
         of_limit = norm / (self.ratio * self.mean_norm).clamp_min(torch.finfo(norm.dtype).tiny)
         torch.nn.utils.clip_grads_with_norm_(with_grad, 1.0, of_limit)  # to a norm of 1 in units of the limit
-        for gradient in gradients:
-            gradient.masked_fill_(~is_finite, 0.0)
+        for gradient in gradients:  # where the norm is not finite, they are now 0 or NaN
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
 
     def warn(self) -> None:
         """Say once if gradients were dropped; this waits for the device."""
@@ -132,21 +133,41 @@ class AdaptiveClip(nn.Module):
             )
 
 
-def rising_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The ``avg_fn`` of a moving average whose decay rises to ``decay``, so that short runs profit.
+class RisingAverage(AveragedModel):
+    """A copy of a module with a moving average of its weights, whose decay rises to ``decay``: short runs profit.
 
-    After n updates the decay is at most (1 + n) / (10 + n).
+    After n updates the decay is at most (1 + n) / (10 + n). Buffers are copied. All weights are averaged by one
+    call, and the device is not waited for.
+
+    Args:
+        model: The module.
+        decay: Decay of the averaged weights.
+        device: Where the copy is kept; the module's if None.
     """
 
-    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        n = float(updates)
-        return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+    n_averaged: Tensor
 
-    return average
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
+        super().__init__(model, device)
+        self.n_averaged = self.n_averaged.cpu()  # its value is looked at
+        self.decay = decay
+        self._of: tuple[Any, ...] | None = None  # the module, and weights and buffers of both: looked up once
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the weights of the module; the first time, to them."""
+        n = int(self.n_averaged)
+        share = 1 - min(self.decay, (1 + n) / (10 + n)) if n > 0 else 1.0
+        if self._of is None or self._of[0] is not model:
+            self._of = (model, *(list(each()) for m in (self.module, model) for each in (m.parameters, m.buffers)))
+        _, weights, buffers, current, current_buffers = self._of
+        torch._foreach_lerp_(weights, current, share)
+        torch._foreach_copy_(buffers, current_buffers)
+        self.n_averaged += 1
 
 
 class Averaging(WeightAveraging):
-    """Lightning's weight averaging by :func:`rising_average`. Buffers are copied, not averaged.
+    """Lightning's weight averaging by :class:`RisingAverage`.
 
     Args:
         decay: Decay of the averaged weights.
@@ -154,13 +175,18 @@ class Averaging(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         check_numbers(locals(), decay=BELOW_ONE)
-        super().__init__(use_buffers=False, avg_fn=rising_average(decay))
+        super().__init__(use_buffers=False)
+        self._decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the module into float64, if that is asked for: Lightning does it after this copy, and after resuming."""
+        """Copy the module when training begins, onto the device that it will be moved to.
+
+        In float64, if that is asked for: Lightning sees to both after this copy only.
+        """
         if trainer.precision == "64-true":
             pl_module.double()
-        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._average_model = RisingAverage(pl_module, self._decay, trainer.strategy.root_device)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is not None:  # after training the module itself has the average
@@ -225,6 +251,7 @@ def two_time_scales(
     rates: tuple[float, float],
     freeze: int,
     decay: float,
+    fused: bool,
 ) -> dict[str, Any]:
     """One AdamW and its schedule: a parameter group for denoiser and latents and one for the forward process.
 
@@ -235,6 +262,7 @@ def two_time_scales(
         rates: Peak learning rates of the two groups.
         freeze: Steps at first in which the second group does not move.
         decay: AdamW's weight decay.
+        fused: Whether AdamW may do all of its work in one call; it can on a CPU and on CUDA.
 
     Returns:
         What ``configure_optimizers`` returns.
@@ -247,7 +275,8 @@ def two_time_scales(
     if own:
         groups.append({"params": own, "lr": rates[1], "name": "forward"})
         factors.append(learning_rate_factor(progress, freeze))
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=decay)
+    is_fast = fused and all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=decay, fused=is_fast or None)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -182,13 +182,13 @@ class GradientSNR:
         if not grads:
             return
         gradient = torch.cat(grads)
-        square = gradient.square().sum()
+        square = gradient.dot(gradient)
         if self._mean is None or self._square is None or self._seen is None:
             self._mean, self._square = torch.zeros_like(gradient), torch.zeros_like(square)
             self._seen = torch.zeros_like(square, dtype=torch.long)
         is_new = square.isfinite()
         share = torch.where(is_new, 1 - self.decay, 0.0)
-        self._mean.lerp_(torch.where(is_new, gradient, 0.0), share)
+        self._mean.lerp_(gradient.nan_to_num_(0.0, 0.0, 0.0), share)
         self._square.lerp_(torch.where(is_new, square, 0.0), share)
         self._seen.add_(is_new)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +202,11 @@ class ForwardProcess(nn.Module, ABC):
             condition: What networks see beside the state.
         """
         return self.dense_step(x, t, condition)
+
+    def steps(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Iterator[Step]:
+        """The steps 1..N of the same examples, for evaluation; a subclass may compute once what they share."""
+        for t in range(1, self.num_steps + 1):
+            yield self.step(x, torch.full((len(x),), t, device=x.device), condition)
 
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""

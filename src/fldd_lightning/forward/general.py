@@ -50,7 +50,7 @@ class UniformProcess(ForwardProcess):
         return (alpha * one_hot(x, self.num_states, self.dtype).unsqueeze(1) + (1 - alpha) * noise).log()
 
     def log_prior(self) -> Tensor:
-        flat = torch.zeros(self.num_states, dtype=self.dtype)
+        flat = torch.zeros(self.num_states, dtype=self.dtype, device=self._one.device)
         pad = self.spec.pad
         return flat.log_softmax(-1) if pad is None else without_state(flat, pad)
 

@@ -12,7 +12,7 @@ over several times multiplies what they stay with.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import log
 
@@ -138,21 +138,33 @@ class MaskProcess(ForwardProcess):
         stay = (
             _odds(_between(logsigmoid(self._shared()), t, s), s).sigmoid().unsqueeze(-1).to(state)
         )  # (B, *shape or 1.., 1)
-        mask = one_hot(torch.tensor(num_states - 1, device=state.device), num_states, state.dtype)
+        mask = one_hot(torch.full((), num_states - 1, device=state.device), num_states, state.dtype)
         masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.spec.num_classes, num_states).log()
         kept, other = kept_logits(torch.ones_like(stay), num_states)
         is_masked = state[..., -1:]
         return is_masked * masked + (1 - is_masked) * other + state * (1 - mask) * (kept - other)
 
     def log_prior(self) -> Tensor:
-        return log_one_hot(torch.tensor(self.num_states - 1), self.num_states, self.dtype)
+        mask = torch.full((), self.num_states - 1, device=self._one.device)
+        return log_one_hot(mask, self.num_states, self.dtype)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         kept = _at(self._log_kept_gamma(x, condition)[0], t, x.shape).exp()
         return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
-        odds = self.log_stay_odds_of(x, condition)  # (B or 1, *shape or 1.., T - 1)
+        return self._step_of(x, t, condition, self.log_stay_odds_of(x, condition))
+
+    def steps(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Iterator[Step]:
+        if type(self).step is not MaskProcess.step:  # a subclass's own
+            yield from super().steps(x, condition)
+            return
+        odds = self.log_stay_odds_of(x, condition)  # the network runs once
+        for t in range(1, self.num_steps + 1):
+            yield self._step_of(x, torch.full((len(x),), t, device=x.device), condition, odds)
+
+    def _step_of(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...], odds: Tensor) -> MaskedStep:
+        """The steps ``t``, ``(B,)``, from log odds of staying ``(B or 1, *shape or 1.., T - 1)``."""
         time, before = self.timesteps.t[t], self.timesteps.s[t]
         if len(odds) == 1:  # all examples share the schedule, and so all steps of one kind
             log_kept, log_gamma = (_at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds))
@@ -292,14 +304,16 @@ def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors ``(B or 1, *shape, T + 1)``; ``-inf`` at the boundaries alone.
     """
-    zero = log_odds.new_zeros(*log_odds.shape[:-1], 1)
+    log_gamma = _log_gammas(log_odds)  # of t = 1..T
+    zero = torch.zeros_like(log_gamma[..., -1:])
     nothing = torch.full_like(zero, float("-inf"))
-    if log_odds.shape[-1] == 0:  # T = 1
-        return torch.cat([zero, nothing], -1), torch.cat([nothing, zero], -1)
+    return torch.cat([zero, _log_not(log_gamma[..., :-1]), nothing], -1), torch.cat([nothing, log_gamma], -1)
+
+
+def _log_gammas(log_odds: Tensor) -> Tensor:
+    """Log of gamma_t for t = 1..T, ``(..., T)``, of the log odds of :func:`log_kept_gamma`."""
     log_gamma = logsigmoid(log_odds).flip(-1).cumsum(-1).flip(-1)  # of t = 1..T-1
-    above = torch.cat([log_gamma[..., 1:], zero], -1)  # of t = 2..T
-    log_kept = (above + logsigmoid(-log_odds)).flip(-1).logcumsumexp(-1).flip(-1)
-    return torch.cat([zero, log_kept, nothing], -1), torch.cat([nothing, log_gamma, zero], -1)
+    return torch.cat([log_gamma, log_gamma.new_zeros(*log_gamma.shape[:-1], 1)], -1)
 
 
 def _between(log_stay: Tensor, t: Tensor, s: Tensor) -> Tensor:

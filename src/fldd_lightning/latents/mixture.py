@@ -45,8 +45,12 @@ class MixturePosterior(LatentPosterior):
         """Log q(c|x), ``(B, C)``."""
         return self.log_joint.log_softmax(-1)
 
+    @cached_property
+    def _q(self) -> Tensor:
+        return self.log_q.exp()
+
     def draw(self, uniform: Tensor) -> Tensor:
-        cumulative = self.log_q.detach().to(uniform).exp().cumsum(-1)  # (B, C), in float64
+        cumulative = self._q.detach().to(uniform).cumsum(-1)  # (B, C), in float64
         c = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(cumulative.shape[1] - 1)
         return c.to(self.log_q.device)
 
@@ -55,13 +59,13 @@ class MixturePosterior(LatentPosterior):
 
     def said(self, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         given = log_likelihood(self.x, self.log_conditional.detach(), weights)  # (B, C)
-        return given.gather(-1, c).squeeze(-1), (self.log_q.exp() * given).sum(-1)
+        return given.gather(-1, c).squeeze(-1), (self._q * given).sum(-1)
 
     def likely(self) -> Tensor:
         return self.log_q.argmax(-1, keepdim=True)
 
     def kl(self, c: Tensor | None = None) -> Tensor:
-        expected = (self.log_joint.softmax(-1) * self.given).sum(-1)
+        expected = (self._q * self.given).sum(-1)
         return (expected + self._nll).clamp_min(0)
 
     def nll(self, c: Tensor | None = None) -> Tensor:
