@@ -158,7 +158,7 @@ def test_a_latent_is_worth_its_bits_at_once(tmp_path: Path) -> None:
 
 def test_monitor_says_when_the_steps_add_nothing(tmp_path: Path) -> None:
     """A denoiser of random weights, which never move, spoils the mixture."""
-    model = clusters_model(freeze_steps=2, lr=0.0)
+    model = clusters_model(freeze_steps=2, lr=1e-12)
     randomise(model.reverse)
     with pytest.warns(UserWarning, match="The steps add nothing to the latent"):
         fit(tmp_path, model, Clusters(batch_size=50), max_epochs=1, callbacks=[CollapseMonitor()])

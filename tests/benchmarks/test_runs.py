@@ -13,6 +13,7 @@ import completion
 import digits
 import estimators
 import factorial
+import held
 import kinds
 import mnist
 import molecules
@@ -35,6 +36,8 @@ KNOWN = {  # CSV, column: what may stand there
     "factorial": {"kind": kinds.KINDS, "process": factorial.PROCESSES, "decoding": factorial.DECODINGS},
     "autoregressive": {"kind": autoregressive.SIZES},
     "published": {"setup": published.SETUPS, "method": published.METHODS},
+    "held": {"kind": kinds.KINDS, "held": held.HELD},
+    "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "tuning": {"kind": kinds.KINDS, "process": factorial.PROCESSES},
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},

@@ -333,5 +333,5 @@ def test_a_curve_over_temperatures(corpus: Path, tmp_path: Path) -> None:
     assert lines[0]["test/entropy_T2_at0.5"] < lines[1]["test/entropy_T2_at2"]
     with Image.open(tmp_path / "perplexity_T2.png") as picture:
         assert min(picture.size) > 300
-    with pytest.raises(FLDDError, match="temperature is 0"):
+    with pytest.raises(FLDDError, match="temperature of Ancestral is 0"):
         callback(temperatures=[0.0])

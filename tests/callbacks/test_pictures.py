@@ -170,7 +170,7 @@ def test_mask_is_blue_where_the_coordinate_is_drawn_in_plain_arrays_too(monkeypa
 
 
 def test_wrong_numbers() -> None:
-    with pytest.raises(FLDDError, match="num_rows must be"):
+    with pytest.raises(FLDDError, match="num_rows of Pictures"):
         Pictures(num_rows=0)
 
 

@@ -131,7 +131,7 @@ def test_networks_see_a_latent_at_the_coordinates_of_its_part() -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match="needs sequences"):
         ChainLatent(Spec(2, (4, 4), 2))
-    with pytest.raises(FLDDError, match="part is 0"):
+    with pytest.raises(FLDDError, match="part of ChainLatent is 0"):
         ChainLatent(Spec(2, (4,), 2), part=0)
     with pytest.raises(FLDDError, match="2048 parts of 256 values"):
         ChainLatent(Spec(2, (4096,), 2))

@@ -192,7 +192,7 @@ def test_either_takes_the_one_that_suits_the_data(tmp_path: Path, data: Any, cla
 def test_what_cannot_be() -> None:
     with pytest.raises(FLDDError, match="needs sequences"):
         TrainedChainLatent(Spec(3, (2, 2), 2))
-    with pytest.raises(FLDDError, match="part is 0"):
+    with pytest.raises(FLDDError, match="part of TrainedChainLatent is 0"):
         TrainedChainLatent(Spec(3, (4,), 2), part=0)
     with pytest.raises(FLDDError, match="a whole number, 2 or more"):
         TrainedChainLatent(Spec(3, (4,), 2), size=1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..categorical import check_states, float32_or_better, log_one_hot, only_states, without_state
+from ..categorical import float32_or_better, log_one_hot, only_states, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
@@ -158,12 +158,8 @@ class ForwardProcess(nn.Module, ABC):
             at PAD stay there, and no other coordinate gets there. None gets to a value that it does not have.
 
         Raises:
-            FLDDError: If ``x`` is not integers 0..K-1 of the right shape, or a subclass gives PAD away.
+            FLDDError: If a subclass gives PAD away. Whether ``x`` fits is not looked at.
         """
-        check_states(x, self.spec.num_classes, self.spec.shape)  # this waits for the device
-        return self._log_marginals(x, t, condition)
-
-    def _log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         num_steps, pad = self.spec.num_steps, self.spec.pad
         at_data = log_one_hot(x, self.num_states, self.dtype).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
@@ -211,7 +207,7 @@ class ForwardProcess(nn.Module, ABC):
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""
         time, before = self.timesteps.t[t], self.timesteps.s[t]
-        log_u_s, log_u_t = self._log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
+        log_u_s, log_u_t = self.log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
         coupled = self.couple(x, time, before, log_u_s, log_u_t)
         step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad
         if pad is not None and not self._has_checked_padding:
