@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 import fldd_lightning
 
@@ -107,12 +109,23 @@ def module_of(
     """The module of a checkpoint as :func:`read_checkpoint` returns it; for all else see :func:`load_module`."""
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
-        module: M = recipe.func(**{**recipe.keywords, **(overrides or {})})
+        settings = {**recipe.keywords, **(overrides or {})}
+        try:
+            signature(recipe.func).bind(**settings)
+        except TypeError as error:
+            raise FLDDError(f"the checkpoint does not say what its model needs: {error}. It is damaged.") from error
+        module: M = recipe.func(**settings)
         module.on_load_checkpoint(checkpoint)
-    weights = checkpoint["state_dict"]
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise FLDDError("the checkpoint has no weights: it is damaged. Give one that 'fit' wrote.")
     if all(name in weights and weights[name].dtype == torch.float64 for name, _ in module.named_parameters()):
         module.double()
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # what it lists has a line for each of them
+        first = " ".join(str(error).split())[:200]
+        raise FLDDError(f"the checkpoint's weights are not those of its model: {first} ...") from error
     return module if map_location is None else module.to(map_location)
 
 
@@ -256,6 +269,8 @@ def _read(path: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint that is asked for as Lightning does; ``weights_only`` is taken out of the overrides."""
     if not overrides.pop("weights_only", True):
         raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
+    if is_damaged(path):
+        raise damaged(path)
     return read_checkpoint(path)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_numbers
 from .archive import Examples, as_tensor, extremes, read_arrays
 from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
@@ -138,6 +139,8 @@ def _check_array(part: Examples, least: int) -> None:
             f"{part.name} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
             "(array.astype(int)), quantise or binarise the others."
         )
+    of_order = 8 * len(x)  # the splits and the order of training
+    check_memory(of_order, f"the order of the {len(x):,} examples of {part.name}", "Give fewer of them.")
 
 
 def _labels(part: Examples) -> Tensor | None:
