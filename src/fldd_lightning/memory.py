@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import FLDDError
 
-__all__ = ["available_memory", "check_memory"]
+__all__ = ["available_memory", "check_memory", "told_bytes"]
 
 _GROUP = Path("/sys/fs/cgroup")  # of a container
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -40,10 +40,12 @@ def check_memory(needed: int, what: str, advice: str) -> None:
     """
     available = available_memory()
     if available is not None and needed > available:
-        raise FLDDError(f"{what} needs {_told(needed)} of memory, but {_told(available)} are available. {advice}")
+        raise FLDDError(
+            f"{what} needs {told_bytes(needed)} of memory, but {told_bytes(available)} are available. {advice}"
+        )
 
 
-def _told(number: int) -> str:
+def told_bytes(number: int) -> str:
     """Bytes in the largest unit that leaves one digit or more before the point."""
     power = min(max(0, (len(str(number)) - 1) // 3), len(_UNITS) - 1)
     return f"{number} bytes" if power == 0 else f"{number / 1000**power:.3g} {_UNITS[power]}"

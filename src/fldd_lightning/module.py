@@ -586,8 +586,7 @@ class FLDD(LightningModule, ModelHubMixin):
                 num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
             )
         check_numbers(locals(), num_samples=COUNT, seed=ANY_SEED, batch_size=COUNT, best_of=COUNT)
-        states = num_samples * (1 + trajectory * self.spec.num_steps)
-        needed = 8 * states * self.spec.num_dims
+        needed = 8 * num_samples * self.spec.num_dims * (1 + trajectory * self.spec.num_steps)
         check_memory(needed, f"drawing {num_samples:,} samples", "Draw fewer at a time, each time with another seed.")
         check_weights(self)
         if given is not None:

@@ -24,8 +24,8 @@ from .mistakes import OptionParser
 
 __all__ = [
     "check_device",
-    "check_output",
     "check_new",
+    "check_output",
     "checkpoint_sections",
     "chosen_model",
     "know_classes",

@@ -72,6 +72,8 @@ def _numbers(name: str, words: list[str]) -> Tensor:
     if len(words) == 1 and words[0].endswith(".npy"):
         try:
             array = read_npy(Path(words[0]))
+        except FLDDError:
+            raise
         except (OSError, ValueError) as error:
             raise FLDDError(f"cannot read '{words[0]}': {error}. --condition takes a .npy file of numbers.") from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":

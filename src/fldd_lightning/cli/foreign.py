@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,14 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..errors import FLDDError
+from ..memory import told_bytes
 
 __all__ = ["mistakes_first"]
 
 # Libraries that are handed options as they stand: what they raise themselves is about these.
 _TAKE_OPTIONS = ("jsonargparse", "lightning", "lightning_utilities")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "overflow when unpacking", "out of memory")
+_BYTES = re.compile(r"allocate (\d+) bytes")
 _WHERE = "FLDD_TRACEBACK=1 shows where."
 
 
@@ -57,7 +60,9 @@ def _told(error: BaseException) -> str | None:
     """A paragraph on an error; None if it may be a bug."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
-        return f"the memory does not suffice: {_ended(lines[0])} Make the model, --data.batch_size or the data smaller."
+        number = _BYTES.search(str(error))
+        wanted = f": {told_bytes(int(number[1]))} were asked for at once" if number else f": {lines[0].rstrip('.')}"
+        return f"the memory does not suffice{wanted}. Make the model, --data.batch_size or the data smaller."
     if isinstance(error, OSError):
         named = f" '{error.filename}'" if error.filename else ""
         reason = _ended(error.strerror or lines[0])

@@ -56,6 +56,8 @@ def _read(path: Path) -> Tensor:
     """The integers of a file."""
     try:
         array = read_npy(path)
+    except FLDDError:
+        raise
     except (OSError, ValueError) as error:
         raise FLDDError(f"cannot read '{path}': {error}. --given takes a .npy file of integers.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":

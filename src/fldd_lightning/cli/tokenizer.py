@@ -55,6 +55,8 @@ def train_tokenizer(
         raise FLDDError('the subcommand tokenizer needs: pip install "fldd-lightning[text]"') from error
     file = Path(output)
     check_output(file)
+    if file.is_dir():
+        raise FLDDError(f"'{file}' is a folder. Give the name of a file as --output.")
     corpus = read_corpus(path, name, subset, column)
     tokenizer, trainer = _words(vocab_size) if words else _bytes(vocab_size)
     tokenizer.train_from_iterator(iter(corpus.splits["train"]), trainer)

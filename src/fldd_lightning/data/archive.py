@@ -19,7 +19,7 @@ from ..memory import check_memory
 from .folders import nothing_usable
 from .hub import SPLITS
 
-__all__ = ["Examples", "as_tensor", "extremes", "read_arrays", "read_npy"]
+__all__ = ["Examples", "as_tensor", "extremes", "no_integers", "read_arrays", "read_npy"]
 
 _ENDINGS = (".npy", ".npz", ".pt")
 _MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
@@ -88,7 +88,11 @@ def read_arrays(path: Path, conditions: Sequence[str] = ()) -> dict[str, Example
     except FLDDError:
         raise
     except Exception as error:  # the readers raise many kinds
-        said = "it holds objects, which are not unpickled" if "pickle" in str(error).lower() else str(error).rstrip(".")
+        said = str(error).rstrip(".")
+        if path.suffix == ".pt":  # the reader says little, or how to unpickle it all the same
+            said = "it is cut off, not of torch.save, or holds objects, which are not unpickled"
+        elif "pickle" in said:
+            said = "it is of another kind, or holds objects, which are not unpickled"
         raise FLDDError(f"cannot read '{path}': {said}. Save it again as a plain integer array.") from error
     raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
 
@@ -108,7 +112,18 @@ def read_npy(path: Path, mapped: bool = False) -> Any:
     if not mapped:  # a header of a few bytes may speak of any number of them
         with path.open("rb") as file:
             _check_size(_header_size(file), path)
-    return np.load(path, "c" if mapped else None, allow_pickle=False)
+    try:
+        return np.load(path, "c" if mapped else None, allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("it is empty or cut off") from error
+
+
+def no_integers(what: str, dtype: object) -> FLDDError:
+    """What to raise for examples of another kind than integers."""
+    return FLDDError(
+        f"{what} has dtype {dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+        "(array.astype(int)), quantise or binarise the others."
+    )
 
 
 def extremes(x: np.ndarray) -> tuple[int, int]:
@@ -222,7 +237,7 @@ def _array(value: Any, path: Path) -> np.ndarray:
                 "of integers: x.to_dense(), x.int_repr()."
             )
         if value.is_floating_point():  # numpy lacks some of these
-            value = value.float()
+            raise no_integers(f"'{path}'", value.dtype)
         array: np.ndarray = value.numpy(force=True)
         return array
     raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")
