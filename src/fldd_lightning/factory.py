@@ -77,11 +77,11 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             f"not {type(recipe).__name__ if isinstance(recipe, base) else repr(recipe)}."
         )
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
-    made = maker(*args)
+    cls = maker.func if isinstance(maker, partial) else maker
+    made = maker(*args) if not isinstance(cls, type) or issubclass(cls, base) else None
     if not isinstance(made, base):
-        raise FLDDError(
-            f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}."
-        )
+        what = cls.__name__ if made is None and isinstance(cls, type) else type(made).__name__
+        raise FLDDError(f"{_article(base.__name__)} is needed here, but this makes a {what}: {_name(maker)}.")
     return made
 
 

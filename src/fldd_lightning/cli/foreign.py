@@ -15,7 +15,7 @@ from ..memory import told_bytes
 __all__ = ["mistakes_first"]
 
 # Libraries that are handed options as they stand: what they raise themselves is about these.
-_TAKE_OPTIONS = ("jsonargparse", "lightning", "lightning_utilities")
+_TAKE_OPTIONS = ("jsonargparse", "lightning", "lightning_utilities", "yaml")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "overflow when unpacking", "out of memory")
 _BYTES = re.compile(r"allocate (\d+) bytes")
 _WHERE = "FLDD_TRACEBACK=1 shows where."
