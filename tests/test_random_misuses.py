@@ -24,8 +24,8 @@ from fldd_lightning import (
     Ancestral,
     ArrayDataModule,
     FLDDError,
-    MixtureLatent,
     Reinforce,
+    TrainedMixtureLatent,
     load_model,
 )
 from misused import write_files
@@ -74,7 +74,7 @@ OF_MODEL = st.fixed_dictionaries(
         "freeze_steps": or_odd(st.integers(0, 3)),
         "observed": or_odd(st.floats(0, 0.9)),
         "estimator": or_odd(st.sampled_from([Reinforce, RLOO])),
-        "latents": or_odd(st.just(partial(MixtureLatent, size=2, fit_steps=1))),
+        "latents": or_odd(st.just(partial(TrainedMixtureLatent, size=2))),
         "denoiser": or_odd(st.just(small_mlp)),
     },
 )
@@ -123,7 +123,7 @@ def only_one_error(case: Any) -> None:
             run(case)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(RUNS)
 def test_a_model_or_one_error(case: Any) -> None:
     only_one_error(case)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,10 +79,16 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
         )
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
     cls = maker.func if isinstance(maker, partial) else maker
-    made = maker(*args) if not isinstance(cls, type) or issubclass(cls, base) else None
+    if isinstance(cls, type):
+        if not issubclass(cls, base):
+            raise _of_another_kind(base, cls, maker)
+        try:
+            signature(maker).bind(*args)
+        except TypeError as error:
+            raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
+    made = maker(*args)
     if not isinstance(made, base):
-        what = cls.__name__ if made is None and isinstance(cls, type) else type(made).__name__
-        raise FLDDError(f"{_article(base.__name__)} is needed here, but this makes a {what}: {_name(maker)}.")
+        raise _of_another_kind(base, type(made), maker)
     return made
 
 
@@ -246,6 +253,12 @@ def public_path(made: Any) -> str:
     if name in fldd_lightning.__all__ and getattr(fldd_lightning, name) is made:
         return f"{_PACKAGE}.{name}"
     return f"{getattr(made, '__module__', None) or 'torch'}.{name}"
+
+
+def _of_another_kind(base: type, found: type, maker: Any) -> FLDDError:
+    """What to raise where a recipe makes something else than is needed."""
+    what = f"{_article(base.__name__)} is needed here"
+    return FLDDError(f"{what}, but this makes a {found.__name__}: {_name(maker)}.")
 
 
 def _article(name: str) -> str:
