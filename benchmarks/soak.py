@@ -3,10 +3,10 @@
     nice -n 10 python benchmarks/soak.py --count 1000
 
 A seed chooses process, estimator, latent, network, data, precision and T, among those that go together. Each model
-takes two steps, is saved, goes on from its checkpoint for two more, is tested and draws samples. A run is wrong if it raises
-anything, if a bound is not finite, or if a sample is out of range. Where there is no latent and all states can be
-enumerated, -log p(x) of every x is also written out from the reverse process alone. The run is wrong if the bound is
-below it in the mean over all x, by more than four standard errors.
+takes two steps, is saved, goes on from its checkpoint for two more, is tested and draws samples. A run is wrong if it
+raises anything, if a bound is not finite, or if a sample is out of range. Where there is no latent and all states can
+be enumerated, -log p(x) of every x is also written out from the reverse process alone. The run is wrong if the bound
+is below it in the mean over all x, by more than four standard errors.
 
 A seed that is in the file is not run again. Give ``--seconds`` to stop after a while and go on another time.
 """
