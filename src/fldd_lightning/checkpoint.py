@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 import fldd_lightning
 
 from .checkpoint_file import damaged, is_damaged, newest_good
 from .errors import FLDDError
-from .factory import Trusted, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
+from .factory import Trusted, check_arguments, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
 
 if TYPE_CHECKING:
     from .data import DiscreteDataModule
@@ -107,9 +108,17 @@ def module_of(
     """The module of a checkpoint as :func:`read_checkpoint` returns it; for all else see :func:`load_module`."""
     with trusting(trusted), trusting(cls):
         recipe = _recipe(checkpoint, cls)
-        module: M = recipe.func(**{**recipe.keywords, **(overrides or {})})
+        settings = {**recipe.keywords, **(overrides or {})}
+        try:
+            if isinstance(recipe.func, type):
+                check_arguments(partial(recipe.func, **settings))
+        except TypeError as error:
+            raise FLDDError(f"the checkpoint does not say what its model needs: {error}. It is damaged.") from error
+        module: M = recipe.func(**settings)
         module.on_load_checkpoint(checkpoint)
-    weights = checkpoint["state_dict"]
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise FLDDError("the checkpoint has no weights: it is damaged. Give one that 'fit' wrote.")
     if all(name in weights and weights[name].dtype == torch.float64 for name, _ in module.named_parameters()):
         module.double()
     module.load_state_dict(weights)
@@ -256,6 +265,8 @@ def _read(path: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint that is asked for as Lightning does; ``weights_only`` is taken out of the overrides."""
     if not overrides.pop("weights_only", True):
         raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
+    if is_damaged(path):
+        raise damaged(path)
     return read_checkpoint(path)
 
 

@@ -111,17 +111,17 @@ def check_room(trainer: Trainer, module: nn.Module) -> None:
             )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise FLDDError unless files can be written into a folder, which is made if it is not there."""
+_OF_RUN = "Choose another folder with trainer.default_root_dir, or the dirpath of a checkpoint."
+
+
+def check_folder(folder: Path, advice: str = _OF_RUN) -> None:
+    """Raise FLDDError, with an advice, unless files can be written into a folder, which is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise FLDDError(
-            f"cannot write into '{folder}': {error.strerror or error}. Choose another folder with "
-            "trainer.default_root_dir, or the dirpath of a checkpoint."
-        ) from error
+        raise FLDDError(f"cannot write into '{folder}': {error.strerror or error}. {advice}") from error
 
 
 def is_damaged(path: str | Path) -> bool:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,17 @@ import fldd_lightning
 from .errors import FLDDError
 from .roles import Nobody, is_open, options, role
 
-__all__ = ["build", "class_paths", "describe", "import_class", "plain", "recipe_of", "resolve", "trusting"]
+__all__ = [
+    "build",
+    "check_arguments",
+    "class_paths",
+    "describe",
+    "import_class",
+    "plain",
+    "recipe_of",
+    "resolve",
+    "trusting",
+]
 
 T = TypeVar("T")
 Trusted = type | Callable[..., Any] | str
@@ -77,12 +88,29 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             f"not {type(recipe).__name__ if isinstance(recipe, base) else repr(recipe)}."
         )
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
+    cls = maker.func if isinstance(maker, partial) else maker
+    if isinstance(cls, type):
+        if not issubclass(cls, base):
+            raise _of_another_kind(base, cls, maker)
+        try:
+            check_arguments(maker, *args)
+        except TypeError as error:
+            raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
     made = maker(*args)
     if not isinstance(made, base):
-        raise FLDDError(
-            f"{_article(base.__name__)} is needed here, but this makes a {type(made).__name__}: {_name(maker)}."
-        )
+        raise _of_another_kind(base, type(made), maker)
     return made
+
+
+def check_arguments(made: Any, *args: Any) -> None:
+    """See that a class, or a partial of one, takes what it would be called with. Nothing is made.
+
+    Raises:
+        TypeError: If an argument is missing, or is one too many.
+    """
+    recipe = made if isinstance(made, partial) else partial(made)
+    own = signature(recipe.func.__init__)  # that of the class may be of its __new__
+    own.bind(None, *recipe.args, *args, **recipe.keywords)
 
 
 def plain(value: Any, other: Callable[[Any], Any] = lambda value: value) -> Any:
@@ -246,6 +274,12 @@ def public_path(made: Any) -> str:
     if name in fldd_lightning.__all__ and getattr(fldd_lightning, name) is made:
         return f"{_PACKAGE}.{name}"
     return f"{getattr(made, '__module__', None) or 'torch'}.{name}"
+
+
+def _of_another_kind(base: type, found: type, maker: Any) -> FLDDError:
+    """What to raise where a recipe makes something else than is needed."""
+    what = f"{_article(base.__name__)} is needed here"
+    return FLDDError(f"{what}, but this makes a {found.__name__}: {_name(maker)}.")
 
 
 def _article(name: str) -> str:

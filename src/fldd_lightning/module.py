@@ -49,6 +49,7 @@ from .latents.base import Latent
 from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
+from .memory import check_memory
 from .networks import Backbone, StateEmbedding
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
@@ -597,6 +598,8 @@ class FLDD(LightningModule, ModelHubMixin):
                 num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
             )
         check_numbers(locals(), num_samples=COUNT, seed=ANY_SEED, batch_size=COUNT, best_of=COUNT)
+        needed = 8 * num_samples * self.spec.num_dims * (1 + trajectory * self.spec.num_steps)
+        check_memory(needed, f"drawing {num_samples:,} samples", "Draw fewer at a time, each time with another seed.")
         check_weights(self)
         if given is not None:
             self._check_takes_given()

@@ -165,6 +165,8 @@ def given_rows(given: Tensor, spec: Spec, num_samples: int) -> Tensor:
     Raises:
         FLDDError: If shape, type, number or a value does not fit.
     """
+    if not isinstance(given, Tensor):
+        raise FLDDError(f"given is a {type(given).__name__}, not a tensor of integers.")
     rows = given.unsqueeze(0) if given.shape == torch.Size(spec.shape) else given
     check_integers(rows, "given")
     check_states(rows.clamp_min(0), spec.num_classes, spec.shape, "given")

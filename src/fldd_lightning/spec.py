@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import FLDDError
-from .ranges import AT_LEAST_TWO, COUNT, check_numbers
+from .ranges import AT_LEAST_TWO, COUNT, Range, check_numbers
 
 __all__ = ["MOST_NUMBERS", "Seen", "Spec"]
 
@@ -55,6 +55,9 @@ class Seen:
         return torch.zeros_like(c) if self.num_reals else torch.full_like(c, self.num_values - 1)
 
 
+_STEPS = Range(1, 2**16, is_whole=True)  # processes have numbers for each, networks are told which
+
+
 @dataclass(frozen=True)
 class Spec:
     """K, the shape, PAD and T, written once by the data and the config, and handed to every submodule.
@@ -93,7 +96,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         check_numbers(
-            {"num_classes": self.num_classes, "num_steps": self.num_steps}, num_classes=AT_LEAST_TWO, num_steps=COUNT
+            {"num_classes": self.num_classes, "num_steps": self.num_steps}, num_classes=AT_LEAST_TWO, num_steps=_STEPS
         )
         for name in ("num_classes", "num_steps"):
             object.__setattr__(self, name, int(getattr(self, name)))  # data may say them in numpy's integers

@@ -172,7 +172,7 @@ def _trainer_settings(trainer: Trainer) -> dict[str, Any]:
         "num_nodes": trainer.num_nodes,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
-        "val_check_interval": trainer.val_check_interval,
+        "val_check_interval": getattr(trainer, "val_check_interval", None),  # none if it is a time
         "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
         "callbacks": [type(callback).__name__ for callback in trainer.callbacks],  # type: ignore[attr-defined]
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from jsonargparse import auto_cli
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import fldd_lightning
 
 from ..checkpoint import checkpoint_config, load_model
+from ..checkpoint_file import check_folder
 from ..errors import FLDDError
 from ..files import replacing
 from ..module import FLDD
 from ..pretrained import shipped
+from .foreign import mistakes_first
 from .mistakes import OptionParser
 
 __all__ = [
     "check_device",
     "check_new",
+    "check_output",
     "checkpoint_sections",
     "chosen_model",
     "know_classes",
-    "mistakes_first",
     "option",
     "run_options",
     "run_with_data",
@@ -130,28 +129,6 @@ def know_classes() -> None:
         getattr(fldd_lightning, name)
 
 
-@contextmanager
-def mistakes_first() -> Iterator[None]:
-    """Raise the user's mistake behind an error, which the argument parser wraps in errors of its own."""
-    try:
-        yield
-    except (MisconfigurationException, ValueError) as error:
-        mistake = _mistake_in(error)
-        if mistake is None:
-            raise
-        raise mistake from error
-
-
-def _mistake_in(error: BaseException | None) -> FLDDError | None:
-    while error is not None:
-        if isinstance(error, FLDDError):
-            return error
-        if isinstance(error, MisconfigurationException):
-            return FLDDError(str(error))
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def option(args: Sequence[str], name: str) -> str | None:
     """The value of an option, None where it is not given."""
     for i, arg in enumerate(args):
@@ -163,21 +140,28 @@ def option(args: Sequence[str], name: str) -> str | None:
 
 
 def check_device(device: str) -> None:
-    """Raise FLDDError for a CUDA device where there is none."""
+    """Raise FLDDError for a device that is not here."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLDDError(f"device is '{device}', but there is no CUDA device here. Use --device cpu.")
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device has its own
+        known = "cpu, cuda, cuda:1 or mps"
+        raise FLDDError(f"device is '{device}', which cannot be used here. Devices are called {known}.") from error
 
 
 def check_new(path: Path) -> None:
     """Raise FLDDError unless a file can be written here and replaces none; before the work, so that none is lost."""
     if path.exists():
         raise FLDDError(f"'{path}' is there already. Give another --output, or move it away.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FLDDError(f"cannot write to '{path}': {error}. Give another --output.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise FLDDError(f"cannot write to '{path.parent}': permission denied. Give another --output.")
+    check_output(path)
+
+
+def check_output(path: Path) -> None:
+    """Raise FLDDError unless a file can be written here; its folder is made."""
+    if not path.name:
+        raise FLDDError(f"'{path}' is no name of a file. Give another --output.")
+    check_folder(path.parent, "Give another --output.")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.archive import read_npy
 from ..errors import FLDDError
 from ..latents import ConditionLatent
 from ..module import FLDD
@@ -70,7 +71,9 @@ def _numbers(name: str, words: list[str]) -> Tensor:
     """Numbers of a file, or those that stand there themselves."""
     if len(words) == 1 and words[0].endswith(".npy"):
         try:
-            array = np.load(Path(words[0]), allow_pickle=False)
+            array = read_npy(Path(words[0]))
+        except FLDDError:
+            raise
         except (OSError, ValueError) as error:
             raise FLDDError(f"cannot read '{words[0]}': {error}. --condition takes a .npy file of numbers.") from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":

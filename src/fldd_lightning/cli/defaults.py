@@ -13,10 +13,36 @@ from ..callbacks.progress import RunProgressBar
 from ..callbacks.report import Report
 from ..callbacks.signals import SaveOnSignal
 from ..module import FLDD
+from ..ranges import COUNT, NATURAL, NOT_NEGATIVE, SEED, Range, check_numbers
 from ..table import TableFLDD
 from ..text import TextFLDD
 
-__all__ = ["default_callbacks", "validation_interval"]
+__all__ = ["check_trainer", "default_callbacks", "validation_interval"]
+
+
+_NUMBERS = {  # that the trainer takes unchecked, and trips over later or not at all
+    "accumulate_grad_batches": COUNT,
+    "check_val_every_n_epoch": COUNT.or_none,
+    "gradient_clip_val": NOT_NEGATIVE.or_none,
+    "log_every_n_steps": NATURAL.or_none,
+    "min_epochs": NATURAL.or_none,
+    "min_steps": NATURAL.or_none,
+    "num_nodes": COUNT,
+    "num_sanity_val_steps": Range(-1, is_whole=True).or_none,
+}
+
+
+def check_trainer(options: Any) -> None:
+    """Raise FLDDError for a seed or a number of the trainer that cannot be right.
+
+    Args:
+        options: Of a subcommand, parsed.
+    """
+    if not isinstance(options.seed_everything, bool):
+        check_numbers({"seed_everything": options.seed_everything}, seed_everything=SEED.or_none)
+    check_numbers(options.trainer, **_NUMBERS)
+    if type(options.trainer.val_check_interval) is int:
+        check_numbers(options.trainer, val_check_interval=COUNT)
 
 
 def default_callbacks(subcommand: str, trainer: dict[str, Any], model: FLDD) -> list[Callback]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.archive import read_npy
 from ..errors import FLDDError
 from ..module import FLDD
 from ..text import TextFLDD
@@ -54,7 +55,9 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
 def _read(path: Path) -> Tensor:
     """The integers of a file."""
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
+    except FLDDError:
+        raise
     except (OSError, ValueError) as error:
         raise FLDDError(f"cannot read '{path}': {error}. --given takes a .npy file of integers.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -18,6 +19,8 @@ import fldd_lightning
 from ..roles import options
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
+
+_PROBLEM = re.compile(r"Problem with given class_path '[^']*':\s*([^\n]+)")
 
 
 class OptionParser(ArgumentParser):
@@ -54,6 +57,8 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     keys = [step.split('"')[1] for step in chain if step.startswith('Parser key "')]
     where = ".".join(key for key, _ in groupby(keys))
     cause = chain[-1] if keys else chain[0]
+    if cause.startswith("Expected a <class 'list'>") and (problem := _PROBLEM.search("\n".join(chain))):
+        cause = problem[1]  # one was given, which may stand for a list
     cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
     return f"{f'--{where}: ' if where else ''}{cause}{_meant(cause, parser)}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import FLDDError
+
 __all__ = ["files_first"]
 
 _CONFIG = ("--config", "-c")
@@ -19,6 +21,9 @@ def files_first(args: Sequence[str]) -> list[str]:
 
     Args:
         args: Options, without the subcommand. ``-c`` becomes ``--config``.
+
+    Raises:
+        FLDDError: If a config is no text.
     """
     configs: list[str] = []
     sections: list[str] = []
@@ -32,13 +37,26 @@ def files_first(args: Sequence[str]) -> list[str]:
         if not equals and name in (*_CONFIG, *_SECTIONS) and i + 1 < len(args):
             value, used = args[i + 1], 2
         if name in _CONFIG and (equals or used == 2):
+            _check_text(value)
             configs += ["--config", value]
         elif name in _SECTIONS and _is_file(value):
+            _check_text(value)
             sections += [name, value]
         else:
             others += args[i : i + used]
         i += used
     return [*configs, *sections, *others]
+
+
+def _check_text(value: str) -> None:
+    """Raise FLDDError for a file that is not UTF-8; whatever is no file is left to the parser."""
+    try:
+        if Path(value).is_file():
+            Path(value).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FLDDError(f"'{value}' is no text in UTF-8, but a config is YAML: give such a file.") from error
+    except (OSError, ValueError) as error:
+        raise FLDDError(f"cannot read the config '{value}': {error}.") from error
 
 
 def _is_file(value: str) -> bool:

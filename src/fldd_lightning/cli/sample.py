@@ -13,7 +13,7 @@ from ..decoding import Decoding
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, chosen_model, run_options
+from .checkpoint_data import check_device, check_output, chosen_model, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 
@@ -69,6 +69,10 @@ def sample(
         guidance: Weight of guidance towards the condition, 0 or more, of models that were trained with a share of
             their conditions dropped. It goes with every decoding.
     """
+    path = Path(output)
+    if path.suffix in (".npy", ".png", ".txt", ".csv"):
+        path = path.with_suffix("")
+    check_output(path)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
     known = read_given(model, given, prompt, infill)
@@ -86,10 +90,6 @@ def sample(
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not FLDD.render
-    path = Path(output)
-    if path.suffix in (".npy", ".png", ".txt", ".csv"):
-        path = path.with_suffix("")
-    path.parent.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
     def file(ending: str) -> Path:

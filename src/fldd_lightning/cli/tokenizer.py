@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
-
 from ..data.corpus import read_corpus
 from ..errors import FLDDError
-from .mistakes import OptionParser
+from .checkpoint_data import check_output, run_options, write_whole
 
 __all__ = ["tokenizer_command", "train_tokenizer"]
 
 
+_MOST = 2**24
 _UNKNOWN = "[UNK]"
 _PIECES = r"\n| ?\w+| ?[^\s\w]+|\s"  # a line break, a word or punctuation with the space before it, other space
 
@@ -48,16 +47,20 @@ def train_tokenizer(
     if vocab_size < least:
         own = "the line break and [UNK] are two" if words else "256 are bytes"
         raise FLDDError(f"vocab_size is {vocab_size}, but {own} alone. Use {least} or more.")
+    if vocab_size > _MOST:
+        raise FLDDError(f"vocab_size is {vocab_size}, but more than {_MOST:,} tokens are more than networks can take.")
     try:
         import tokenizers  # noqa: F401
     except ImportError as error:
         raise FLDDError('the subcommand tokenizer needs: pip install "fldd-lightning[text]"') from error
+    file = Path(output)
+    check_output(file)
+    if file.is_dir():
+        raise FLDDError(f"'{file}' is a folder. Give the name of a file as --output.")
     corpus = read_corpus(path, name, subset, column)
     tokenizer, trainer = _words(vocab_size) if words else _bytes(vocab_size)
     tokenizer.train_from_iterator(iter(corpus.splits["train"]), trainer)
-    file = Path(output)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(file))
+    write_whole(file, tokenizer.to_str(pretty=True))
     print(f"wrote {output}: {tokenizer.get_vocab_size()} tokens from {corpus.what}")
 
 
@@ -85,10 +88,4 @@ def _words(vocab_size: int) -> tuple[Any, Any]:
 
 def tokenizer_command(args: Sequence[str]) -> None:
     """Parse the options of ``tokenizer`` and run it."""
-    auto_cli(
-        train_tokenizer,
-        args=list(args),
-        as_positional=False,
-        prog="fldd-lightning tokenizer",
-        parser_class=OptionParser,
-    )
+    run_options(train_tokenizer, "tokenizer", args)

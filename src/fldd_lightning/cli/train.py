@@ -18,9 +18,10 @@ from ..checkpoint import read_checkpoint
 from ..checkpoint_file import check_folder
 from ..errors import FLDDError
 from ..module import FLDD
-from .checkpoint_data import checkpoint_sections, know_classes, mistakes_first, option
-from .defaults import default_callbacks, listed, validation_interval
+from .checkpoint_data import checkpoint_sections, know_classes, option
+from .defaults import check_trainer, default_callbacks, listed, validation_interval
 from .farewell import farewell
+from .foreign import mistakes_first
 from .mistakes import TrainerOptionParser
 from .quiet import quiet
 
@@ -45,6 +46,7 @@ class FLDDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses without Lightning's warning about arguments beside ``sys.argv``."""
         self.config = parser.parse_args(cast(list[str], args))
+        check_trainer(self.config[self.config.subcommand])
 
     def before_instantiate_classes(self) -> None:
         options = self.config[str(self.subcommand)]

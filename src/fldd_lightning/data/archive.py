@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..memory import check_memory
 from .folders import nothing_usable
 from .hub import SPLITS
 
-__all__ = ["Examples", "as_tensor", "extremes", "read_arrays"]
+__all__ = ["Examples", "as_tensor", "extremes", "no_integers", "read_arrays", "read_npy"]
 
 _ENDINGS = (".npy", ".npz", ".pt")
 _MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
@@ -73,9 +74,10 @@ def read_arrays(path: Path, conditions: Sequence[str] = ()) -> dict[str, Example
     is_large = path.stat().st_size > _MAPPED
     try:
         if path.suffix == ".npy":
-            x = np.load(path, "c" if is_large else None, allow_pickle=False)
-            return {"train": Examples(_array(x, path), None, str(path))}
+            return {"train": Examples(_array(read_npy(path, is_large), path), None, str(path))}
         if path.suffix == ".npz":
+            if is_zipfile(path):
+                _check_size(_unpacked_size(path), path)
             with np.load(path, allow_pickle=False) as arrays:
                 return _by_split(arrays, path, conditions)
         if path.suffix == ".pt":
@@ -86,8 +88,42 @@ def read_arrays(path: Path, conditions: Sequence[str] = ()) -> dict[str, Example
     except FLDDError:
         raise
     except Exception as error:  # the readers raise many kinds
-        raise FLDDError(f"cannot read '{path}': {error}. Save it again as a plain integer array.") from error
+        said = str(error).rstrip(".")
+        if path.suffix == ".pt":  # the reader says little, or how to unpickle it all the same
+            said = "it is cut off, not of torch.save, or holds objects, which are not unpickled"
+        elif "pickle" in said:
+            said = "it is of another kind, or holds objects, which are not unpickled"
+        raise FLDDError(f"cannot read '{path}': {said}. Save it again as a plain integer array.") from error
     raise FLDDError(f"'{path}' has an unknown ending; .npy, .npz and .pt files are read.")
+
+
+def read_npy(path: Path, mapped: bool = False) -> Any:
+    """The array of a ``.npy`` file; or whatever else numpy finds there.
+
+    Args:
+        path: The file.
+        mapped: Whether to leave it on disk; else it must fit into memory.
+
+    Raises:
+        FLDDError: If it does not fit.
+        OSError: If it cannot be read.
+        ValueError: If it is of another kind.
+    """
+    if not mapped:  # a header of a few bytes may speak of any number of them
+        with path.open("rb") as file:
+            _check_size(_header_size(file), path)
+    try:
+        return np.load(path, "c" if mapped else None, allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("it is empty or cut off") from error
+
+
+def no_integers(what: str, dtype: object) -> FLDDError:
+    """What to raise for examples of another kind than integers."""
+    return FLDDError(
+        f"{what} has dtype {dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+        "(array.astype(int)), quantise or binarise the others."
+    )
 
 
 def extremes(x: np.ndarray) -> tuple[int, int]:
@@ -166,10 +202,42 @@ def _part(name: str, conditions: Sequence[str]) -> tuple[str, str] | None:
     return None if kind is None or len(splits) > 1 or not words else (splits[0] if splits else "", kind)
 
 
+def _header_size(file: Any) -> int:
+    """Bytes of the array that a ``.npy`` file, open in binary, says it holds; 0 if its header says nothing."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (ValueError, EOFError):  # whoever reads it says why
+        return 0
+    return int(prod(shape)) * dtype.itemsize
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes of all arrays in an ``.npz`` file, by their headers and by the archive's own list."""
+    with ZipFile(path) as archive:
+        total = 0
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                total += max(member.file_size, _header_size(file))
+        return total
+
+
+def _check_size(size: int, path: Path) -> None:
+    check_memory(size, f"'{path}', unpacked,", "Save it as a .npy file, which is read piece by piece, or in parts.")
+
+
 def _array(value: Any, path: Path) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, Tensor):
+        if value.is_nested or value.is_meta or value.layout != torch.strided or value.is_quantized:
+            raise FLDDError(
+                f"'{path}' holds a tensor that is nested, sparse, quantised or without data. Save it as a plain tensor "
+                "of integers: x.to_dense(), x.int_repr()."
+            )
+        if value.is_floating_point():  # numpy lacks some of these
+            raise no_integers(f"'{path}'", value.dtype)
         array: np.ndarray = value.numpy(force=True)
         return array
     raise FLDDError(f"'{path}' holds a {type(value).__name__}, not a tensor of integers.")

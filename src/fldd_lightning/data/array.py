@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
+from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_numbers
-from .archive import Examples, as_tensor, extremes, read_arrays
+from .archive import Examples, as_tensor, extremes, no_integers, read_arrays
 from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
 
 __all__ = ["ArrayDataModule"]
@@ -134,10 +135,9 @@ def _check_array(part: Examples, least: int) -> None:
     if x.ndim < 1 or len(x) < least or x.size == 0:
         raise FLDDError(f"{part.name} has shape {x.shape}; give at least {least} examples (N, *shape), none empty.")
     if x.dtype.kind not in "bui":
-        raise FLDDError(
-            f"{part.name} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
-            "(array.astype(int)), quantise or binarise the others."
-        )
+        raise no_integers(part.name, x.dtype)
+    of_order = 8 * len(x)  # the splits and the order of training
+    check_memory(of_order, f"the order of the {len(x):,} examples of {part.name}", "Give fewer of them.")
 
 
 def _labels(part: Examples) -> Tensor | None:

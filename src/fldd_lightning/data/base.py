@@ -14,10 +14,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from ..checkpoint import load_data
 from ..errors import FLDDError
-from ..ranges import BETWEEN, COUNT, NATURAL, SEED, check_numbers
+from ..ranges import BETWEEN, NATURAL, SEED, Range, check_numbers
 from .loaders import ResumableLoader, ResumableSampler
 
 __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
+
+
+_BATCH = Range(1, 2**31 - 1, is_whole=True)
 
 
 class Split(Dataset[dict[str, Tensor]]):
@@ -157,7 +160,7 @@ class DiscreteDataModule(LightningDataModule):
     classes_option: str | None = None
 
     def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
-        check_numbers(locals(), batch_size=COUNT, num_workers=NATURAL, seed=SEED)
+        check_numbers(locals(), batch_size=_BATCH, num_workers=NATURAL, seed=SEED)
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._splits: dict[str, Split] | None = None

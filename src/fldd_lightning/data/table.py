@@ -10,6 +10,7 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..errors import FLDDError
+from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_numbers
 from .base import DiscreteDataModule, Split, check_shares, split_rows
 from .columns import Columns, find_column
@@ -127,6 +128,8 @@ class TableDataModule(DiscreteDataModule):
 
         kinds = {".csv": Csv, ".parquet": "parquet"}
         read = split_names(load_local(Path(self.path), kinds, one_split=one_split))
+        needed = 8 * sum(each.num_rows * each.num_columns for each in read.values())
+        check_memory(needed, f"the table '{self.path}'", "Give fewer rows, or leave out columns with --data.leave_out.")
         tables = {name: _shortened(each.with_format("arrow")[:]) for name, each in read.items()}
         empty = [name for name, table in tables.items() if table.num_rows == 0]
         if empty:

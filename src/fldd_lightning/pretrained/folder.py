@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..checkpoint import check_about, module_of
+from ..checkpoint_file import check_folder
 from ..data.hub import hub_error
 from ..errors import FLDDError
 from ..factory import Trusted, plain
@@ -69,10 +70,12 @@ def check_own(folder: Path) -> None:
     """Refuse to write over what is not a model of this package.
 
     Raises:
-        FLDDError: If there is a file in place of the folder, or a configuration of something else in it.
+        FLDDError: If there is a file in place of the folder, a configuration of something else in it, or no file can
+            be written there.
     """
     if folder.exists() and not folder.is_dir():
         raise FLDDError(f"'{folder}' is a file. Give a folder to save the model in.")
+    check_folder(folder, "Choose another folder.")
     config = folder / CONFIG
     if config.exists():
         try:
