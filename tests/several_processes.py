@@ -40,6 +40,9 @@ SMALL = partial(
 MODELS: dict[str, Callable[[], FLDD]] = {
     "learned": partial(build, forward_process=LEARNED, estimator=Reinforce, **FREE),
     "leave one out": partial(build, forward_process=LEARNED, estimator=partial(RLOO, samples=2), **FREE),
+    "as many steps as examples": partial(
+        build, forward_process=LEARNED, estimator=Reinforce, **{**FREE, "num_steps": 16}
+    ),
     "dense": partial(build, estimator=Reinforce, **FREE),
     "relaxed": partial(build, estimator=partial(WarmUp, first=Concrete, then=Reinforce, steps=4), **FREE),
     "exactly n masks": partial(build, estimator=ExactMasks, **TIMELESS),
@@ -70,6 +73,11 @@ def trained(folder: Path, name: str, batch_size: int, start: Path | None = None,
     return run
 
 
+def is_finite(run: Any) -> bool:
+    """Whether all that was logged of the last step is a number."""
+    return all(bool(value.isfinite()) for value in run.lightning_module.logged.values())
+
+
 def weights(run: Any) -> dict[str, torch.Tensor]:
     """The parameters, the running means and the tables at the end of a training."""
     return {name: value.detach().clone() for name, value in run.lightning_module.state_dict().items()}
@@ -79,6 +87,7 @@ if __name__ == "__main__":
     folder, two = Path(sys.argv[1]), {"strategy": "ddp", "devices": 2}
     for name in MODELS:
         torch.save(weights(run := trained(folder, name, 8, **two)), folder / f"{name}{run.global_rank}.pt")
+        assert is_finite(run), name
     trained(folder, "mixture", 8, callbacks=[SaveAt(folder / "of_two.ckpt")], **two)
     run = trained(folder, "mixture", 8, start=folder / "of_one.ckpt", **two)
     torch.save(weights(run), folder / f"resumed{run.global_rank}.pt")

@@ -241,3 +241,22 @@ def test_on_the_command_line(
     capsys.readouterr()
     assert main(resumed) == 1
     assert "budgets: [1, 4, 6] there, None here" in capsys.readouterr().err
+
+
+def test_a_copy_in_other_steps_is_saved_and_loaded(tmp_path: Path) -> None:
+    """Whatever T it is walked in; running means of training are kept where their steps are the same ones."""
+    model = of_budgets(latents=partial(TrainedMixtureLatent, size=3))
+    model.estimator.mean.fill_(2.0)  # type: ignore[union-attr, operator]
+    for num_steps, loaded_steps in ((3, 2), (4, 4), (2, 2)):
+        copy = model.with_num_steps(num_steps)
+        assert copy.estimator.mean.isnan().all()
+        folder = tmp_path / str(num_steps)
+        copy.save_pretrained(folder)
+        loaded = FLDD.from_pretrained(str(folder))
+        assert loaded.spec.num_steps == loaded_steps
+        x = torch.zeros(4, 2, dtype=torch.long)
+        same = loaded.with_num_steps(num_steps).nelbo(x).nelbo
+        assert torch.equal(same, copy.nelbo(x).nelbo)
+    model.save_pretrained(tmp_path / "own")
+    assert (FLDD.from_pretrained(str(tmp_path / "own")).estimator.mean == 2).all()
+    assert FLDD.from_pretrained(str(tmp_path / "own"), num_steps=4).estimator.mean.isnan().all()

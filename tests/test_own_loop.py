@@ -33,6 +33,22 @@ def trained(model: Any, data: Any, number: int = STEPS) -> OwnLoop:
     return loop
 
 
+def test_several_batches_of_a_step_have_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = with_latent(), Pairs(batch_size=8)
+    loop, seeds = OwnLoop(model, data, num_steps=STEPS), []
+    of_step = model._generator
+
+    def generator(*counters: int) -> Any:
+        made = of_step(*counters)
+        seeds.append(made.initial_seed())
+        return made
+
+    monkeypatch.setattr(model, "_generator", generator)
+    for batch in batches(data, 3):
+        loop.loss(batch).backward()
+    assert len(set(seeds)) == 3
+
+
 def state_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 

@@ -90,11 +90,17 @@ class Drawn:
         return replace(self, values=[each.said(given) if isinstance(each, GivenLatent) else c for each, c in pairs])
 
     def with_dropped(self, uniform: Tensor) -> Drawn:
-        """The same where networks do not see what is dropped, by one number in [0, 1) an example, ``(B,)``."""
-        values = []
-        for latent, c in zip(self.latents, self.values, strict=True):
+        """The same where networks do not see what is dropped; see :class:`ConditionLatent`.
+
+        Args:
+            uniform: Float64 numbers in [0, 1), ``(B, 2 + n)`` for n latents: the first says whether all are dropped by
+                the second, or each by its own.
+        """
+        values, together = [], uniform[:, 0] < 0.5
+        for i, (latent, c) in enumerate(zip(self.latents, self.values, strict=True)):
             if isinstance(latent, ConditionLatent) and latent.dropped and latent.seen is not None:
-                is_dropped = (uniform < latent.dropped).to(c.device)[:, None]
+                number = torch.where(together, uniform[:, 1], uniform[:, 2 + i])
+                is_dropped = (number < latent.dropped).to(c.device)[:, None]
                 c = torch.where(is_dropped, latent.seen.absent(c), c)
             values.append(c)
         return replace(self, values=values)

@@ -16,6 +16,9 @@ from .training import RisingAverage
 __all__ = ["OwnLoop"]
 
 
+_APART = 2**32  # more steps than any training has
+
+
 class OwnLoop:
     """Everything that a Trainer would do for an :class:`FLDD` within a loop that is yours, on one device.
 
@@ -53,6 +56,7 @@ class OwnLoop:
         model.trainer = None  # of a training before
         model.own_steps, model.trained_steps = 0, 0
         self.model, self.num_steps = model.train(), num_steps
+        self._batches = 0  # of this step so far: several may make one
         batches = data
         if isinstance(data, DiscreteDataModule):
             model.adopt(data)
@@ -80,8 +84,10 @@ class OwnLoop:
         """
         batch = self.model.transfer_batch_to_device(batch, self.model.device, 0)
         self.model.on_train_batch_start(batch, self.model.own_steps)
-        loss = self.model.training_step(batch, self.model.own_steps)
-        self.model.on_train_batch_end(loss.detach(), batch, self.model.own_steps)
+        place = self.model.own_steps + _APART * self._batches  # each batch of a step has noise of its own
+        loss = self.model.training_step(batch, place)
+        self.model.on_train_batch_end(loss.detach(), batch, place)
+        self._batches += 1
         return loss
 
     def step(self) -> None:
@@ -91,7 +97,7 @@ class OwnLoop:
         self.optimizer.zero_grad()
         self.schedule.step()
         self.averages.update_parameters(self.model)
-        self.model.own_steps += 1
+        self.model.own_steps, self._batches = self.model.own_steps + 1, 0
         if self.model.own_steps == self.num_steps + 1:
             rank_zero_warn(f"the training of {self.num_steps} steps is over: its rates stay low. Give OwnLoop more.")
 

@@ -40,7 +40,7 @@ from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
-from .estimators.score import LatentScore
+from .estimators.score import LatentScore, summed_over_processes
 from .evaluation import Evaluation, Scores, check_weights, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
@@ -200,8 +200,9 @@ class FLDD(LightningModule, ModelHubMixin):
         self.reverse = build(reverse, Reverse, self.spec, self.forward_process, denoiser, self.latents)
         self.observed = observed
         self._check_sees_given()
-        self._make_estimator = estimator
-        self._go_in(num_steps)
+        self._walk(num_steps)
+        self.estimator = build(estimator, GradientEstimator, self._of_all_steps())
+        self.latent_score = self._score_of_latents()
         self.estimator.check(self.forward_process, self.reverse)
         if budgets and has_any_order(self.forward_process, self.reverse):
             raise FLDDError("masked diffusion that is not told the step serves any number of steps: leave out budgets.")
@@ -243,7 +244,7 @@ class FLDD(LightningModule, ModelHubMixin):
             given = random_subset(x, self.observed, spec.pad, uniform((len(x), 1 + spec.num_dims), generator))
             drawn = drawn.with_given(given)
         if any(isinstance(latent, ConditionLatent) and latent.dropped for latent in self.latents):
-            drawn = drawn.with_dropped(uniform((len(x),), generator))
+            drawn = drawn.with_dropped(uniform((len(x), 2 + len(self.latents)), generator))
         step = self.forward_process.step(x, t, drawn.condition)
         step = step if given is None else step.with_given(given)
 
@@ -266,28 +267,34 @@ class FLDD(LightningModule, ModelHubMixin):
         num_steps = self.forward_process.timesteps.size[t]  # (B,)
         return ((num_steps * per_step).mean() + drawn.loss(kl)) / spec.num_dims
 
-    def _go_in(self, num_steps: int) -> None:
+    def _walk(self, num_steps: int) -> None:
         """Evaluate and sample in this number of steps from now on; train for all budgets."""
         self.spec = replace(self.spec, num_steps=num_steps)
         self.forward_process.walk(num_steps, [number for number in self.spec.budgets if number != num_steps])
         self.reverse.follow(self.forward_process)
-        # they keep numbers of every step there is
-        of_steps = replace(self.spec, num_steps=self.forward_process.timesteps.total)
-        self.estimator = build(self._make_estimator, GradientEstimator, of_steps)
-        self.latent_score = self._score_of_latents(of_steps)
 
-    def _score_of_latents(self, spec: Spec) -> LatentScore | None:
+    def _of_all_steps(self) -> Spec:
+        """The spec of what keeps a number for every step there is."""
+        return replace(self.spec, num_steps=self.forward_process.timesteps.total)
+
+    def forget_means(self) -> None:
+        """Let the running means of training start anew, in the steps of now."""
+        self.estimator.start_anew(self._of_all_steps())
+        self.latent_score = self._score_of_latents()
+
+    def _score_of_latents(self) -> LatentScore | None:
         names = [type(each).__name__ for each in self.latents if each.has_score]
         if names and not self.estimator.has_kl:
             raise FLDDError(
                 f"{names[0]} learns by the score of its draws, which needs the KL of a draw. "
                 f"{type(self.estimator).__name__} does not have it. Use Reinforce or RLOO."
             )
-        return LatentScore(spec) if names else None
+        return LatentScore(self._of_all_steps()) if names else None
 
     def _log_training(self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor]) -> None:
         timesteps, size = self.forward_process.timesteps, len(t)
         num_steps, values = timesteps.size[t], dict(terms)
+        world = 1 if self._trainer is None else self._trainer.world_size
         if auxiliary is not None:
             values["auxiliary"] = (num_steps * auxiliary).mean()
         if kl is not None:
@@ -296,10 +303,10 @@ class FLDD(LightningModule, ModelHubMixin):
             values["bpd"] = bound / (self.spec.num_dims * log(2))
             values["nelbo"] = bound
             if self.spec.budgets:
-                for i, mean in _means(num_steps * kl, timesteps.which[t], len(timesteps.numbers)).items():
+                for i, mean in _means(num_steps * kl, timesteps.which[t], len(timesteps.numbers), world).items():
                     values[f"nelbo_T{timesteps.numbers[i]}"] = of_latents + mean
             else:
-                values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, timesteps.total).items()})
+                values.update({f"kl_t{1 + i}": mean for i, mean in _means(kl, t - 1, timesteps.total, world).items()})
         self.logged = {name: value.detach() for name, value in values.items()}
         if self._trainer is not None:
             names = values if self._logs_all() else ("nelbo",) if "nelbo" in values else ()
@@ -648,7 +655,8 @@ class FLDD(LightningModule, ModelHubMixin):
         """A copy of this model with another T.
 
         For models of several ``budgets``, and for masked diffusion whose denoiser is not told the step. A T that is
-        none of the budgets takes evenly spaced times, too; it was not trained for, and a warning says so.
+        none of the budgets takes evenly spaced times, too; it was not trained for, and a warning says so. Saved, such
+        a copy is loaded with the T of the training.
 
         Raises:
             FLDDError: If it is another kind of model, which has its T from training, or there are too few times for T.
@@ -671,7 +679,8 @@ class FLDD(LightningModule, ModelHubMixin):
             rank_zero_warn(f"T={num_steps} is none of the numbers of steps that this model was trained for ({known}).")
         if any_order or num_steps in budgets:
             other.hparams["num_steps"] = num_steps
-        other._go_in(num_steps)
+        other._walk(num_steps)
+        other.forget_means()
         return other.to(self.device)
 
     def likely_condition(self, batch: Any) -> tuple[Tensor, ...]:
@@ -805,6 +814,10 @@ class FLDD(LightningModule, ModelHubMixin):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming what differs."""
         check_same(self, checkpoint)
+        if checkpoint["fldd"]["settings"].get("num_steps", self.spec.num_steps) != self.spec.num_steps:
+            kept = checkpoint["state_dict"].items()  # but running means, whose steps come in another order
+            means = ("estimator.", "latent_score.")
+            checkpoint["state_dict"] = {name: value for name, value in kept if not name.startswith(means)}
         self.vocabulary = same_vocabulary(self.vocabulary, checkpoint["fldd"].get("vocabulary"))
         self.trained_steps = int(checkpoint.get("global_step", 0))
 
@@ -860,11 +873,13 @@ class FLDD(LightningModule, ModelHubMixin):
         return noise_of(index, self.spec, self.latents, seed).to(float64_device(self.device))
 
 
-def _means(values: Tensor, place: Tensor, num: int) -> dict[int, Tensor]:
-    """The mean of values ``(B,)`` at each of the places ``(B,)`` in 0..num-1.
+def _means(values: Tensor, place: Tensor, num: int, world: int) -> dict[int, Tensor]:
+    """The mean of values ``(B,)`` at each of the places ``(B,)`` in 0..num-1, over the batch of all processes.
 
-    Nothing if there are fewer values than places: then some do not occur, and only the device knows which.
+    Nothing if it has fewer values than places: then some do not occur, and only the device knows which.
     """
+    if len(values) * world < num:
+        return {}
     counts = values.new_zeros(num).index_add(0, place, torch.ones_like(values))
-    means = torch.zeros_like(counts).index_add(0, place, values) / counts
-    return dict(enumerate(means)) if len(values) >= num else {}
+    counts, sums = summed_over_processes(torch.stack([counts, torch.zeros_like(counts).index_add(0, place, values)]))
+    return dict(enumerate(sums / counts))

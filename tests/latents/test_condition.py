@@ -42,7 +42,9 @@ def drawn_of(latents: list[Any], batch: dict[str, torch.Tensor]) -> Drawn:
 
 def test_a_share_of_the_examples_is_dropped_and_costs_the_same() -> None:
     n = 1_000
-    uniform = (torch.arange(n) + 0.5) / n
+    number = (torch.arange(n) + 0.5) / n
+    uniform = torch.ones(n, 5)
+    uniform[:, 0], uniform[:, 1] = 0.0, number  # all together
     batch = {"x": torch.zeros(n, 2).long(), "label": torch.arange(n) % 4, "style": torch.arange(n) % 3}
     batch["vector"] = torch.randn(n, 2)
     fixed = partial(LabelLatent, num_labels=4)
@@ -50,7 +52,7 @@ def test_a_share_of_the_examples_is_dropped_and_costs_the_same() -> None:
     dropped = drawn.with_dropped(uniform)
     label, style, vector = dropped.condition
     assert torch.equal(label[:, 0], batch["label"])
-    is_dropped = uniform < 0.3
+    is_dropped = number < 0.3
     assert torch.equal(style[:, 0], batch["style"].masked_fill(is_dropped, 3))
     assert (vector[is_dropped] == 0).all()
     assert torch.equal(vector[~is_dropped], torch.cat([batch["vector"], torch.ones(n, 1)], 1)[~is_dropped])
@@ -61,6 +63,21 @@ def test_a_share_of_the_examples_is_dropped_and_costs_the_same() -> None:
         Seen("style", num_values=4, may_be_absent=True),
         Seen("vector", num_reals=3, may_be_absent=True),
     ]
+
+
+def test_of_several_conditions_each_is_dropped_alone_and_all_together() -> None:
+    """So that samples may be given some of them, all, or none; with the share that was asked for."""
+    n = 40_000
+    batch = {"x": torch.zeros(n, 2).long(), "style": torch.zeros(n).long(), "vector": torch.ones(n, 2)}
+    drawn = drawn_of([STYLE, VECTOR], batch)
+    uniform = torch.rand(n, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    style, vector = (c[:, -1] for c in drawn.with_dropped(uniform).condition)
+    no_style, no_vector = style == 3, vector == 0
+    share = {name: float(which.float().mean()) for name, which in (("style", no_style), ("vector", no_vector))}
+    assert share == {"style": pytest.approx(0.3, abs=0.01), "vector": pytest.approx(0.3, abs=0.01)}
+    both = float((no_style & no_vector).float().mean())
+    assert both == pytest.approx(0.5 * 0.3 + 0.5 * 0.09, abs=0.01)
+    assert float((no_style & ~no_vector).float().mean()) == pytest.approx(0.3 - both, abs=0.015)
 
 
 @torch.no_grad()

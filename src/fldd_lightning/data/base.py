@@ -271,7 +271,10 @@ class DiscreteDataModule(LightningDataModule):
         return loader
 
     def _training_loader(self) -> ResumableLoader:
-        sampler = ResumableSampler(split := self.splits["train"], *self._world(), shuffle=True, seed=self.seed)
+        split, (world, rank) = self.splits["train"], self._world()
+        # without padding: so that an epoch has as many whole batches for any number of processes
+        cut = len(split) >= world
+        sampler = ResumableSampler(split, world, rank, shuffle=True, seed=self.seed, drop_last=cut)
         # A smaller last batch would weigh its examples more; with less than one batch there is only it.
         return ResumableLoader(**self._options(split, sampler, drop_last=len(sampler) >= self.batch_size))
 

@@ -41,11 +41,11 @@ class StepLoss:
     auxiliary: Tensor | None = None
 
 
-def _without_others(estimator: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Replace the running means of another estimator, which a checkpoint may hold, by one's own."""
+def without_others(estimator: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Replace the running means of another estimator or other steps, which a checkpoint may hold, by one's own."""
     own = estimator.state_dict(prefix=prefix)
     others = [name for name in state_dict if name.startswith(prefix)]
-    if own.keys() != set(others):
+    if own.keys() != set(others) or any(own[name].shape != state_dict[name].shape for name in others):
         for name in others:
             del state_dict[name]
         state_dict.update(own)
@@ -66,7 +66,16 @@ class GradientEstimator(nn.Module, ABC):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.register_load_state_dict_pre_hook(_without_others)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(without_others)  # type: ignore[no-untyped-call]
+
+    def start_anew(self, spec: Spec) -> None:
+        """Forget running means, which start at NaN, and keep those of the steps of another spec from now on."""
+        before = self.spec.num_steps + 1
+        for module in (each for each in self.modules() if isinstance(each, GradientEstimator)):
+            module.spec = spec
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.dim() and buffer.shape[-1] == before:
+                    setattr(module, name, buffer.new_full((*buffer.shape[:-1], spec.num_steps + 1), float("nan")))
 
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
         """Raise FLDDError if the estimate would be wrong for these two; called when a model is built."""

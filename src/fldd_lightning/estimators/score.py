@@ -19,7 +19,7 @@ from ..errors import FLDDError
 from ..forward import Step
 from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
-from .base import GradientEstimator, StepLoss
+from .base import GradientEstimator, StepLoss, without_others
 
 __all__ = ["RLOO", "LatentScore", "Reinforce"]
 
@@ -143,6 +143,7 @@ class LatentScore(nn.Module):
         self.register_buffer("mean", nothing.clone())
         self.register_buffer("mean_said", nothing.clone())
         self.register_buffer("moments", nothing.repeat(2, 1))  # per step: <h²> and <KL h>, around their means
+        self.register_load_state_dict_pre_hook(without_others)  # type: ignore[no-untyped-call]
 
     def forward(self, log_q: Tensor, kl: Tensor, t: Tensor, said: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """What to add to the loss of each example, ``(B,)``; its value means nothing.

@@ -34,8 +34,9 @@ class ConditionLatent(Latent):
         spec: K and shape.
         key: What the batch calls y. It is the latent's name, too.
         size: How many labels there are, or how many numbers a vector has; None for what the data say.
-        dropped: d, the share of the training examples whose y is dropped. Examples that drop one of several latents
-            with the same share drop all of them.
+        dropped: d, the share of the training examples whose y is dropped. Of several latents, half of that is drawn
+            for all of them together, as guidance leaves all out, and half for each by itself, as samples may be given
+            some of them.
 
     Raises:
         FLDDError: If the size is not given and the data do not say it, or the share is not in [0, 1); later, if a batch
