@@ -16,7 +16,7 @@ from .training import RisingAverage
 __all__ = ["OwnLoop"]
 
 
-_APART = 2**32  # more steps than any training has
+_APART = 2**31 - 1  # more steps than any training has; of a seed, PyTorch's generator takes the last 32 bits
 
 
 class OwnLoop:
