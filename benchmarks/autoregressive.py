@@ -96,7 +96,7 @@ class Autoregressive(LightningModule):
 
     def configure_optimizers(self) -> Any:
         nothing = torch.nn.Identity()  # in place of a forward process
-        return two_time_scales(run_progress(self.trainer), self, nothing, (self.lr, self.lr), 0, 0.0)
+        return two_time_scales(run_progress(self.trainer), self, nothing, (self.lr, self.lr), 0, 0.0, False)
 
     @torch.no_grad()
     def sample(self, num_samples: int, seed: int) -> Tensor:

@@ -117,7 +117,7 @@ class Piece(FLDD):
         self._run_progress = progress = lambda step: (self.done + step) / self.total
         rates = (self.lr, self.lr * self.forward_lr_ratio)
         self.held_steps = self.freeze_steps
-        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay)
+        return two_time_scales(progress, self, self.forward_process, rates, self.held_steps, self.weight_decay, False)
 
     def on_train_start(self) -> None:
         if self.done == 0:  # else its latents came with the weights

@@ -225,10 +225,15 @@ def test_values_that_there_are_not_are_refused() -> None:
         model.nelbo(torch.tensor([[0, 0, 0], [2, 0, 0]]))
 
 
-@pytest.mark.parametrize("values", [(2, 3), (2, 2, 2), (2, 4, 1), (0, 3, 1)])
+@pytest.mark.parametrize("values", [(2, 3), (2, 2, 2), (2, 4, 1)])
 def test_wrong_numbers_of_values_are_refused(values: tuple[int, ...]) -> None:
     with pytest.raises(FLDDError, match="num_values must say of each of 3 coordinates"):
         Spec(3, (3,), 2, num_values=values)
+
+
+def test_a_number_of_values_is_at_least_one() -> None:
+    with pytest.raises(FLDDError, match=r"num_values is \(0, 3, 1\), but it must be whole numbers of 1 or more"):
+        Spec(3, (3,), 2, num_values=(0, 3, 1))
 
 
 def test_padding_and_numbers_of_values_are_refused() -> None:

@@ -133,7 +133,7 @@ def test_labels_count() -> None:
         (torch.full((2, 2), 3), 1, "must lie in 0..2"),
         (torch.zeros(0, 2, dtype=torch.long), 1, "empty"),
         (torch.zeros(2, 2), 1, "needs integers"),
-        (torch.zeros(2, 2, dtype=torch.long), 0, "number of draws"),
+        (torch.zeros(2, 2, dtype=torch.long), 0, "draws of FLDD is 0"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(x: torch.Tensor, draws: int, expected: str) -> None:
@@ -292,7 +292,7 @@ def test_a_file_that_is_there_is_left_alone(
     assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "scores.csv").read_text() == "mine"
     assert main([*args, str(tmp_path / "scores.csv" / "more.csv")]) == 1
-    assert "cannot write to" in capsys.readouterr().err
+    assert "cannot write into" in capsys.readouterr().err
 
 
 def test_options_that_are_wrong_are_one_sentence(
@@ -303,6 +303,6 @@ def test_options_that_are_wrong_are_one_sentence(
         main([*args, "--data.pth", "new.npy"])
     assert "--data: Option 'pth' is not accepted" in capsys.readouterr().err.strip().splitlines()[-1]
     assert main([*args, "--draws", "0"]) == 1
-    assert "number of draws" in capsys.readouterr().err
+    assert "draws of FLDD is 0" in capsys.readouterr().err
     assert main([*args, "--data.num_classes", "3"]) == 1
     assert "num_classes is 3" in capsys.readouterr().err

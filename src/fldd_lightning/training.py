@@ -162,7 +162,8 @@ class RisingAverage(AveragedModel):
             self._of = (model, *(list(each()) for m in (self.module, model) for each in (m.parameters, m.buffers)))
         _, weights, buffers, current, current_buffers = self._of
         torch._foreach_lerp_(weights, current, share)
-        torch._foreach_copy_(buffers, current_buffers)
+        if buffers:
+            torch._foreach_copy_(buffers, current_buffers)
         self.n_averaged += 1
 
 

@@ -38,6 +38,7 @@ KNOWN = {  # CSV, column: what may stand there
     "published": {"setup": published.SETUPS, "method": published.METHODS},
     "held": {"kind": kinds.KINDS, "held": held.HELD},
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
+    "soak": {"outcome": ["ok", "ok, enumerated"]},
     "tuning": {"kind": kinds.KINDS, "process": factorial.PROCESSES},
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},

@@ -306,11 +306,11 @@ def test_what_cannot_be() -> None:
         with pytest.raises(FLDDError, match="must be a whole number"):
             AutoencoderLatent(Spec(3, (2,), 2), **{option: 0})
     for option in ("couplings", "fit_steps"):
-        with pytest.raises(FLDDError, match="couplings of AutoencoderLatent"):
+        with pytest.raises(FLDDError, match=f"{option} of AutoencoderLatent is -1"):
             AutoencoderLatent(Spec(3, (2,), 2), **{option: -1})
     with pytest.raises(FLDDError, match="Autoencoder is needed here, but this makes a Linear"):
         AutoencoderLatent(Spec(3, (2,), 2), autoencoder=lambda *_: torch.nn.Linear(1, 1))  # type: ignore[arg-type,return-value]
-    with pytest.raises(FLDDError, match="kl_weight above 0"):
+    with pytest.raises(FLDDError, match="kl_weight of AutoencoderLatent"):
         AutoencoderLatent(Spec(3, (2,), 2), kl_weight=0.0)
     for numbers in ({"num_reals": -1}, {"num_reals": 1, "num_values": 2}, {}):
         with pytest.raises(FLDDError, match=r"whole numbers \(num_values\) or real ones \(num_reals\)"):

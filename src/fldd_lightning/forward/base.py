@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..categorical import float32_or_better, log_one_hot, only_states, without_state
+from ..categorical import check_states, float32_or_better, log_one_hot, only_states, without_state
 from ..coupling import MaximumCoupling
 from ..errors import FLDDError
 from ..spec import Spec
@@ -62,7 +62,7 @@ class ForwardProcess(nn.Module, ABC):
         self.num_states = num_states
         self.timesteps = Timesteps(spec.num_steps, spec.num_steps)
         self.register_buffer("allowed", spec.allowed(num_states), persistent=False)
-        self._has_checked_padding = False
+        self._has_checked_padding = self._is_in_step = False
         self.register_buffer("_one", torch.ones(()), persistent=False)  # moves with the module, as weights do
 
     @property
@@ -158,8 +158,10 @@ class ForwardProcess(nn.Module, ABC):
             at PAD stay there, and no other coordinate gets there. None gets to a value that it does not have.
 
         Raises:
-            FLDDError: If a subclass gives PAD away. Whether ``x`` fits is not looked at.
+            FLDDError: If ``x`` is not integers 0..K-1 of the right shape, or a subclass gives PAD away.
         """
+        if not self._is_in_step:
+            check_states(x, self.spec.num_classes, self.spec.shape)  # this waits for the device
         num_steps, pad = self.spec.num_steps, self.spec.pad
         at_data = log_one_hot(x, self.num_states, self.dtype).unsqueeze(1)  # (B, 1, *shape, S)
         column = t.reshape(*t.shape, *[1] * x.dim())  # (B, M, 1.., 1)
@@ -207,7 +209,11 @@ class ForwardProcess(nn.Module, ABC):
     def dense_step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> DenseStep:
         """The same with a number for every state, which :meth:`step` may do without."""
         time, before = self.timesteps.t[t], self.timesteps.s[t]
-        log_u_s, log_u_t = self.log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
+        self._is_in_step = True  # whose data were checked when they came
+        try:
+            log_u_s, log_u_t = self.log_marginals(x, torch.stack([before, time], 1), condition).unbind(1)
+        finally:
+            self._is_in_step = False
         coupled = self.couple(x, time, before, log_u_s, log_u_t)
         step, pad = DenseStep(x, t, condition, self.spec.pad, log_u_s, log_u_t, coupled), self.spec.pad
         if pad is not None and not self._has_checked_padding:
