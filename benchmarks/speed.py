@@ -202,7 +202,6 @@ def measured_fit(name: str, turns: int, block: int) -> dict[str, Any]:
         plain.own_steps += 1
 
     watch = Turns(loop, block, first=5)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "x.pt"
         torch.save(integers(model, 50 * len(x), "cpu"), file)
@@ -400,6 +399,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output", type=Path, help="write the JSON here, too")
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     one_thread()
     for found in measured(arguments.device, arguments.quick):
         text = json.dumps(found, indent=2)
