@@ -234,10 +234,12 @@ def test_conditions_of_a_file_keep_to_their_examples(tmp_path: Path) -> None:
     assert split.splits["test"].conditions["style"].tolist() == [1, 2, 3, 4]
     np.save(tmp_path / "c.npy", x)
     np.savez(tmp_path / "d.npz", x=x, y=style, style=np.full((4, 2), np.nan))
+    np.savez(tmp_path / "e.npz", x=x, style=style / 1)
     for name, conditions, message in (
         ("c.npy", ["style"], "holds one array, and no style"),
         ("b.npz", ["colour"], "holds no 'colour_train', which --data.conditions asks for"),
         ("d.npz", ["style"], "must be finite numbers"),
+        ("e.npz", ["style"], r"not \(4,\). If these are labels, convert them to integers: array.astype\(int\)"),
         ("d.npz", ["label"], "which means something else"),
     ):
         with pytest.raises(FLDDError, match=message):
@@ -308,6 +310,7 @@ def test_several_conditions_on_the_command_line(
         (["style=1", "style=2"], "names 'style' twice"),
         (["style=1", "colour=2"], "cannot be asked for 'colour'"),
         (["style=5"], "the model has 5 labels"),
+        (["style=3.5"], "style has dtype torch.float32, but a label is a whole number from 0 to 4."),
         (["embedding=nowhere.npy"], "cannot read 'nowhere.npy'"),
         ([], "has no value"),
     ):
