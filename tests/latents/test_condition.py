@@ -159,7 +159,8 @@ def test_samples_take_what_they_are_asked_for_in_turn() -> None:
     [
         ({"style": 3}, r"style has values from 3 to 3, but the model has 3 labels"),
         ({"style": -1}, "style has values from -1"),
-        ({"style": 0.5}, "style has dtype"),
+        ({"style": 0.5}, "style has dtype torch.float32, but a label is a whole number from 0 to 2"),
+        ({"style": []}, "style is empty, but a label is a whole number from 0 to 2"),
         ({"style": torch.zeros(2, 2).long()}, "style has shape"),
         ({"style": [0, 1, 2, 0]}, "4 values of 'style' are given, and 6 samples asked for"),
         ({"vector": [1.0]}, r"vector has shape \(1, 1\), but the model takes vectors \(number, 2\)"),
