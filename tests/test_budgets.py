@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from functools import partial
 from math import log
 from pathlib import Path
@@ -14,7 +15,15 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from conftest import PAIRS, PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
-from fldd_lightning import FLDD, FLDDError, MaskedReverse, PredictingReverse, TrainedMixtureLatent, load_model
+from fldd_lightning import (
+    FLDD,
+    DigitsDataModule,
+    FLDDError,
+    MaskedReverse,
+    PredictingReverse,
+    TrainedMixtureLatent,
+    load_model,
+)
 from fldd_lightning.bound import step_terms
 from fldd_lightning.cli import main
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
@@ -234,6 +243,15 @@ def test_on_the_command_line(
         assert np.load(f"of{steps}_trajectory.npy").shape == (steps + 1, 4, 8, 8)
     capsys.readouterr()
     assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", "--num_steps", "7"]) == 1
+    assert "takes from 1 to 6 steps, not 7" in capsys.readouterr().err
+    score = ["score", "--ckpt_path", str(path), "--output"]
+    assert main([*score, "scores.csv", "--num_steps", "6"]) == 0
+    with open("scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [name for name in rows[0] if name.startswith("kl")] == [f"kl_t{t}" for t in range(1, 7)]
+    scores = load_model(path).with_num_steps(6).nelbo(DigitsDataModule().all_rows().x[:3])
+    assert [float(row["nelbo"]) for row in rows[:3]] == pytest.approx(scores.nelbo.tolist(), rel=1e-5)
+    assert main([*score, "more.csv", "--num_steps", "7"]) == 1
     assert "takes from 1 to 6 steps, not 7" in capsys.readouterr().err
     resumed = ["fit", "--config", config, "--trainer.max_steps", "4", *small, "--ckpt_path", str(path)]
     assert main([*resumed, *budgets]) == 0

@@ -50,6 +50,9 @@ def test_images_are_judged_at_every_budget(tmp_path: Path, capsys: pytest.Captur
         assert result["samples"][0]["num_samples"] == 70
         assert result["seconds"] > 0
     assert "| | T = 2 | T = 4 |" in page
+    first = [line.split(" | ")[0] for line in page.splitlines()].index("| kl_t1")
+    parts = page.splitlines()[first : first + 4]
+    assert [line.split(" | ")[0] for line in parts] == [f"| kl_t{t}" for t in range(1, 5)]
     row = next(line for line in page.splitlines() if line.startswith("| nelbo |"))
     assert row.split("|")[3].strip() == f"{found['results'][1]['values']['nelbo']:.4f}"
     assert next(line for line in page.splitlines() if line.startswith("| kl_t3 |")).split("|")[2].strip() == ""

@@ -143,6 +143,31 @@ def test_a_run_that_a_signal_ended_goes_on_exactly(
     assert same(whole, run(tmp_path, name, path, **options))
 
 
+class Enough(Callback):
+    """Ends training after a batch, as a limit of time does."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop = batch_idx + 1 == self.batch
+
+
+def test_a_run_that_ended_goes_on_exactly(tmp_path: Path) -> None:
+    whole = run(tmp_path, "latent")
+    path = tmp_path / "kept" / "last.ckpt"
+    path.unlink()
+    run(tmp_path, "latent", None, Enough(5))
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+    assert same(whole, run(tmp_path, "latent", path))
+
+
+@pytest.mark.parametrize(("end", "step"), [({"max_steps": 5}, 5), ({"max_steps": -1, "max_epochs": 1}, 8)])
+def test_a_short_run_can_go_on(tmp_path: Path, end: dict[str, int], step: int) -> None:
+    run(tmp_path, "latent", **end)
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["global_step"] == step
+
+
 @pytest.mark.parametrize(
     ("how", "status", "step", "said"),
     [

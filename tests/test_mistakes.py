@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([*DIGITS, "--trainer.logger", "CSVLoger"], "(did you mean CSVLogger?)"),
         ([*DIGITS, "--model.denoiser", "RLOO"], "(RLOO is a class of another kind)"),
         (["fit", "--model.help", "MLPP"], "MLPP (did you mean MLP?)"),
+        (["sample", "--temperature", "0.8"], "(did you mean --decoding Ancestral --decoding.temperature?)"),
+        ([*DIGITS, "--num_steps", "8"], "--num_steps 8 (did you mean --model.num_steps?)"),
+        ([*DIGITS, "--max_steps", "8"], "--max_steps 8 (did you mean --trainer.max_steps?)"),
+        ([*DIGITS, "--model.denoiser", "nofile.Net"], "No module named 'nofile'. "),
         (["tokenizer", "--vocab_sise", "3"], "--vocab_sise 3 (did you mean --vocab_size?)"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value[-30:],
@@ -97,6 +102,18 @@ def test_what_a_class_of_ones_own_lacks(
     assert "--model.denoiser: the following arguments are required: must" in mistake(
         [*DIGITS, "--model.denoiser", "lacking.Net"], capsys
     )
+
+
+def test_examples_are_found_from_the_root_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if not Path(each, "examples").is_dir()])
+    for name in [each for each in sys.modules if each.partition(".")[0] == "examples"]:
+        monkeypatch.delitem(sys.modules, name)
+    message = mistake(["fit", "--config", str(CONFIGS.parent / "examples" / "molecules" / "qm9.yaml")], capsys)
+    assert "No module named 'examples'. Start in the root of the repository" in message
+    assert "did you mean" not in message
 
 
 def test_the_whole_report_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

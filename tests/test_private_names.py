@@ -11,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -65,3 +65,10 @@ def test_one_call_works_on_lists_of_tensors() -> None:
     torch._foreach_copy_(buffers, [torch.tensor(False), to])
     assert [each.tolist() for each in weights] == [[0.25] * 2, [0.25] * 3]
     assert [each.tolist() for each in buffers] == [False, [1.0, 1.0]]
+
+
+def test_a_checkpoint_can_be_written_at_the_end_of_a_run() -> None:
+    assert list(inspect.signature(ModelCheckpoint._should_skip_saving_checkpoint).parameters) == ["self", "trainer"]
+    names = list(inspect.signature(ModelCheckpoint._save_topk_checkpoint).parameters)
+    assert names == ["self", "trainer", "monitor_candidates"]
+    assert "_last_global_step_saved" in inspect.getsource(ModelCheckpoint._should_skip_saving_checkpoint)

@@ -32,7 +32,18 @@ from fldd_lightning import (
     Spec,
 )
 from fldd_lightning.networks import Autoencoder, Backbone
-from fldd_lightning.ranges import AT_LEAST_TWO, BELOW_ONE, BETWEEN, COUNT, POSITIVE, SEED, SHARE, Range, check_numbers
+from fldd_lightning.ranges import (
+    AT_LEAST_TWO,
+    BELOW_ONE,
+    BETWEEN,
+    COUNT,
+    POSITIVE,
+    SEED,
+    SHARE,
+    UP_TO_ONE,
+    Range,
+    check_numbers,
+)
 
 SPEC = Spec(2, (8, 8), 2)
 ROW = Spec(3, (8,), 2, padded=True)
@@ -168,6 +179,7 @@ def test_ranges_hold_what_they_say(whole: int, number: float) -> None:
         (SHARE, "a number from 0 to 1"),
         (BETWEEN, "a number above 0 and below 1"),
         (BELOW_ONE, "a number from 0 and below 1"),
+        (UP_TO_ONE, "a number above 0, 1 at most"),
         (COUNT.or_none, "a whole number, 1 or more, or left out"),
         (Range(), "a number"),
     ],

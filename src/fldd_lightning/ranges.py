@@ -66,8 +66,9 @@ class Range:
         kind = "a whole number" if self.is_whole else "a number"
         low = "above" if self.above else "from"
         if self.most < inf:
-            end = f"and below {_plain(self.most)}" if self.below else f"to {_plain(self.most)}"
-            said = f"{kind} {low} {_plain(self.least)} {end}"
+            most = _plain(self.most)
+            end = f" and below {most}" if self.below else f", {most} at most" if self.above else f" to {most}"
+            said = f"{kind} {low} {_plain(self.least)}{end}"
         elif self.least > -inf:
             said = f"{kind} above {_plain(self.least)}" if self.above else f"{kind}, {_plain(self.least)} or more"
         else:

@@ -176,7 +176,8 @@ def test_samples_take_what_they_are_asked_for_in_turn() -> None:
     [
         ({"style": 3}, r"style has values from 3 to 3, but the model has 3 labels"),
         ({"style": -1}, "style has values from -1"),
-        ({"style": 0.5}, "style has dtype"),
+        ({"style": 0.5}, "style has dtype torch.float32, but a label is a whole number from 0 to 2"),
+        ({"style": []}, "style is empty, but a label is a whole number from 0 to 2"),
         ({"style": torch.zeros(2, 2).long()}, "style has shape"),
         ({"style": [0, 1, 2, 0]}, "4 values of 'style' are given, and 6 samples asked for"),
         ({"vector": [1.0]}, r"vector has shape \(1, 1\), but the model takes vectors \(number, 2\)"),
@@ -251,10 +252,12 @@ def test_conditions_of_a_file_keep_to_their_examples(tmp_path: Path) -> None:
     assert split.splits["test"].conditions["style"].tolist() == [1, 2, 3, 4]
     np.save(tmp_path / "c.npy", x)
     np.savez(tmp_path / "d.npz", x=x, y=style, style=np.full((4, 2), np.nan))
+    np.savez(tmp_path / "e.npz", x=x, style=style / 1)
     for name, conditions, message in (
         ("c.npy", ["style"], "holds one array, and no style"),
         ("b.npz", ["colour"], "holds no 'colour_train', which --data.conditions asks for"),
         ("d.npz", ["style"], "must be finite numbers"),
+        ("e.npz", ["style"], r"not \(4,\). If these are labels, convert them to integers: array.astype\(int\)"),
         ("d.npz", ["label"], "which means something else"),
     ):
         with pytest.raises(FLDDError, match=message):
@@ -325,6 +328,7 @@ def test_several_conditions_on_the_command_line(
         (["style=1", "style=2"], "names 'style' twice"),
         (["style=1", "colour=2"], "cannot be asked for 'colour'"),
         (["style=5"], "the model has 5 labels"),
+        (["style=3.5"], "style has dtype torch.float32, but a label is a whole number from 0 to 4."),
         (["embedding=nowhere.npy"], "cannot read 'nowhere.npy'"),
         ([], "has no value"),
     ):

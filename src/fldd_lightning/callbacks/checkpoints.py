@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..ranges import COUNT, check_numbers
@@ -42,7 +43,9 @@ class BestCheckpoint(_Checkpoint):
 
 
 class LastCheckpoint(_Checkpoint):
-    """Keeps ``last.ckpt``, from which an interrupted run goes on: ``fit --ckpt_path .../last.ckpt``.
+    """Keeps ``last.ckpt``, from which a run goes on: ``fit --ckpt_path .../last.ckpt``.
+
+    It is also written at the end of a run, so that there is one however short the run was.
 
     Args:
         dirpath: Folder; by default ``checkpoints/`` in the run's.
@@ -58,3 +61,20 @@ class LastCheckpoint(_Checkpoint):
             save_on_train_epoch_end=True if every_n_train_steps is None else None,
             enable_version_counter=False,
         )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.should_stop or trainer.global_step == trainer.max_steps:  # within an epoch, where it can go on
+            self._save_at_end(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            self._save_at_end(trainer)
+
+    def _save_at_end(self, trainer: Trainer) -> None:
+        """Write the file unless it holds this step already."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, {})

@@ -59,8 +59,12 @@ def read_condition(model: FLDD, words: Sequence[object]) -> dict[str, Tensor]:
             if name in values:
                 raise FLDDError(f"--condition names '{name}' twice. {_HOW}")
         if name is None:
-            what = f"several: {', '.join(possible)}" if possible else "none: it has no LabelLatent and no VectorLatent"
-            raise FLDDError(f"--condition {word} does not say of what; this model has {what}. {_HOW}")
+            if not possible:
+                raise FLDDError(
+                    "--condition is given, but this model has no LabelLatent and no VectorLatent: leave it out."
+                )
+            several = ", ".join(possible)
+            raise FLDDError(f"--condition {word} does not say of what; this model has several: {several}. {_HOW}")
         values.setdefault(name, []).append(after if equals else word)
     if not values:
         raise FLDDError(f"--condition has no value. {_HOW}")

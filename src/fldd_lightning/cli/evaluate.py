@@ -104,7 +104,8 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
     columns = [_column(result) for result in results]
     heads = [f"T = {result['num_steps']}" for result in results]
     lines += ["", f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-    for name in dict.fromkeys(name for column in columns for name in column):
+    longest = sorted(columns, key=len, reverse=True)  # that of the largest T, with the parts of all its steps
+    for name in dict.fromkeys(name for column in longest for name in column):
         lines.append(f"| {name} | {' | '.join(column.get(name, '') for column in columns)} |")
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
+from inspect import isabstract
 from itertools import groupby
 from typing import Any, NoReturn
 
@@ -16,11 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import fldd_lightning
 
-from ..roles import options
+from ..roles import options, role
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
 _PROBLEM = re.compile(r"Problem with given class_path '[^']*':\s*([^\n]+)")
+_NO_MODULE = re.compile(r"No module named '(\w+)")
+_IN_ROOT = ". Start in the root of the repository: its examples are found from there"
 
 
 class OptionParser(ArgumentParser):
@@ -60,7 +63,11 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     if cause.startswith("Expected a <class 'list'>") and (problem := _PROBLEM.search("\n".join(chain))):
         cause = problem[1]  # one was given, which may stand for a list
     cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
-    return f"{f'--{where}: ' if where else ''}{cause}{_meant(cause, parser)}"
+    if module := _NO_MODULE.search(cause):
+        advice = _IN_ROOT if module[1] == "examples" else ""
+    else:
+        advice = _meant(cause, parser)
+    return f"{f'--{where}: ' if where else ''}{cause}{advice}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -79,11 +86,42 @@ def _meant(cause: str, parser: ArgumentParser) -> str:
         word = word.strip("'\",.:;()").partition("=")[0]
         if word in classes:
             return f" ({word} is a class of another kind)"
+        if word.startswith("--") and word not in names and (place := _place(word.lstrip("-"), parser)):
+            return f" (did you mean {place}?)"
+        if word.lstrip("-") in names:
+            continue
         for part in (word, word.partition(".")[0]):
             near = get_close_matches(part, sorted(names - {""}), 1, 0.8) if part not in names and len(part) > 3 else []
             if near:
                 return f" (did you mean {near[0]}?)"
     return ""
+
+
+def _place(name: str, parser: ArgumentParser) -> str | None:
+    """Where an option stands that a class has, such as ``--model.num_steps`` for ``num_steps``.
+
+    Model and data are always given. Other classes are named first.
+    """
+    for action in parser._actions:
+        flag = next((each for each in action.option_strings if each.startswith("--")), "")
+        base = role(getattr(action, "_typehint", None))
+        owners = [each for each in _made() if base and issubclass(each, base) and name in options(each)]
+        if flag.endswith(".help"):
+            continue
+        if flag.endswith(f".{name}"):
+            return flag
+        if owners and flag in ("--model", "--data"):
+            return f"{flag}.{name}"
+        if owners and not flag.startswith("--trainer."):
+            first = next(each for each in owners if not isabstract(each))
+            return f"{flag} {first.__name__} {flag}.{name}"
+    return None
+
+
+def _made() -> list[type]:
+    """This package's public classes."""
+    public = (getattr(fldd_lightning, name) for name in fldd_lightning.__all__)
+    return [each for each in public if isinstance(each, type)]
 
 
 def _classes() -> list[str]:
@@ -94,5 +132,4 @@ def _classes() -> list[str]:
 
 def _parameters() -> set[str]:
     """All options of this package's classes."""
-    made = (getattr(fldd_lightning, name) for name in fldd_lightning.__all__)
-    return {name for cls in made if isinstance(cls, type) for name in options(cls)}
+    return {name for cls in _made() for name in options(cls)}

@@ -13,7 +13,7 @@ from ..decoding import Decoding
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, check_output, chosen_model, run_options
+from .checkpoint_data import check_device, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 
@@ -57,8 +57,8 @@ def sample(
         device: Where to run, such as cpu or cuda.
         trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
-        decoding: Ancestral or GreedyEnd; for masked diffusion also ExactlyN or ConfidentFirst. Each takes
-            --decoding.temperature and --decoding.top_p.
+        decoding: Ancestral, which is meant if left out, or GreedyEnd; for masked diffusion also ExactlyN or
+            ConfidentFirst. Each takes --decoding.temperature and --decoding.top_p.
         best_of: How many to draw for each sample, of which the one with the lowest bound is kept.
         given: A .npy file of integers, of one example or of n (n, *shape), -1 where unknown, which samples complete.
         prompt: How samples start, of models of text.
@@ -112,4 +112,11 @@ def sample(
 
 def sample_command(args: Sequence[str]) -> None:
     """Parse the options of ``sample`` and run it."""
-    run_options(sample, "sample", condition_words(args))
+    run_options(sample, "sample", condition_words(_with_decoding(args)))
+
+
+def _with_decoding(args: Sequence[str]) -> list[str]:
+    """The options with the usual decoding named, where only options of it are given."""
+    has_options = any(word.startswith("--decoding.") and not word.startswith("--decoding.help") for word in args)
+    is_named = any(option(args, name) is not None for name in ("--decoding", "--config"))
+    return ["--decoding", "Ancestral", *args] if has_options and not is_named else list(args)

@@ -26,6 +26,7 @@ def score(
     ckpt_path: str | None = None,
     pretrained: str | None = None,
     output: str = "scores.csv",
+    num_steps: int | None = None,
     draws: int = 1,
     seed: int = 0,
     device: str = "cpu",
@@ -41,6 +42,8 @@ def score(
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
         output: The CSV file to write. One that is there already is left alone.
+        num_steps: T of the bound. That of the training if left out; another one for models that were trained with
+            budgets, and for masked diffusion that is not told the step.
         draws: Draws of the noise for each row; the bound is their mean.
         seed: Seed of the draws; equal seeds give equal numbers.
         device: Where to run, such as cpu or cuda.
@@ -49,6 +52,8 @@ def score(
     check_new(file)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
+    if num_steps not in (None, model.spec.num_steps):
+        model = model.with_num_steps(num_steps)
     if isinstance(model, TextFLDD) and isinstance(data, TextDataModule) and model.tokenizer is not None:
         data.write_in(model.tokenizer)
     if isinstance(model, TableFLDD) and isinstance(data, TableDataModule) and model.columns is not None:

@@ -152,7 +152,8 @@ def _condition(part: Examples, name: str) -> Tensor:
         return _integers(values, f"'{name}' of {part.name}", part)
     if values.ndim != 2 or len(values) != len(part.x) or not np.isfinite(values).all():
         raise FLDDError(
-            f"'{name}' of {part.name} must be finite numbers (N, m) for {len(part.x)} examples, not {values.shape}."
+            f"'{name}' of {part.name} must be finite numbers (N, m) for {len(part.x)} examples, not {values.shape}. If "
+            "these are labels, convert them to integers: array.astype(int)."
         )
     return torch.from_numpy(values.astype(np.float32))
 

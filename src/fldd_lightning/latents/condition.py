@@ -136,6 +136,9 @@ class LabelLatent(ConditionLatent):
 
     def _check(self, labels: Tensor) -> None:
         """Raise FLDDError unless labels ``(B,)`` are integers ``0..num_labels-1``."""
+        if labels.is_floating_point() or not labels.numel():
+            wrong = f"has dtype {labels.dtype}" if labels.numel() else "is empty"
+            raise FLDDError(f"{self.key} {wrong}, but a label is a whole number from 0 to {self.size - 1}.")
         check_states(labels[:, None], self.size, (1,), self.key, "labels")
 
 
