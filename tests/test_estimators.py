@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import LEARNED, exact_step_kl, make
-from fldd_lightning.bound import StepTerms, step_terms
+from fldd_lightning.bound import StepTerms, states_drawn, step_terms
 from fldd_lightning.errors import FLDDError
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
 from fldd_lightning.spec import Spec
@@ -108,7 +108,7 @@ def test_the_auxiliary_loss_is_handed_on(name: str, estimator: str) -> None:
     step = process.step(torch.randint(3, (8, 12)), torch.randint(2, 6, (8,)))
     out = made.loss(step, partial(step_terms, step, reverse), torch.Generator().manual_seed(1), 0)
     generator = torch.Generator().manual_seed(1)
-    draws = [step.draw(generator) for _ in range(getattr(made, "samples", 1))]
+    draws = [states_drawn(step, generator) for _ in range(getattr(made, "samples", 1))]
     each = [step_terms(step, reverse, z.unsqueeze(0)).auxiliary for z in draws]
     assert out.auxiliary is not None
     stacked = torch.stack([a[0] for a in each if a is not None])
@@ -173,7 +173,7 @@ def test_a_settled_schedule_has_finite_values_and_gradients(name: str, estimator
         both = [last.weight, last.bias, *reverse.parameters()]
         for gradient in torch.autograd.grad(out.surrogate.sum(), both, retain_graph=True, allow_unused=True):
             assert gradient is None or gradient.isfinite().all()
-        z_t = step.draw(torch.Generator().manual_seed(1)).unsqueeze(0)
+        z_t = states_drawn(step, torch.Generator().manual_seed(1)).unsqueeze(0)
         assert step_terms(step, reverse, z_t).kl.isfinite().all()
 
 

@@ -34,7 +34,7 @@ from fldd_lightning import (
     UniformProcess,
 )
 from fldd_lightning.any_order import exactly_masked
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.cli import main
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.latents.given import random_subset
@@ -124,7 +124,7 @@ def test_what_is_given_is_never_noised_and_costs_nothing(name: str) -> None:
         none, some, all_ = (step.with_given(torch.full_like(x, n).cumsum(1) > 4 - n) for n in (0, 1, 4))
         assert some.given is not None
         assert (some.given.sum(1) == 1).all()  # the last
-        z_t = some.draw(generator)
+        z_t = states_drawn(some, generator)
         assert torch.equal(z_t[:, 3], x[:, 3])
         assert not torch.equal(z_t[:, :3], x[:, :3])
         assert torch.equal(some.draw_from_uniform(torch.full(x.shape, 0.999, dtype=torch.float64))[:, 3], x[:, 3])
@@ -133,7 +133,7 @@ def test_what_is_given_is_never_noised_and_costs_nothing(name: str) -> None:
         assert (relaxed[:, 3].amax(-1) == 1).all()
         assert torch.equal(all_.log_prob(x), torch.zeros(60))
         assert torch.equal(step_terms(all_, reverse, x[None]).kl, torch.zeros(1, 60))
-        free = step.draw(generator)[None]
+        free = states_drawn(step, generator)[None]
         whole, without, alone = (
             step_terms(each, reverse, free).kl for each in (none, some, step.with_given(~some.given))
         )

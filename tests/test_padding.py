@@ -21,7 +21,7 @@ from conftest import (
     reconstruction_term,
 )
 from fldd_lightning import FLDDError
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.categorical import without_state
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce
 from fldd_lightning.sampling import ancestral_sample
@@ -103,7 +103,7 @@ def test_step_kl_is_unbiased_and_gradients_are_finite(name: str, kind: Any) -> N
     n = 4_000
     for t in (1, 2, 3):
         step = process.step(x.expand(n, -1), torch.full((n,), t))
-        z_t = step.draw(torch.Generator().manual_seed(t))
+        z_t = states_drawn(step, torch.Generator().manual_seed(t))
         assert bool((z_t[:, 1] == PAD).all())
         values = step_terms(step, reverse, z_t.unsqueeze(0)).kl[0]
         exact = float(exact_step_kl(process, reverse, x, t).detach())
@@ -164,7 +164,7 @@ def test_what_the_network_says_at_padding_costs_nothing(name: str) -> None:
     process, reverse = make(name, SPEC)
     x = torch.tensor([[1, PAD]]).expand(6, -1)
     step = process.step(x, torch.tensor([1, 2, 3, 1, 2, 3]))
-    z_t = step.draw(torch.Generator().manual_seed(0)).unsqueeze(0)
+    z_t = states_drawn(step, torch.Generator().manual_seed(0)).unsqueeze(0)
     num_outputs = reverse.network.mix_out.out_features // 2
     logits = torch.randn(6, 2, num_outputs)
     other = torch.cat([logits[:, :1], torch.randn(6, 1, num_outputs)], 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import all_states, make
-from fldd_lightning.bound import repeated, step_terms
+from fldd_lightning.bound import repeated, states_drawn, step_terms
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import AbsorbingProcess, DenseStep, LearnedMaskProcess, MaskedStep, Step
 from fldd_lightning.networks import Transformer
@@ -60,7 +60,7 @@ close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-4)
 def test_values_and_gradients_are_those_of_all_states(name: str, spec: Spec, seed: int) -> None:
     """So the posterior of a masked step is the maximum coupling (eq. 10, 11) of its marginals."""
     reverse, masked, dense, parameters = both(name, spec, seed)
-    z = masked.draw(torch.Generator().manual_seed(seed))
+    z = states_drawn(masked, torch.Generator().manual_seed(seed))
     assert bool(((z == masked.x) | (z == spec.num_classes)).all())
     measured = []
     for step in (masked, dense):
@@ -96,7 +96,7 @@ def test_the_relaxed_objective_is_that_of_all_states(name: str, spec: Spec, seed
 def test_estimators_give_the_same_gradients(spec: Spec, seed: int, estimator: str) -> None:
     reverse, masked, dense, parameters = both("learned_mask", spec, seed)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [masked.draw(generator) for _ in range(3)]
+    drawn = [states_drawn(masked, generator) for _ in range(3)]
     made: dict[str, Any] = {"rloo": lambda: RLOO(spec, samples=3), "reinforce": lambda: Reinforce(spec)}
     results = []
     for step in (masked, dense):
@@ -118,7 +118,7 @@ def test_draws_follow_the_marginals(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(n, 3, dtype=torch.float64, generator=generator)
     relaxed = masked.draw_relaxed(noise(masked, generator), 1e-4)[..., -1]
-    for is_masked in (masked.draw(generator) == 5, masked.draw_from_uniform(uniform) == 5, relaxed):
+    for is_masked in (states_drawn(masked, generator) == 5, masked.draw_from_uniform(uniform) == 5, relaxed):
         assert (is_masked.double().mean(0) - expected).abs().max() < 0.015
     assert torch.equal(masked.draw_from_uniform(uniform), dense.draw_from_uniform(uniform))
 

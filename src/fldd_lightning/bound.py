@@ -45,6 +45,7 @@ __all__ = [
     "states_drawn",
     "step_terms",
     "stratified_steps",
+    "summed_over_processes",
     "uniform",
     "uniform_of",
 ]
@@ -383,6 +384,14 @@ def permutation(batch: int, generator: torch.Generator) -> tuple[Tensor, int]:
     world, rank = _share(generator)
     order = torch.randperm(batch * world, device=generator.device, generator=generator)
     return order[rank::world], batch * world
+
+
+def summed_over_processes(values: Tensor) -> Tensor:
+    """The sum of what all processes have; every process has to ask."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values
 
 
 def states_drawn(step: Step, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
     "gumbel_noise",
     "gumbel_of",
     "log_one_hot",
+    "no_integers",
     "one_hot",
     "only_states",
     "sample_categorical",
@@ -167,10 +168,15 @@ def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
 def check_integers(x: Tensor, name: str = "x") -> None:
     """Raise FLDDError unless ``x``, called ``name`` in the message, is of an integer type."""
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise FLDDError(
-            f"{name} has dtype {x.dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
-            "(array.astype(int)), quantise or binarise the others."
-        )
+        raise no_integers(name, x.dtype)
+
+
+def no_integers(what: str, dtype: object) -> FLDDError:
+    """What to raise for data of another kind than integers."""
+    return FLDDError(
+        f"{what} has dtype {dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
+        "(array.astype(int)), quantise or binarise the others."
+    )
 
 
 def check_states(x: Tensor, num_classes: int, shape: Sequence[int], name: str = "x", values: str = "classes") -> None:

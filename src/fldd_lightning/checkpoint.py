@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .module import FLDD
 
 __all__ = [
+    "OF_DATA",
     "VERSION",
     "about_model",
     "check_about",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 VERSION = 2  # of what stands under "fldd"
-_LINKED = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # the data say them
+OF_DATA = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # options of a model that its data say
 _WRITTEN = ("cache_dir",)  # where data modules write is for whoever opens the checkpoint to say
 
 M = TypeVar("M", bound="FLDD")
@@ -178,7 +179,7 @@ def checkpoint_config(path: str | Path, trusted: Iterable[Trusted] | Trusted = (
     checkpoint = read_checkpoint(path)
     with trusting(trusted):
         model = _for_parser(_recipe(checkpoint, fldd_lightning.FLDD))
-        for name in _LINKED:
+        for name in OF_DATA:
             model["init_args"].pop(name, None)
         data = _data_of(checkpoint)
     return {"model": model} if data is None else {"model": model, "data": _for_parser(data)}

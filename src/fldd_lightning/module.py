@@ -31,6 +31,7 @@ from .bound import (
     num_uniforms,
     step_terms,
     stratified_steps,
+    summed_over_processes,
     uniform,
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
@@ -40,7 +41,7 @@ from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
 from .estimators import GradientEstimator, Reinforce
-from .estimators.score import LatentScore, summed_over_processes
+from .estimators.score import LatentScore
 from .evaluation import Evaluation, Scores, check_weights, part_of
 from .factory import build, describe, plain
 from .forward import AbsorbingProcess, ForwardProcess, MaskProcess
@@ -595,9 +596,9 @@ class FLDD(LightningModule, ModelHubMixin):
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N or ``best_of`` is not positive, ``num_steps`` is not T, the model cannot be decoded this
-                way or cannot be given anything, a condition is none of the model's or cannot be, or a weight is not
-                finite.
+            FLDDError: If N or ``best_of`` is not positive, or the model takes no such ``num_steps``. If it cannot be
+                decoded this way or be given anything. If a condition is none of the model's, or cannot be. If a weight
+                is not finite.
         """
         if num_steps not in (None, self.spec.num_steps):
             other: FLDD = self.with_num_steps(num_steps)

@@ -30,7 +30,7 @@ class Pictures(Callback):
     - ``samples.png``: the same at the end.
     - ``trajectory.png``: states z_T..z_0 of a few samples; MASK is blue.
     - ``marginals.png``: for a few validation examples and every t, the probability q(z_t = x|x) that a
-      coordinate still is its data value, and the step of sampling that reveals it, 1 being the first.
+      coordinate still is its data value. Also the step of sampling that reveals it, 1 being the first.
       That step is T - sum_{t=1}^{T-1} q(z_t = x|x), exact in the mean where coordinates are only masked.
     - ``schedule.png``: the same in the mean over a validation batch: which coordinates are revealed first.
 

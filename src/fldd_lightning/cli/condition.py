@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.archive import read_npy
 from ..errors import FLDDError
 from ..latents import ConditionLatent
 from ..module import FLDD
+from .given import read_numbers
 
 __all__ = ["condition_words", "read_condition"]
 
@@ -74,14 +74,7 @@ def read_condition(model: FLDD, words: Sequence[object]) -> dict[str, Tensor]:
 def _numbers(name: str, words: list[str]) -> Tensor:
     """Numbers of a file, or those that stand there themselves."""
     if len(words) == 1 and words[0].endswith(".npy"):
-        try:
-            array = read_npy(Path(words[0]))
-        except FLDDError:
-            raise
-        except (OSError, ValueError) as error:
-            raise FLDDError(f"cannot read '{words[0]}': {error}. --condition takes a .npy file of numbers.") from error
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-            raise FLDDError(f"'{words[0]}' holds no array of numbers, which --condition takes.")
+        array = read_numbers(Path(words[0]), "--condition", "iuf", "numbers", "numbers, which --condition takes")
         return torch.from_numpy(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
     for kind in (int, float):
         try:

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from ..errors import FLDDError
 from ..memory import told_bytes
 
-__all__ = ["mistakes_first"]
+__all__ = ["causes", "mistakes_first"]
 
 # Libraries that are handed options as they stand: what they raise themselves is about these.
 _TAKE_OPTIONS = ("jsonargparse", "lightning", "lightning_utilities", "yaml")

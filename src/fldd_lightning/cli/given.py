@@ -13,7 +13,7 @@ from ..errors import FLDDError
 from ..module import FLDD
 from ..text import TextFLDD
 
-__all__ = ["CLAMPED", "read_given"]
+__all__ = ["CLAMPED", "read_given", "read_numbers"]
 
 CLAMPED = (
     "What is given was clamped: the model was not trained to complete examples, and samples may not follow it as they "
@@ -54,12 +54,29 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
 
 def _read(path: Path) -> Tensor:
     """The integers of a file."""
+    integers = "integers, which --given takes; -1 stands for what is not known"
+    return torch.from_numpy(read_numbers(path, "--given", "iu", "integers", integers).astype(np.int64))
+
+
+def read_numbers(path: Path, option: str, kinds: str, what: str, wanted: str) -> np.ndarray:
+    """The array of a ``.npy`` file that an option names.
+
+    Args:
+        path: The file.
+        option: The option.
+        kinds: Numpy's letters of the kinds of numbers that it takes.
+        what: What these are called.
+        wanted: What to say that the file does not hold.
+
+    Raises:
+        FLDDError: If the file cannot be read, or holds something else.
+    """
     try:
         array = read_npy(path)
     except FLDDError:
         raise
     except (OSError, ValueError) as error:
-        raise FLDDError(f"cannot read '{path}': {error}. --given takes a .npy file of integers.") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
-        raise FLDDError(f"'{path}' holds no array of integers, which --given takes; -1 stands for what is not known.")
-    return torch.from_numpy(array.astype(np.int64))
+        raise FLDDError(f"cannot read '{path}': {error}. {option} takes a .npy file of {what}.") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+        raise FLDDError(f"'{path}' holds no array of {wanted}.")
+    return array

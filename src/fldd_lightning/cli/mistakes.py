@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
 from difflib import get_close_matches
 from inspect import isabstract
 from itertools import groupby
@@ -18,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 import fldd_lightning
 
 from ..roles import options, role
+from .foreign import causes
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
@@ -56,7 +56,7 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     jsonargparse nests one error for every option on the way to the wrong one. Those that say which
     option start alike; the innermost says what is wrong.
     """
-    chain = [str(step) for step in _causes(error)] or [message]
+    chain = [str(step) for step in causes(error)] or [message]
     keys = [step.split('"')[1] for step in chain if step.startswith('Parser key "')]
     where = ".".join(key for key, _ in groupby(keys))
     cause = chain[-1] if keys else chain[0]
@@ -68,12 +68,6 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     else:
         advice = _meant(cause, parser)
     return f"{f'--{where}: ' if where else ''}{cause}{advice}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _meant(cause: str, parser: ArgumentParser) -> str:

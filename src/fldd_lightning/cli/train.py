@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import OF_DATA, read_checkpoint
 from ..checkpoint_file import check_folder
 from ..errors import FLDDError
 from ..module import FLDD
@@ -26,8 +26,6 @@ from .mistakes import TrainerOptionParser
 from .quiet import quiet
 
 __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
-
-_OF_DATA = ("num_classes", "shape", "padded", "num_values", "condition_sizes")  # options of a model that its data say
 
 
 class FLDDCLI(LightningCLI):
@@ -57,7 +55,7 @@ class FLDDCLI(LightningCLI):
 
     def _check_options(self, options: Any) -> None:
         """Raise FLDDError for what would be overruled by the data, and for nothing to be judged."""
-        given = [name for name in _OF_DATA if options.model.init_args.get(name) not in (None, False)]
+        given = [name for name in OF_DATA if options.model.init_args.get(name) not in (None, False)]
         if given:
             raise FLDDError(
                 f"model.{given[0]} is given, but the data say it: leave it out. If the data are not what you expect, "

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categorical import no_integers
 from ..errors import FLDDError
 from ..memory import check_memory
 from .folders import nothing_usable
 from .hub import SPLITS
 
-__all__ = ["Examples", "as_tensor", "extremes", "no_integers", "read_arrays", "read_npy"]
+__all__ = ["Examples", "as_tensor", "extremes", "read_arrays", "read_npy"]
 
 _ENDINGS = (".npy", ".npz", ".pt")
 _MAPPED = 2**26  # bytes from which a file is mapped; smaller ones may be written anew while a run reads them
@@ -116,14 +117,6 @@ def read_npy(path: Path, mapped: bool = False) -> Any:
         return np.load(path, "c" if mapped else None, allow_pickle=False)
     except EOFError as error:
         raise ValueError("it is empty or cut off") from error
-
-
-def no_integers(what: str, dtype: object) -> FLDDError:
-    """What to raise for examples of another kind than integers."""
-    return FLDDError(
-        f"{what} has dtype {dtype}, but discrete diffusion needs integers from 0. Convert whole numbers "
-        "(array.astype(int)), quantise or binarise the others."
-    )
 
 
 def extremes(x: np.ndarray) -> tuple[int, int]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categorical import no_integers
 from ..errors import FLDDError
 from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_numbers
-from .archive import Examples, as_tensor, extremes, no_integers, read_arrays
+from .archive import Examples, as_tensor, extremes, read_arrays
 from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
 
 __all__ = ["ArrayDataModule"]

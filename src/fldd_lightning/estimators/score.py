@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..bound import StepTerms, states_drawn
+from ..bound import StepTerms, states_drawn, summed_over_processes
 from ..errors import FLDDError
 from ..forward import Step
 from ..ranges import BETWEEN, COUNT, check_numbers
@@ -199,11 +199,3 @@ def moved(old: Tensor, t: Tensor, values: Tensor, decay: float) -> Tensor:
     now = sums / counts.clamp_min(1)
     decayed = torch.where(old.isnan(), now, decay * old + (1 - decay) * now)
     return torch.where(counts > 0, decayed, old)
-
-
-def summed_over_processes(values: Tensor) -> Tensor:
-    """The sum of what all processes have; every process has to ask."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        values = values.clone()
-        torch.distributed.all_reduce(values)
-    return values

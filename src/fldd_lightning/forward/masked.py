@@ -60,10 +60,6 @@ class MaskedStep(Step):
         log_kept, log_gamma = self.log_kept.masked_fill(given, 0.0), self.log_gamma.masked_fill(given, float("-inf"))
         return replace(self, log_kept=log_kept, log_gamma=log_gamma, given=given)
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(self.x.shape, dtype=torch.float64, device=generator.device, generator=generator)
-        return self.draw_from_uniform(uniform)
-
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         is_masked = uniform >= self.log_kept.detach().to(uniform).exp()
         return torch.where(is_masked.to(self.x.device), self.mask, self.x)
@@ -135,9 +131,8 @@ class MaskProcess(ForwardProcess):
 
     def posterior_logits(self, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
         num_states = self.num_states
-        stay = (
-            _odds(_between(logsigmoid(self._shared()), t, s), s).sigmoid().unsqueeze(-1).to(state)
-        )  # (B, *shape or 1.., 1)
+        log_stay = _between(logsigmoid(self._shared()), t, s)  # (B, *shape or 1..)
+        stay = _odds(log_stay, s).sigmoid().unsqueeze(-1).to(state)  # (B, *shape or 1.., 1)
         mask = one_hot(torch.full((), num_states - 1, device=state.device), num_states, state.dtype)
         masked = floored(stay * mask + (1 - stay) * (1 - mask) / self.spec.num_classes, num_states).log()
         kept, other = kept_logits(torch.ones_like(stay), num_states)

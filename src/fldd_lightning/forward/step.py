@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..categorical import gumbel_of, log_one_hot, sample_categorical, sample_from_uniform, sum_dims
+from ..categorical import gumbel_of, log_one_hot, sample_from_uniform, sum_dims
 
 __all__ = ["DenseStep", "Posterior", "Step", "Timesteps", "even_times"]
 
@@ -59,12 +59,11 @@ class Step(ABC):
         """Whether gradients to the forward process are wanted."""
 
     @abstractmethod
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """States z_t ~ q(z_t|x), integers ``(B, *shape)``."""
-
-    @abstractmethod
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
-        """The same from float64 numbers in [0, 1), ``(B, *shape)``; equal numbers give equal states."""
+        """States z_t ~ q(z_t|x), integers ``(B, *shape)``, from as many float64 numbers in [0, 1).
+
+        Equal numbers give equal states. Estimators draw by :func:`~fldd_lightning.bound.states_drawn`.
+        """
 
     @property
     @abstractmethod
@@ -102,9 +101,6 @@ class DenseStep(Step):
         at_data = log_one_hot(self.x, self.log_u_t.shape[-1], self.log_u_t.dtype)
         log_u_s, log_u_t = (torch.where(given.unsqueeze(-1), at_data, each) for each in (self.log_u_s, self.log_u_t))
         return replace(self, log_u_s=log_u_s, log_u_t=log_u_t, given=given)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        return sample_categorical(self.log_u_t, generator)
 
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         return sample_from_uniform(self.log_u_t, uniform)
