@@ -19,6 +19,7 @@ from ..errors import FLDDError
 from ..memory import check_memory
 from .folders import nothing_usable
 from .hub import SPLITS
+from .mapped import MappedFile
 
 __all__ = ["Examples", "as_tensor", "extremes", "read_arrays", "read_npy"]
 
@@ -122,20 +123,25 @@ def read_npy(path: Path, mapped: bool = False) -> Any:
 def extremes(x: np.ndarray) -> tuple[int, int]:
     """Least and largest value of integers ``(N, *shape)``, looked at in pieces, so that a mapped file is read once."""
     step = max(1, _PIECE // max(1, prod(x.shape[1:])))
-    pieces = [x[i : i + step] for i in range(0, len(x), step)]
-    ranges = [(int(piece.min()), int(piece.max())) for piece in pieces]
+    mapped, ranges = MappedFile.of(x), []
+    for i in range(0, len(x), step):
+        ranges.append((int(x[i : i + step].min()), int(x[i : i + step].max())))
+        if mapped is not None:
+            mapped.give_back()
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def as_tensor(x: np.ndarray, high: int) -> Tensor:
-    """Integers up to ``high`` as a tensor of the same memory, wherever torch can hold them as they are."""
+    """Integers up to ``high`` as a tensor of the same memory; only foreign byte orders are copied.
+
+    Torch computes little with unsigned integers of several bytes, so they are looked at as signed ones if they fit.
+    """
     native = x.dtype.newbyteorder("=")
     x = x if x.dtype == native else x.astype(native)
     if native.kind == "b":
         x = x.view(np.uint8)
-    elif native.kind == "u" and native.itemsize > 1:  # torch computes little with these
-        signed = np.dtype(f"i{native.itemsize}")
-        x = x.view(signed) if high <= np.iinfo(signed).max else x.astype(np.int64)
+    elif native.kind == "u" and native.itemsize > 1 and high < 2 ** (8 * native.itemsize - 1):
+        x = x.view(f"i{native.itemsize}")
     return torch.from_numpy(x)
 
 

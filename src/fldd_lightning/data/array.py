@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..categorical import no_integers
@@ -15,6 +16,7 @@ from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_numbers
 from .archive import Examples, as_tensor, extremes, read_arrays
 from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
+from .mapped import MappedFile
 
 __all__ = ["ArrayDataModule"]
 
@@ -29,7 +31,8 @@ class ArrayDataModule(DiscreteDataModule):
     file has are used as they are. Missing ones are drawn from ``train``.
 
     Files are read without unpickling. Values stay in memory in the dtype of the file, and large ``.npy`` and ``.pt``
-    files on disk, until a batch is made of them.
+    files on disk, until a batch is made of them. If K is given, a large ``.npy`` file is not even looked through
+    beforehand: values that are out of range are refused in the batch that has them.
 
     Args:
         path: The file.
@@ -91,14 +94,19 @@ class ArrayDataModule(DiscreteDataModule):
         parts = read_arrays(Path(self.path), self._conditions)
         for part in parts.values():
             _check_array(part, least if len(parts) == 1 else 1)
-        ranges = [extremes(part.x) for part in parts.values()]
-        self._num_classes = self._classes(min(low for low, _ in ranges), max(high for _, high in ranges))
-        self.keep_classes(self._num_classes)
+        mapped = {name: MappedFile.of(part.x) for name, part in parts.items()}
+        if self._num_classes is None or not all(mapped.values()):
+            if any(mapped.values()):
+                rank_zero_info(f"Looking through {self.path} for its classes; --data.num_classes spares it.")
+            ranges = [extremes(part.x) for part in parts.values()]
+            self._num_classes = self._classes(min(low for low, _ in ranges), max(high for _, high in ranges))
+            self.keep_classes(self._num_classes)
         splits: dict[str, Split] = {}
-        for (name, part), (_, high) in zip(parts.items(), ranges, strict=True):
-            x = as_tensor(part.x, high)
+        for name, part in parts.items():
+            x = as_tensor(part.x, self._num_classes - 1)
+            x = x[:, None] if x.dim() == 1 else x
             conditions = {key: _condition(part, key) for key in self._conditions}
-            splits[name] = Split(x[:, None] if x.dim() == 1 else x, _labels(part), conditions=conditions)
+            splits[name] = Split(x, _labels(part), conditions=conditions, mapped=mapped[name])
         shapes = {name: split.shape for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise FLDDError(f"the splits in '{self.path}' differ in the shape of an example: {shapes}.")

@@ -16,6 +16,7 @@ from ..checkpoint import load_data
 from ..errors import FLDDError
 from ..ranges import BETWEEN, NATURAL, SEED, Range, check_numbers
 from .loaders import ResumableLoader, ResumableSampler
+from .mapped import MappedFile
 
 __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
 
@@ -27,10 +28,11 @@ class Split(Dataset[dict[str, Tensor]]):
     """Examples ``x`` with their ``index`` and, if there are any, their ``label`` and other conditions.
 
     Args:
-        x: Integers ``(N, *shape)``, of any integer type; batches have the same.
+        x: Integers ``(N, *shape)``, of any integer type; batches have the same, or ``int32`` for ``uint16``.
         labels: Labels ``(N,)``.
         rows: Which of the N examples are of this split ``(n,)``; all if None. No example is copied before it is used.
         conditions: Further labels ``(N,)`` and vectors ``(N, m)``, by the names that batches have for them.
+        mapped: The file that ``x`` is in, if it is on disk.
     """
 
     def __init__(
@@ -39,13 +41,15 @@ class Split(Dataset[dict[str, Tensor]]):
         labels: Tensor | None = None,
         rows: Tensor | None = None,
         conditions: Mapping[str, Tensor] | None = None,
+        mapped: MappedFile | None = None,
     ) -> None:
         self._x, self._labels, self._rows, self._conditions = x, labels, rows, dict(conditions or {})
+        self._mapped = mapped
 
     @property
     def x(self) -> Tensor:
         """The examples of this split ``(n, *shape)``; a copy where they are some of many."""
-        return self._x if self._rows is None else self._x[self._rows]
+        return _usable(self._x if self._rows is None else self._x[self._rows])
 
     @property
     def labels(self) -> Tensor | None:
@@ -69,20 +73,28 @@ class Split(Dataset[dict[str, Tensor]]):
 
     def part(self, rows: Tensor) -> Split:
         """A split of some examples of this one, whose ``rows`` ``(n,)`` are given; it shares their memory."""
-        return Split(self._x, self._labels, rows if self._rows is None else self._rows[rows], self._conditions)
+        rows = rows if self._rows is None else self._rows[rows]
+        return Split(self._x, self._labels, rows, self._conditions, self._mapped)
 
     def __len__(self) -> int:
         return len(self._x if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row = index if self._rows is None else int(self._rows[index])
-        item = {"x": self._x[row], "index": torch.tensor(index)}
+        item = {"x": _usable(self._x[row]), "index": torch.tensor(index)}
         if self._labels is not None:
             item["label"] = self._labels[row]
         return {**item, **{name: c[row] for name, c in self._conditions.items()}}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        if self._mapped is not None:
+            self._mapped.read(len(indices), self._x[0].nbytes)
         return [self[i] for i in indices]
+
+
+def _usable(x: Tensor) -> Tensor:
+    """Integers that torch computes with."""
+    return x.int() if x.dtype == torch.uint16 else x
 
 
 def check_shares(val_fraction: float, test_fraction: float) -> None:
