@@ -27,27 +27,22 @@ from .forward.step import Timesteps
 from .latents.base import Latent, LatentPosterior, weighed
 from .latents.condition import ConditionLatent
 from .latents.given import GivenLatent
+from .noise import Noise, permutation, uniform, uniform_of
 from .reverse import MaskedReverse, Reverse
 from .spec import Spec
 
 __all__ = [
     "Bound",
     "Drawn",
-    "SharedGenerator",
     "StepTerms",
     "draw_latents",
     "is_free",
-    "mixed_seed",
     "nelbo",
     "noise_of",
     "num_uniforms",
-    "permutation",
-    "states_drawn",
     "step_terms",
     "stratified_steps",
     "summed_over_processes",
-    "uniform",
-    "uniform_of",
 ]
 
 
@@ -315,20 +310,7 @@ def noise_of(index: Tensor, spec: Spec, latents: Sequence[Latent], seed: int) ->
     return uniform_of(index, (spec.num_steps, spec.num_dims + num_uniforms(latents)), seed)
 
 
-def uniform_of(index: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
-    """Float64 numbers in [0, 1), ``(B, *size)``, on the CPU, by each example's index and a seed alone."""
-    generators = (torch.Generator().manual_seed(mixed_seed(seed, i)) for i in index.tolist())
-    return torch.stack([torch.rand(size, dtype=torch.float64, generator=each) for each in generators])
-
-
-def mixed_seed(seed: int, *numbers: int) -> int:
-    """A seed that depends on all of several numbers, in their order."""
-    for number in numbers:
-        seed = (seed * 1_000_003 + number + 1) % (2**61 - 1)
-    return seed
-
-
-def stratified_steps(batch: int, steps: Timesteps, generator: torch.Generator) -> Tensor:
+def stratified_steps(batch: int, steps: Timesteps, generator: Noise) -> Tensor:
     """Draw one step for each example: a number of steps, all equally likely, and one of its steps.
 
     Example i falls into stratum (i + u) / B of [0, 1) with one uniform u for the batch, in random order. So numbers of
@@ -350,54 +332,9 @@ def stratified_steps(batch: int, steps: Timesteps, generator: torch.Generator) -
     return first + ((place - which) * counts).long().minimum(counts - 1)
 
 
-class SharedGenerator(torch.Generator):
-    """A generator of the noise of one training step, with the same seed in every process.
-
-    Example j of process r is example j W + r of the whole batch, as samplers deal them out to W processes.
-    :func:`uniform` draws the noise of the whole batch and takes the rows of this process. So what W processes learn
-    does not depend on W, as long as the whole batch has the same size.
-
-    Attributes:
-        world: W.
-        rank: r, this process.
-    """
-
-    world: int = 1
-    rank: int = 0
-
-
-def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Float64 numbers in [0, 1), on the device of the generator.
-
-    Args:
-        shape: Its first entry is the batch of this process. ``()`` is one number, the same in all processes.
-        generator: Of a :class:`SharedGenerator` they are rows of the noise of the whole batch.
-    """
-    world, rank = _share(generator)
-    size = (shape[0] * world, *shape[1:]) if shape else ()
-    drawn = torch.rand(size, dtype=torch.float64, device=generator.device, generator=generator)
-    return drawn[rank::world] if shape else drawn
-
-
-def permutation(batch: int, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Places of this process's examples in a random order of the whole batch, ``(batch,)``, and its size."""
-    world, rank = _share(generator)
-    order = torch.randperm(batch * world, device=generator.device, generator=generator)
-    return order[rank::world], batch * world
-
-
 def summed_over_processes(values: Tensor) -> Tensor:
     """The sum of what all processes have; every process has to ask."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         values = values.clone()
         torch.distributed.all_reduce(values)
     return values
-
-
-def states_drawn(step: Step, generator: torch.Generator) -> Tensor:
-    """States z_t ~ q(z_t|x) for the examples of this process, integers ``(B, *shape)``; what estimators draw with."""
-    return step.draw_from_uniform(uniform(step.x.shape, generator))
-
-
-def _share(generator: torch.Generator) -> tuple[int, int]:
-    return (generator.world, generator.rank) if isinstance(generator, SharedGenerator) else (1, 0)

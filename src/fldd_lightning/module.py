@@ -22,21 +22,19 @@ from torchmetrics import Metric
 from .any_order import has_any_order
 from .bound import (
     Bound,
-    SharedGenerator,
     StepTerms,
     draw_latents,
-    mixed_seed,
     nelbo,
     noise_of,
     num_uniforms,
     step_terms,
     stratified_steps,
     summed_over_processes,
-    uniform,
 )
 from .categorical import check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .checkpoint_file import check_room, write_whole_checkpoints
+from .compiled import CompiledLoss, TrainingLoss
 from .data.base import DiscreteDataModule
 from .decoding import Decoding
 from .errors import FLDDError
@@ -52,6 +50,7 @@ from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .memory import check_memory
 from .networks import Backbone, StateEmbedding
+from .noise import Noise, SharedGenerator, mixed_seed, uniform
 from .pretrained import check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
@@ -124,6 +123,7 @@ class FLDD(LightningModule, ModelHubMixin):
             their bound is the usual one.
         weight_decay: AdamW's, for both.
         ema_decay: Decay of the averaged weights.
+        compile: Whether torch.compile makes one graph of a training step. The first steps take a minute or so longer.
 
     Attributes:
         spec: K, shape, PAD and T, and what networks see.
@@ -146,6 +146,7 @@ class FLDD(LightningModule, ModelHubMixin):
     own_steps: int = 0
     text_ending: str = ".txt"
     _run_progress: Callable[[int], float] | None = None
+    _compiled_loss: CompiledLoss | None = None
 
     def __init__(
         self,
@@ -168,6 +169,7 @@ class FLDD(LightningModule, ModelHubMixin):
         observed: float = 0.0,
         weight_decay: float = 0.0,
         ema_decay: float = 0.998,
+        compile: bool = False,
     ) -> None:
         check_numbers(
             locals(), lr=POSITIVE, forward_lr_ratio=NOT_NEGATIVE, freeze_steps=NATURAL, auxiliary_weight=NOT_NEGATIVE,
@@ -218,6 +220,7 @@ class FLDD(LightningModule, ModelHubMixin):
         self.logged: dict[str, Tensor] = {}
         self._num_seen = 0
         self._has_checked_draws = False
+        self.compiled, self._compiled_loss = compile, None
         self._progress = 0.0  # share of the run that is done, for weights that change along it
 
     # ---- training -------------------------------------------------------------------------
@@ -229,12 +232,25 @@ class FLDD(LightningModule, ModelHubMixin):
         training stands: a resumed run repeats it.
         """
         generator = self._generator(self.current_epoch, batch_idx)
+        if self.compiled and self._compiled_loss is None:
+            self._compiled_loss = CompiledLoss(self)
+        loss_of = self._compiled_loss or self.loss_of
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             # dropout draws from torch's own generator
             torch.manual_seed(mixed_seed(generator.initial_seed(), self.global_rank))
-            return self._loss(batch, generator)
+            computed = loss_of(batch, generator, self.global_step, self._progress)
+        self._log_training(computed)
+        return computed.loss
 
-    def _loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def loss_of(self, batch: Any, generator: Noise, global_step: int, progress: float) -> TrainingLoss:
+        """The loss of a batch, a function of all that is given and of the model; what can be compiled.
+
+        Args:
+            batch: What the data loader gave.
+            generator: Source of the noise, or what was drawn beforehand.
+            global_step: Optimiser steps so far.
+            progress: Share of the run that is done.
+        """
         x, spec = self.data(batch).long(), self.spec
         t = stratified_steps(len(x), self.forward_process.timesteps, generator).to(self.device)  # (B,)
         size = (len(x), num_uniforms(self.latents))
@@ -256,17 +272,17 @@ class FLDD(LightningModule, ModelHubMixin):
                 self._has_checked_draws = True  # once: it waits for the device
             return step_terms(step, self.reverse, z_t)
 
-        out = self.estimator.loss(step, terms, generator, self.global_step)
+        out = self.estimator.loss(step, terms, generator, global_step)
         per_step = out.surrogate
         if out.auxiliary is not None:
-            per_step = per_step + self.auxiliary_weight * (1 - self._progress) * out.auxiliary
+            per_step = per_step + self.auxiliary_weight * (1 - progress) * out.auxiliary
         if self.latent_score is not None and out.kl is not None:
             said = drawn.said(self.forward_process.leaving(t))
             per_step = per_step + self.latent_score(drawn.log_q(), out.kl, t, said)
         kl = drawn.kl()
-        self._log_training(out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
         num_steps = self.forward_process.timesteps.size[t]  # (B,)
-        return ((num_steps * per_step).mean() + drawn.loss(kl)) / spec.num_dims
+        loss = ((num_steps * per_step).mean() + drawn.loss(kl)) / spec.num_dims
+        return TrainingLoss(loss, out.kl, out.auxiliary, t, {name: term.detach().mean() for name, term in kl.items()})
 
     def _walk(self, num_steps: int) -> None:
         """Evaluate and sample in this number of steps from now on; train for all budgets."""
@@ -292,7 +308,8 @@ class FLDD(LightningModule, ModelHubMixin):
             )
         return LatentScore(self._of_all_steps()) if names else None
 
-    def _log_training(self, kl: Tensor | None, auxiliary: Tensor | None, t: Tensor, terms: dict[str, Tensor]) -> None:
+    def _log_training(self, computed: TrainingLoss) -> None:
+        _, kl, auxiliary, t, terms = computed
         timesteps, size = self.forward_process.timesteps, len(t)
         num_steps, values = timesteps.size[t], dict(terms)
         world = 1 if self._trainer is None else self._trainer.world_size
@@ -835,7 +852,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is of a run, and metrics, which are made anew."""
-        return {**super().__getstate__(), "_run_progress": None, "evaluations": {}}
+        return {**super().__getstate__(), "_run_progress": None, "_compiled_loss": None, "evaluations": {}}
 
     # ---- batches and noise -------------------------------------------------------------------
 

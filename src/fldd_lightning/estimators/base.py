@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..bound import StepTerms
 from ..forward import ForwardProcess, Step
+from ..noise import Noise
 from ..reverse import Reverse
 from ..spec import Spec
 
@@ -80,17 +80,20 @@ class GradientEstimator(nn.Module, ABC):
     def check(self, process: ForwardProcess, reverse: Reverse) -> None:
         """Raise FLDDError if the estimate would be wrong for these two; called when a model is built."""
 
+    def phase(self, global_step: int) -> int:
+        """A number that changes whenever the estimator draws other noise from a step on; 0 if it never does."""
+        return 0
+
     @abstractmethod
-    def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         """Estimate the gradient of one step's KL for both parameter sets.
 
         Args:
             step: The forward transition, with gradients to phi.
             terms: The step's KL at n draws of z_t, integers ``(n, B, *shape)`` or weights ``(n, B, *shape, S)``; see
                 :func:`~fldd_lightning.bound.step_terms`. Each call is one pass of the denoiser.
-            generator: Source of the noise in z_t. Draw by :func:`~fldd_lightning.bound.states_drawn` and
-                :func:`~fldd_lightning.bound.uniform`: then several processes draw what one would.
+            generator: Source of the noise in z_t. Draw by :func:`~fldd_lightning.noise.states_drawn` and
+                :func:`~fldd_lightning.noise.uniform`: then several processes draw what one would, and the step can
+                be compiled.
             global_step: Optimiser steps so far, for schedules.
         """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from ..bound import StepTerms, states_drawn, uniform
+from ..bound import StepTerms
 from ..factory import build
 from ..forward import ForwardProcess, Step
+from ..noise import Noise, states_drawn, uniform
 from ..ranges import COUNT, NATURAL, POSITIVE, check_numbers
 from ..reverse import Reverse
 from ..spec import Spec
@@ -47,7 +47,11 @@ class Concrete(GradientEstimator):
         return float(self.start * (self.end / self.start) ** progress)
 
     def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+        self,
+        step: Step,
+        terms: Callable[[Tensor], StepTerms],
+        generator: Noise,
+        global_step: int,
     ) -> StepLoss:
         if not step.learns:  # nothing to relax
             at_draw = terms(states_drawn(step, generator).unsqueeze(0))
@@ -86,8 +90,16 @@ class WarmUp(GradientEstimator):
         self.first.check(process, reverse)
         self.then.check(process, reverse)
 
+    def phase(self, global_step: int) -> int:
+        is_first = global_step < self.steps
+        return 2 * (self.first if is_first else self.then).phase(global_step) + is_first
+
     def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+        self,
+        step: Step,
+        terms: Callable[[Tensor], StepTerms],
+        generator: Noise,
+        global_step: int,
     ) -> StepLoss:
         active = self.first if global_step < self.steps else self.then
         return active.loss(step, terms, generator, global_step)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..any_order import exactly_masked, has_any_order
-from ..bound import StepTerms, permutation, uniform
+from ..bound import StepTerms
 from ..errors import FLDDError
 from ..forward import ForwardProcess, MaskedStep, Step
+from ..noise import Noise, permutation, uniform
 from ..reverse import Reverse
 from .base import GradientEstimator, StepLoss
 
@@ -39,7 +40,11 @@ class ExactMasks(GradientEstimator):
             )
 
     def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+        self,
+        step: Step,
+        terms: Callable[[Tensor], StepTerms],
+        generator: Noise,
+        global_step: int,
     ) -> StepLoss:
         assert isinstance(step, MaskedStep)
         offset, each = uniform((), generator), uniform((len(step.x), self.spec.num_dims), generator)

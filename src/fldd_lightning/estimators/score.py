@@ -14,9 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..bound import StepTerms, states_drawn, summed_over_processes
+from ..bound import StepTerms, summed_over_processes
 from ..errors import FLDDError
 from ..forward import Step
+from ..noise import Noise, states_drawn
 from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss, without_others
@@ -43,7 +44,11 @@ class Reinforce(GradientEstimator):
         self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
 
     def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+        self,
+        step: Step,
+        terms: Callable[[Tensor], StepTerms],
+        generator: Noise,
+        global_step: int,
     ) -> StepLoss:
         z_t = states_drawn(step, generator)  # (B, *shape)
         at_draw = terms(z_t.unsqueeze(0))
@@ -99,7 +104,11 @@ class RLOO(GradientEstimator):
         return regression(self.moments)[t]
 
     def loss(
-        self, step: Step, terms: Callable[[Tensor], StepTerms], generator: torch.Generator, global_step: int
+        self,
+        step: Step,
+        terms: Callable[[Tensor], StepTerms],
+        generator: Noise,
+        global_step: int,
     ) -> StepLoss:
         z = [states_drawn(step, generator) for _ in range(self.samples)]
         at_draws = terms(torch.stack(z))  # (n, B)

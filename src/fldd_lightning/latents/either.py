@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..categorical import sample_from_uniform
 from ..errors import FLDDError
 from ..factory import build
+from ..lazy import lazy
 from ..spec import Seen, Spec
 from .base import Latent, LatentPosterior
 from .trained_chain import TrainedChainLatent
@@ -35,13 +35,13 @@ class EitherPosterior(LatentPosterior):
     def __init__(self, posteriors: Sequence[LatentPosterior], log_weights: Tensor, latent: EitherLatent) -> None:
         self.posteriors, self.log_weights, self.latent = posteriors, log_weights, latent
 
-    @cached_property
+    @lazy
     def _log_p(self) -> Tensor:
         """Log p(x|m), ``(B, n)``; the posteriors are exact, so that no draw is needed."""
         empty = torch.zeros(0)
         return torch.stack([-each.nll(empty) for each in self.posteriors], -1)
 
-    @cached_property
+    @lazy
     def _log_q(self) -> Tensor:
         """Log q(m|x), ``(B, n)``."""
         return (self.log_weights + self._log_p).log_softmax(-1)

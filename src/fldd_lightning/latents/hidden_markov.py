@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..categorical import sample_from_uniform
 from ..errors import FLDDError
+from ..lazy import lazy
 from ..spec import Spec
 from .base import LatentPosterior
 from .mixture import log_likelihood
@@ -64,15 +64,15 @@ class ChainPosterior(LatentPosterior):
         self.x, self.chain, self.lengths = x, chain, lengths
         self.scores = scores(x, chain.conditional, lengths, weights)  # (B, m, C)
 
-    @cached_property
+    @lazy
     def _forward(self) -> Filtered:
         return filtered(self.scores, self.chain)
 
-    @cached_property
+    @lazy
     def _log_past(self) -> Tensor:
         return self._forward.past.log()
 
-    @cached_property
+    @lazy
     def _q(self) -> Tensor:
         """q(c_j|x), ``(B, m, C)``."""
         return smoothed(self._forward, self.chain)[0]
@@ -163,7 +163,8 @@ def smoothed(forward: Filtered, chain: Chain) -> tuple[Tensor, list[Tensor]]:
     """
     past, ratios, following = forward.past, forward.ratios, chain.following.exp()
     future = torch.ones_like(past[:, 0])  # p(x after j|c_j) over p(x after j|x up to j)
-    q, ahead = [past[:, -1]], list[Tensor]()
+    q = [past[:, -1]]
+    ahead: list[Tensor] = []
     with _exactly(past):
         for j in range(past.shape[1] - 2, -1, -1):
             ahead.insert(0, ratios[:, j + 1] * future)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from math import log
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..lazy import lazy
 from ..spec import Spec
 from .base import LatentPosterior, hold_out
 from .tables import CHUNK, count, marginals_of, normalised
@@ -36,16 +36,16 @@ class MixturePosterior(LatentPosterior):
         self.given = log_likelihood(x, log_conditional, weights)  # (B, C)
         self.log_joint = self.given + log_prior
 
-    @cached_property
+    @lazy
     def _nll(self) -> Tensor:
         return -self.log_joint.logsumexp(-1)
 
-    @cached_property
+    @lazy
     def log_q(self) -> Tensor:
         """Log q(c|x), ``(B, C)``."""
         return self.log_joint.log_softmax(-1)
 
-    @cached_property
+    @lazy
     def _q(self) -> Tensor:
         return self.log_q.exp()
 

@@ -1,0 +1,102 @@
+"""A step of training as one graph of torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from .errors import FLDDError
+from .noise import DrawnNoise, SharedGenerator
+
+if TYPE_CHECKING:
+    from .module import FLDD
+
+__all__ = ["CompiledLoss", "TrainingLoss"]
+
+
+class TrainingLoss(NamedTuple):
+    """The loss of a training step, and what there is to log.
+
+    Attributes:
+        loss: Per dimension.
+        kl: KL of the step in nats, ``(B,)``, detached; None if the estimator has none.
+        auxiliary: The auxiliary loss, ``(B,)``; None if there is none.
+        t: The step of each example, ``(B,)``.
+        of_latents: Mean KL of the latents, and NLL under them, by name.
+    """
+
+    loss: Tensor
+    kl: Tensor | None
+    auxiliary: Tensor | None
+    t: Tensor
+    of_latents: dict[str, Tensor]
+
+
+class CompiledLoss:
+    """The training loss of a model, compiled whole: forward process, coupling, estimator, latents and both networks.
+
+    A graph cannot draw from a generator of one's own. So the first batch of a shape is computed as always, which notes
+    what noise it takes, and everything it changed is put back. From then on the same noise is drawn by the same
+    generator before each step, and handed to the graph. Numbers that change along the run are arguments of the graph:
+    it is compiled two or three times at first, and then stays.
+
+    Args:
+        model: Whose loss it is.
+    """
+
+    def __init__(self, model: FLDD) -> None:
+        self._model = model
+        self._requests: dict[Any, list[Callable[[torch.Generator], Tensor]]] = {}
+        self._compiled = torch.compile(self._traced, fullgraph=True)
+
+    def __call__(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> TrainingLoss:
+        """The loss of a batch; see :meth:`FLDD.loss_of`.
+
+        Raises:
+            FLDDError: If a part of the model cannot be compiled.
+        """
+        shapes = [leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        key = (*shapes, self._model.estimator.phase(global_step))
+        if key not in self._requests:
+            self._requests[key] = self._noted(batch, generator, global_step, progress)
+        drawn = [request(generator) for request in self._requests[key]]
+        try:
+            return self._compiled(batch, drawn, generator.device, generator.world, global_step, progress)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            said = " ".join(str(error).split("\n\n")[0].split())
+            raise FLDDError(
+                f"this model cannot be compiled: {said[:300]}. Set model.compile to false, or leave out what torch "
+                "cannot compile; on a CPU it needs a C++ compiler."
+            ) from error
+
+    def _noted(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> list[Any]:
+        """What noise a batch takes; the generator, and the model's running means, are as they were before."""
+        state, states = generator.get_state(), torch.get_rng_state()
+        kept = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        requests: list[Callable[[torch.Generator], Tensor]] = []
+        generator.requests = requests
+        self._model.loss_of(batch, generator, global_step, progress)  # with gradients, which noise may depend on
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(kept[name])
+        generator.requests = None
+        generator.set_state(state)
+        torch.set_rng_state(states)
+        return requests
+
+    def _traced(
+        self,
+        batch: Any,
+        drawn: list[Tensor],
+        device: torch.device,
+        world: int,
+        global_step: int,
+        progress: float,
+    ) -> TrainingLoss:
+        for latent in self._model.latents:
+            latent.anneal(progress)
+        return self._model.loss_of(batch, DrawnNoise(drawn, device, world), global_step, progress)
