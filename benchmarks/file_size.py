@@ -62,7 +62,9 @@ def write(kind: str, path: Path, megabytes: int) -> None:
 def read(kind: str, path: Path) -> DiscreteDataModule:
     """The data module for a file."""
     if kind == "text":
-        return TextDataModule(str(path), length=_LENGTH, alphabet=_ALPHABET, streaming=True, separator=" ")
+        return TextDataModule(
+            str(path), length=_LENGTH, alphabet=_ALPHABET, streaming=True, separator=" ", held_out=100
+        )
     return ArrayDataModule(str(path), num_classes=27 if kind == "array" else None)
 
 
