@@ -36,6 +36,9 @@ class SaveOnSignal(Callback):
     Ctrl-C ends the run at once. So does the first one before the first step and after the last, when there is no new
     step to save.
 
+    SIGTERM may be sent to all processes of a run. Workers of this package's loaders go on until the step is done. Those
+    of another DataLoader end, and the step may need them: then the run goes on from the last checkpoint.
+
     Several processes stop after the same step, whichever of them was told to. Under SLURM the requeue signal is dealt
     with between two steps, too: Lightning would write its checkpoint in the middle of one. The command line adds this
     callback to every run.
