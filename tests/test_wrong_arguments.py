@@ -55,6 +55,7 @@ WRONG: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("nelbo", "batch_size", NUMBER, ""),
     ("evaluate", "batches", (None, 3, object()), ""),
     ("evaluate", "batches", (["a"], [None], [3], "ab", BATCH), "a batch is a tensor"),
+    ("evaluate", "batches", ([], iter(()), {}), "there was no example to evaluate"),
     ("evaluate", "stage", (None, 3, "train", ["val"]), ""),
     ("with_num_steps", "num_steps", NUMBER, ""),
     ("save_pretrained", "save_directory", PATH, ""),
