@@ -20,7 +20,7 @@ from conftest import Stripes
 from fldd_lightning import LastCheckpoint, MixtureLatent, SaveOnSignal
 from fldd_lightning.cli import main
 from fldd_lightning.interrupted import Interrupted
-from test_interrupted import masks, run, same
+from test_interrupted import RUNS, masks, run, same
 from test_late_failures import digits, wait_for
 from tiny import Pairs, trainer, with_latent
 
@@ -84,6 +84,22 @@ def test_while_a_latent_is_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[
         trainer(tmp_path, callbacks=[SaveOnSignal()], max_steps=2).fit(with_latent(latents=StopsInFit), Pairs())
     assert ended.value.code == 143
     assert capsys.readouterr().err.strip().splitlines()[-1] == NOTHING
+
+
+class StopsInStart(Callback):
+    def on_train_batch_start(self, *_: Any) -> None:
+        stop()
+
+
+def test_a_resumed_run_goes_on_from_where_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, "latent")
+    before = tmp_path / "kept" / "last.ckpt"
+    callbacks = [LastCheckpoint(str(tmp_path / "new")), StopsInStart(), SaveOnSignal()]
+    again = trainer(tmp_path, callbacks=callbacks, max_steps=20, enable_checkpointing=True)
+    with pytest.raises(Interrupted):
+        again.fit(RUNS["latent"](tmp_path)[0], Pairs(batch_size=8), ckpt_path=str(before))
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith(f"Stopped by SIGTERM at step 13. The last checkpoint is '{before}'. Go on with: ")
 
 
 class SignalsAll(Callback):

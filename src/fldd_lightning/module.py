@@ -809,8 +809,8 @@ class FLDD(LightningModule, ModelHubMixin):
                 such option.
         """
         check_kinds(locals(), save_directory=str | PathLike)
-        check_own(Path(save_directory))
         check_options(options)
+        check_own(Path(save_directory))
         made: str | None = super().save_pretrained(save_directory, **options)
         return made
 

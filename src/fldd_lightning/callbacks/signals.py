@@ -187,7 +187,9 @@ class SaveOnSignal(Callback):
         step = trainer.global_step
         said = f"Stopped by {'Ctrl-C' if stop.signum == signal.SIGINT else 'SIGTERM'}"
         said += f" at step {step}" if step else " before the first step"
-        if path is not None and ("://" in path or Path(path).exists()):
+        resumed = str(trainer.ckpt_path) if in_training(trainer) and trainer.ckpt_path else None  # nothing newer, maybe
+        path = next((each for each in (path, resumed) if each and ("://" in each or Path(each).exists())), None)
+        if path is not None:
             given = ["--config", shown(self._config)] if self._config.exists() else []
             command = shlex.join(["fldd-lightning", "fit", *given, "--ckpt_path", shown(path)])
             said += f"{'; saved in' if is_saved else '. The last checkpoint is'} '{shown(path)}'. Go on with: {command}"
