@@ -8,6 +8,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +137,27 @@ def exact_log_likelihood(
         log_v = reverse.log_prob(states, torch.full((len(states),), t), given).double()  # (N, D, S)
         p = p @ of_all(log_v, states).sum(0).exp()
     return p.log()
+
+
+@pytest.fixture(scope="session")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small GPT-2 of random weights and a byte-level tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from test_text import WORDS
+
+    folder = tmp_path_factory.mktemp("lm")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=262, initial_alphabet=alphabet))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=tokenizer.get_vocab_size(), n_positions=12, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
 
 
 class Stripes(DiscreteDataModule):

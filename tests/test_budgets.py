@@ -219,8 +219,8 @@ def test_mistakes_are_a_sentence() -> None:
     with pytest.raises(FLDDError, match="leave out budgets"):
         build(forward_process=AbsorbingProcess, reverse=timeless, budgets=[1, 2])
     model = of_budgets()
-    for wrong in (0, 5):
-        with pytest.raises(FLDDError, match="takes from 1 to 4 steps"):
+    for wrong, said in ((0, "a whole number, 1 or more"), (5, "takes from 1 to 4 steps")):
+        with pytest.raises(FLDDError, match=said):
             model.with_num_steps(wrong)
     with pytest.raises(FLDDError, match="train one with budgets"):
         build().sample(1, num_steps=3)

@@ -26,7 +26,7 @@ from fldd_lightning import (
     MixtureLatent,
     SaveOnSignal,
 )
-from fldd_lightning.callbacks.signals import Interrupted
+from fldd_lightning.interrupted import Interrupted
 from fldd_lightning.networks import MLP, MLPAutoencoder
 from test_text import WORDS, data_of, model_of
 from test_text import tiny as transformer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ import fldd_lightning
 from .checkpoint_file import damaged, is_damaged, newest_good
 from .errors import FLDDError
 from .factory import Trusted, check_arguments, class_paths, describe, plain, public_path, recipe_of, resolve, trusting
+from .ranges import check_kinds
 
 if TYPE_CHECKING:
     from .data import DiscreteDataModule
@@ -114,7 +116,10 @@ def module_of(
             if isinstance(recipe.func, type):
                 check_arguments(partial(recipe.func, **settings))
         except TypeError as error:
-            raise FLDDError(f"the checkpoint does not say what its model needs: {error}. It is damaged.") from error
+            said = f"the checkpoint does not say what its model needs: {error}. It is damaged."
+            if overrides:
+                said = f"{recipe.func.__name__} cannot be made with {', '.join(overrides)}: {error}. Leave that out."
+            raise FLDDError(said) from error
         module: M = recipe.func(**settings)
         module.on_load_checkpoint(checkpoint)
     weights = checkpoint.get("state_dict")
@@ -123,7 +128,11 @@ def module_of(
     if all(name in weights and weights[name].dtype == torch.float64 for name, _ in module.named_parameters()):
         module.double()
     module.load_state_dict(weights)
-    return module if map_location is None else module.to(map_location)
+    try:
+        return module if map_location is None else module.to(torch.device(map_location))
+    except (AssertionError, RuntimeError, TypeError) as error:  # the first where torch was built without the device
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise FLDDError(f"map_location is {map_location!r}, no device that can be used: {first}. Try 'cpu'.") from error
 
 
 def load_data(
@@ -264,6 +273,7 @@ def check_about(checkpoint: Any, name: str) -> dict[str, Any]:
 
 def _read(path: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint that is asked for as Lightning does; ``weights_only`` is taken out of the overrides."""
+    check_kinds({"checkpoint_path": path}, checkpoint_path=str | PathLike)
     if not overrides.pop("weights_only", True):
         raise FLDDError("checkpoints are read with weights_only=True, so that none of them runs code. Leave it out.")
     if is_damaged(path):

@@ -122,9 +122,11 @@ class Evaluation:
         """Values of all metrics by name, over all processes, those of the bound in ``dtype``; resets them.
 
         Raises:
-            FLDDError: If the bound is not finite, naming the terms that are not.
+            FLDDError: If there was no example, or the bound is not finite, naming the terms that are not.
         """
         bound = self.bound.compute()
+        if bool(bound["nelbo"].isnan()) and int(self.bound.count) == 0:
+            raise FLDDError("there was no example to evaluate: the batches are empty, or were gone through before.")
         check_bound(bound)
         values = {name: value.to(dtype) for name, value in bound.items()}
         for name, metric in self.metrics.items():

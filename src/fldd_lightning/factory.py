@@ -59,7 +59,8 @@ def trusting(trusted: Iterable[Trusted] | Trusted) -> Iterator[None]:
     Raises:
         FLDDError: If it is given anything else.
     """
-    several = (trusted,) if isinstance(trusted, str) or callable(trusted) else tuple(trusted)
+    single = isinstance(trusted, (str, type)) or not isinstance(trusted, Iterable)
+    several: tuple[Any, ...] = (trusted,) if single else tuple(trusted)  # type: ignore[arg-type]
     for one in several:
         if not (isinstance(one, str) or hasattr(one, "__name__")):
             raise FLDDError(f"trusted takes classes, functions and names of modules or classes, not {one!r}.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import log
+from os import PathLike
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -31,7 +32,7 @@ from .bound import (
     stratified_steps,
     summed_over_processes,
 )
-from .categorical import check_states, check_values, float64_device, grey_levels
+from .categorical import check_integers, check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
 from .checkpoint_file import check_room, write_whole_checkpoints
 from .compiled import CompiledLoss, TrainingLoss
@@ -51,8 +52,8 @@ from .latents.several import fit_latents, fit_without_trainer, make_latents, set
 from .memory import check_memory
 from .networks import Backbone, StateEmbedding
 from .noise import Noise, SharedGenerator, mixed_seed, uniform
-from .pretrained import check_own, load_pretrained, model_card, write_folder
-from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
+from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder
+from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_kinds, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import as_batch, chosen_latents, draw_samples, given_rows, with_conditions
 from .sampling import best_of as best_of_samples
@@ -175,6 +176,7 @@ class FLDD(LightningModule, ModelHubMixin):
             locals(), lr=POSITIVE, forward_lr_ratio=NOT_NEGATIVE, freeze_steps=NATURAL, auxiliary_weight=NOT_NEGATIVE,
             observed=SHARE, weight_decay=NOT_NEGATIVE, ema_decay=BELOW_ONE,
         )  # fmt: skip
+        check_kinds(locals(), compile=bool)
         super().__init__()
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         arguments.pop("condition_sizes")  # latents keep their own
@@ -499,7 +501,8 @@ class FLDD(LightningModule, ModelHubMixin):
         size = len(self._checked(batch))
         was_training = self.training
         self.eval()
-        index = batch["index"] if isinstance(batch, dict) and "index" in batch else torch.arange(size)
+        index = self._told_index(batch, size)
+        index = torch.arange(size) if index is None else index
         seeds = [mixed_seed(seed, draw) for draw in range(draws)]
         parts = []
         for first in range(0, size, batch_size):
@@ -548,8 +551,11 @@ class FLDD(LightningModule, ModelHubMixin):
             Values by name, without the stage; over all processes, if there are several.
 
         Raises:
-            FLDDError: If a weight is not finite, or the examples do not fit the model.
+            FLDDError: If a weight is not finite, there is no such stage, or the examples do not fit the model.
         """
+        check_kinds(locals(), batches=Iterable)
+        if stage not in ("val", "test"):
+            raise FLDDError(f"stage is {stage!r}, but it must be 'val' or 'test'.")
         was_training = self.training
         self.eval()
         self._prepare_evaluation(stage)
@@ -613,16 +619,19 @@ class FLDD(LightningModule, ModelHubMixin):
             Integers ``(N, *shape)`` on the CPU.
 
         Raises:
-            FLDDError: If N or ``best_of`` is not positive, or the model takes no such ``num_steps``. If it cannot be
-                decoded this way or be given anything. If a condition is none of the model's, or cannot be. If a weight
-                is not finite.
+            FLDDError: If N or ``best_of`` is not positive, an argument is of another kind, or the model takes no such
+                ``num_steps``. If it cannot be decoded this way or be given anything. If a condition is none of the
+                model's, or cannot be. If a weight is not finite.
         """
+        check_numbers(
+            locals(), num_samples=COUNT, seed=ANY_SEED, num_steps=COUNT.or_none, batch_size=COUNT, best_of=COUNT
+        )
+        check_kinds(locals(), trajectory=bool, progress=bool, decoding=Decoding | None, condition=Mapping | None)
         if num_steps not in (None, self.spec.num_steps):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(
                 num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
             )
-        check_numbers(locals(), num_samples=COUNT, seed=ANY_SEED, batch_size=COUNT, best_of=COUNT)
         needed = 8 * num_samples * self.spec.num_dims * (1 + trajectory * self.spec.num_steps)
         check_memory(needed, f"drawing {num_samples:,} samples", "Draw fewer at a time, each time with another seed.")
         check_weights(self)
@@ -678,7 +687,9 @@ class FLDD(LightningModule, ModelHubMixin):
 
         Raises:
             FLDDError: If it is another kind of model, which has its T from training, or there are too few times for T.
+                If T is no whole number above 0.
         """
+        check_numbers(locals(), num_steps=COUNT)
         budgets, any_order = self.spec.budgets, has_any_order(self.forward_process, self.reverse)
         if not budgets and not any_order:
             raise FLDDError(
@@ -686,7 +697,7 @@ class FLDD(LightningModule, ModelHubMixin):
                 f"in --model.budgets [{self.spec.num_steps},{num_steps}], or masked diffusion that is not told the "
                 "step (AbsorbingProcess, and a reverse process with time_independent: true)."
             )
-        if not 1 <= num_steps <= (self.spec.grid if budgets else num_steps):
+        if budgets and num_steps > self.spec.grid:
             raise FLDDError(f"this model takes from 1 to {self.spec.grid} steps, not {num_steps}.")
         other: FLDD = deepcopy(self)
         if any_order:
@@ -710,8 +721,9 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def data(self, batch: Any) -> Tensor:
         """The integers ``(B, *shape)`` of a batch: the batch itself, its ``"x"``, or the first of several tensors."""
-        x: Tensor = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (list, tuple)) else batch
-        return x
+        several = isinstance(batch, (list, tuple)) and len(batch) > 0
+        x: Any = batch.get("x") if isinstance(batch, dict) else batch[0] if several else batch
+        return x  # type: ignore[no-any-return]  # _integers checks it
 
     def make_metrics(self) -> dict[str, Metric]:
         """Further metrics by name; one set is made for each of ``val`` and ``test``."""
@@ -792,6 +804,10 @@ class FLDD(LightningModule, ModelHubMixin):
             FLDDError: If there is no such model, a file is missing or damaged, it is of another class, or it names a
                 class that is neither this package's nor trusted.
         """
+        check_kinds(
+            locals(), pretrained_model_name_or_path=str | PathLike, force_download=bool,
+            cache_dir=str | PathLike | None, local_files_only=bool, revision=str | None,
+        )  # fmt: skip
         hub = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
         hub |= {"local_files_only": local_files_only, "revision": revision}
         return load_pretrained(cls, pretrained_model_name_or_path, map_location, trusted, overrides, **hub)
@@ -807,8 +823,11 @@ class FLDD(LightningModule, ModelHubMixin):
                 :func:`~fldd_lightning.pretrained.model_card`: ``data``, ``bound``, ``budget``, ``license``, ``notes``.
 
         Raises:
-            FLDDError: If the folder cannot be written to, or holds a configuration of something else.
+            FLDDError: If the folder cannot be written to, or holds a configuration of something else. If there is no
+                such option.
         """
+        check_kinds(locals(), save_directory=str | PathLike)
+        check_options(options)
         check_own(Path(save_directory))
         made: str | None = super().save_pretrained(save_directory, **options)
         return made
@@ -858,13 +877,39 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def _checked(self, batch: Any) -> Tensor:
         """The integers of a batch, ``(B, *shape)``; raises FLDDError where they cannot be right."""
-        x = self.data(batch)
+        x = self._integers(batch)
         check_states(x, self.spec.num_classes, self.spec.shape)
         if self.spec.num_values is not None:
             check_values(x, self.spec.num_values)
         for each in self.latents:
             each.check(x, batch)
         return x.long()
+
+    def _integers(self, batch: Any) -> Tensor:
+        """What :meth:`data` finds; raises FLDDError where that is no tensor."""
+        x: Any = self.data(batch)
+        if not isinstance(x, Tensor):
+            has_x = isinstance(batch, dict) and "x" in batch
+            found = f"'x' is a {type(x).__name__}" if has_x else shorten(repr(batch), 60)
+            shape = ", ".join(map(str, self.spec.shape))
+            raise FLDDError(
+                f"a batch is a tensor of integers (N, {shape}), or a dictionary that has one as 'x'. This is none: "
+                f"{found}."
+            )
+        return x
+
+    @staticmethod
+    def _told_index(batch: Any, size: int) -> Tensor | None:
+        """The numbers ``(B,)`` that a batch gives its examples; None if it gives none."""
+        if not isinstance(batch, dict) or "index" not in batch:
+            return None
+        index: Any = batch["index"]
+        if not isinstance(index, Tensor):
+            raise FLDDError(f"index is a {type(index).__name__}, but it must be a tensor of integers ({size},).")
+        check_integers(index, "index")
+        if tuple(index.shape) != (size,):
+            raise FLDDError(f"index has shape {tuple(index.shape)}, but the batch has {size} examples.")
+        return index
 
     def _generator(self, *counters: int) -> SharedGenerator:
         """Noise that depends on the seed and where training stands, so that resuming repeats it."""
@@ -876,10 +921,10 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def _index(self, batch: Any) -> Tensor:
         """``(B,)``: what the batch says, or its examples counted; several processes take turns."""
-        if isinstance(batch, dict) and "index" in batch:
-            index: Tensor = batch["index"]
+        x = self._integers(batch)
+        index = self._told_index(batch, len(x))
+        if index is not None:
             return index
-        x = self.data(batch)
         seen = self._num_seen + torch.arange(len(x), device=x.device)
         self._num_seen += len(x)
         world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)

@@ -1,4 +1,4 @@
-"""Which numbers an option may be, and the one error for those that it may not."""
+"""What an option may be, a number or something else, and the one error for what it may not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Integral, Real
-from typing import Any
+from os import PathLike
+from textwrap import shorten
+from types import NoneType
+from typing import Any, get_args
 
 from .errors import FLDDError
 
@@ -23,6 +26,7 @@ __all__ = [
     "SHARE",
     "UP_TO_ONE",
     "Range",
+    "check_kinds",
     "check_numbers",
 ]
 
@@ -99,10 +103,35 @@ def check_numbers(given: Mapping[str, Any], **ranges: Range) -> None:
     Raises:
         FLDDError: If one of them is no number, not finite, or out of its range.
     """
-    owner = f" of {type(given['self']).__name__}" if "self" in given else ""
     for name, numbers in ranges.items():
         if given[name] not in numbers:
-            raise FLDDError(f"{name}{owner} is {given[name]!r}, but it must be {numbers}.")
+            raise _refusal(given, name, str(numbers))
+
+
+def check_kinds(given: Mapping[str, Any], **kinds: Any) -> None:
+    """The same for options that are no numbers.
+
+    Args:
+        given: Options by name.
+        kinds: What each must be: a class, or several, as ``str | None``.
+
+    Raises:
+        FLDDError: If one of them is something else.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(given[name], kind):
+            words = [_WORDS.get(each, f"a {each.__name__}") for each in get_args(kind) or (kind,)]
+            raise _refusal(given, name, " or ".join(words))
+
+
+_WORDS: dict[type, str] = {
+    bool: "True or False", str: "a text", PathLike: "a path", Mapping: "a dictionary", NoneType: "left out",
+}  # fmt: skip
+
+
+def _refusal(given: Mapping[str, Any], name: str, allowed: str) -> FLDDError:
+    owner = f" of {type(given['self']).__name__}" if "self" in given else ""
+    return FLDDError(f"{name}{owner} is {shorten(repr(given[name]), 80)}, but it must be {allowed}.")
 
 
 def _plain(number: float) -> str:

@@ -71,6 +71,12 @@ class FIDCallback(SampleCallback[ImageFLDD]):
         if not isinstance(data, DiscreteDataModule):
             raise FLDDError("FIDCallback needs a DiscreteDataModule; remove it from the callbacks.")
         assert isinstance(pl_module, ImageFLDD)
+        for name, split in data.splits.items():
+            if name in ("val", "test") and len(split) < 2:
+                raise FLDDError(
+                    f"FIDCallback needs two real images or more, but the {name} split has one: give it more, or remove "
+                    "the callback."
+                )
         with torch.no_grad():  # whether it takes such pictures is known before training
             self.extractor.cpu().eval()(pl_module.render(data.splits["val"].x[:1]).cpu())
 
@@ -91,8 +97,6 @@ class FIDCallback(SampleCallback[ImageFLDD]):
 
     def _with_real(self, trainer: Trainer, module: ImageFLDD, x: Tensor) -> SampleQuality:
         """The comparison with this process's share of the real images in it."""
-        if len(x) < 2:
-            raise FLDDError("FIDCallback needs two real images or more; give the split more, or remove the callback.")
         x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]  # folders are sorted by class
         device = float64_device(module.device)
         self.extractor.to(device).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from .run import run_folder
 from .samples import SampleCallback
 
 __all__ = ["PerplexityCallback"]
+
+_TRIED = 64  # texts
 
 
 class PerplexityCallback(SampleCallback[TextFLDD]):
@@ -56,8 +59,9 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
 
     Raises:
         FLDDError: If the numbers are out of range, a package is missing, or the module or data is of another kind. Also
-            if more than a tenth of the real examples' tokens are unknown to the judge. Of samples that is a warning
-            only: an untrained model may well write what no text holds.
+            if more than a tenth of the tokens of some real texts, which it is tried on before the first step, are
+            unknown to the judge. Of samples that is a warning only: an untrained model may well write what no text
+            holds.
     """
 
     module_class = TextFLDD
@@ -88,28 +92,44 @@ class PerplexityCallback(SampleCallback[TextFLDD]):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self._is_prepared = False
         self._real: dict[str, tuple[dict[str, Tensor], Tensor | None]] = {}
-        if not isinstance(trainer.datamodule, TextDataModule):  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TextDataModule):
             raise FLDDError("PerplexityCallback needs a TextDataModule; remove it from the callbacks.")
+        assert isinstance(pl_module, TextFLDD)
+        for decoding in self.decodings.values():
+            self.check_decoding(pl_module, decoding)
+        self._prepare(data, "test" if stage == "test" else "val")
+
+    @torch.no_grad()
+    def _prepare(self, data: TextDataModule, split: str) -> None:
+        """Let the judge learn from the training texts, and try it on some others, where it stands."""
+        alphabet = data.tokenizer.alphabet if isinstance(data.tokenizer, CharacterTokenizer) else None
+        self.judge.eval().prepare(data.texts("train"), alphabet)
+        texts = list(islice(data.texts(split), min(_TRIED, self.num_samples)))
+        judgement = self.judge(texts)
+        tokens = int(judgement.tokens.sum())
+        if tokens == 0:
+            raise FLDDError(
+                f"the judge ({self.judge.describe()}) makes no tokens of real texts. Is its tokenizer where its model "
+                "is? Save both with save_pretrained."
+            )
+        unknown = int(judgement.unknown.sum()) / tokens
+        if unknown > 0.1:
+            raise FLDDError(
+                f"the judge ({self.judge.describe()}) is of another vocabulary: {100 * unknown:.0f} % of the tokens of "
+                "real texts are unknown to it. Use one of the same language and characters, or NGramJudge."
+            )
+        if self.mauve:
+            self.judge.features(texts[:2])
 
     def evaluate(self, trainer: Trainer, module: TextFLDD, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.judge.to(module.device).eval()
-        if not self._is_prepared:
-            alphabet = data.tokenizer.alphabet if isinstance(data.tokenizer, CharacterTokenizer) else None
-            self.judge.prepare(data.texts("train"), alphabet)
-            self._is_prepared = True
         if stage not in self._real:
             x = data.splits[stage].x
             parts = [x[first : first + size] for _, first, size in self.shares(trainer, min(len(x), self.num_samples))]
-            values, features, unknown = self._judged(module, parts)
-            if unknown > 0.1:
-                raise FLDDError(
-                    f"the judge ({self.judge.describe()}) is of another vocabulary: {100 * unknown:.0f} % of the "
-                    "tokens of real texts are unknown to it. Use one of the same language and characters, or "
-                    "NGramJudge."
-                )
+            values, features, _ = self._judged(module, parts)
             self._real[stage] = ({f"{stage}/{key}_data": value for key, value in values.items()}, features)
         real, real_features = self._real[stage]
         if module.tokenizer is None or module.tokenizer.fingerprint != data.tokenizer.fingerprint:

@@ -19,6 +19,7 @@ from ..decoding import Ancestral, Decoding
 from ..errors import FLDDError
 from ..module import FLDD
 from ..ranges import COUNT, NATURAL, SEED, check_numbers
+from ..sampling import with_conditions
 from .run import run_folder
 
 __all__ = ["SampleCallback"]
@@ -64,13 +65,26 @@ class SampleCallback(Callback, Generic[M]):
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts anew with every call of the trainer, as it may be with other data."""
+        """Starts anew with every call of the trainer, as it may be with other data.
+
+        A subclass tries here whatever can fail in :meth:`evaluate`: it is known before the first step then.
+
+        Raises:
+            FLDDError: If the module is of another kind, or cannot be sampled as the callback is to.
+        """
         self._validations = 0
         if not isinstance(pl_module, self.module_class):
             raise FLDDError(
                 f"{type(self).__name__} needs a {self.module_class.__name__}, not a {type(pl_module).__name__}; remove "
                 "it from the callbacks."
             )
+        self.check_decoding(pl_module, self.decoding)
+
+    def check_decoding(self, model: M, decoding: Decoding) -> None:
+        """Raise FLDDError if a model cannot be sampled this way, ``best_of`` times for each sample."""
+        decoding.check(model.forward_process, model.reverse)
+        if self.best_of > 1:
+            with_conditions({}, model.latents, 1, self.seed)
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, module: M, stage: str) -> None:

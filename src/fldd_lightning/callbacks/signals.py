@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, NoReturn
 
 import torch
@@ -17,25 +18,14 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from ..interrupted import Interrupted, no_word_of_children
 from .checkpoints import LastCheckpoint
 from .run import in_training, shown
 
-__all__ = ["Interrupted", "SaveOnSignal"]
+__all__ = ["SaveOnSignal"]
 
+_PATIENCE = 2  # seconds
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(SystemExit):
-    """A signal ended the run; the exit status is 128 plus its number, as shells count.
-
-    Args:
-        signum: The signal.
-        status: Another exit status.
-    """
-
-    def __init__(self, signum: int, status: int | None = None) -> None:
-        super().__init__(128 + signum if status is None else status)
-        self.signum = signum
 
 
 class SaveOnSignal(Callback):
@@ -45,6 +35,9 @@ class SaveOnSignal(Callback):
     first other ModelCheckpoint; without one nothing is saved. A validation that has begun is waited for. A second
     Ctrl-C ends the run at once. So does the first one before the first step and after the last, when there is no new
     step to save.
+
+    SIGTERM may be sent to all processes of a run. Workers of this package's loaders go on until the step is done. Those
+    of another DataLoader end, and the step may need them: then the run goes on from the last checkpoint.
 
     Several processes stop after the same step, whichever of them was told to. Under SLURM the requeue signal is dealt
     with between two steps, too: Lightning would write its checkpoint in the middle of one. The command line adds this
@@ -96,15 +89,15 @@ class SaveOnSignal(Callback):
         if not self._is_between_steps or (signum == signal.SIGINT and self._asked == signum):
             self._leave(signum)
         self._asked = signum
+        no_word_of_children()
         if self._trainer is not None and self._trainer.validating and self._trainer.is_global_zero:
             print("\nStopping after this validation. Press Ctrl-C again to stop at once.", file=sys.stderr)
 
     def _leave(self, signum: int) -> NoReturn:
-        """At once, and with the processes that were started, which may wait for this one."""
+        """At once; :meth:`on_exception` follows."""
         self._asked = 0
-        launcher = None if self._trainer is None else self._trainer.strategy.launcher
-        for process in getattr(launcher, "procs", []):
-            process.kill()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; Lightning puts back the handler of before
+        no_word_of_children()
         raise Interrupted(signum)
 
     def _ask_to_requeue(self, signum: int, frame: Any) -> None:
@@ -136,8 +129,29 @@ class SaveOnSignal(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what there is to go on from, if the run was ended outside of training."""
         self._is_between_steps = False
-        if isinstance(exception, Interrupted) and trainer.is_global_zero and not self._asked:
-            self._tell(trainer, exception.signum, self._place(trainer))
+        if isinstance(exception, Interrupted) and not exception.is_told:
+            self._end_others(trainer)
+            self._tell(trainer, exception, self._place(trainer), is_saved=False)
+        elif self._asked in _STOPPING and isinstance(exception, RuntimeError) and "DataLoader worker" in str(exception):
+            # a worker of a loader that is not ours was sent the signal, too, and the step or the validation needed it
+            stop = Interrupted(self._asked)
+            self._tell(trainer, stop, self._place(trainer), is_saved=False)
+            trainer._teardown()  # as Lightning would next
+            raise stop from exception
+
+    @staticmethod
+    def _end_others(trainer: Trainer) -> None:
+        """End the processes that this one started: with their loaders' workers, unless they wait for this one."""
+        processes: list[Any] = getattr(trainer.strategy.launcher, "procs", [])
+        ended = [*processes]
+        processes.clear()  # else Lightning kills this one, too, when it sees that they have ended
+        for process in ended:
+            process.terminate()
+        for process in ended:
+            try:
+                process.wait(_PATIENCE)
+            except TimeoutExpired:
+                process.kill()
 
     def _obey(self, trainer: Trainer) -> None:
         asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
@@ -149,14 +163,14 @@ class SaveOnSignal(Callback):
             if self._requeue is not None:
                 self._requeue(signum, None)
             return
-        self._asked, path = signum, self._place(trainer)
+        self._asked, path = 0, self._place(trainer)
         if path is not None:
             trainer.save_checkpoint(path, weights_only=False)
-        if trainer.is_global_zero:
-            self._tell(trainer, signum, path)
         # Lightning kills the first process, while it tidies up, if one that it started ends with another status than 0
         is_started = isinstance(_environment(trainer), LightningEnvironment) and not trainer.is_global_zero
-        raise Interrupted(signum, 0 if is_started else None)
+        stop = Interrupted(signum, 0 if is_started else None)
+        self._tell(trainer, stop, path, is_saved=True)
+        raise stop
 
     @staticmethod
     def _place(trainer: Trainer) -> str | None:
@@ -166,16 +180,23 @@ class SaveOnSignal(Callback):
         chosen = next((one for one in kept if isinstance(one, LastCheckpoint)), kept[0])
         return os.path.join(str(chosen.dirpath), "last.ckpt")
 
-    def _tell(self, trainer: Trainer, signum: int, path: str | None) -> None:
-        said = f"Stopped by {'Ctrl-C' if signum == signal.SIGINT else 'SIGTERM'} at step {trainer.global_step}"
-        if path is None or not ("://" in path or Path(path).exists()):
-            said += ". There is no checkpoint to go on from: start the run again."
-        else:
+    def _tell(self, trainer: Trainer, stop: Interrupted, path: str | None, is_saved: bool) -> None:
+        stop.is_told = True
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        said = f"Stopped by {'Ctrl-C' if stop.signum == signal.SIGINT else 'SIGTERM'}"
+        said += f" at step {step}" if step else " before the first step"
+        resumed = str(trainer.ckpt_path) if in_training(trainer) and trainer.ckpt_path else None  # nothing newer, maybe
+        path = next((each for each in (path, resumed) if each and ("://" in each or Path(each).exists())), None)
+        if path is not None:
             given = ["--config", shown(self._config)] if self._config.exists() else []
             command = shlex.join(["fldd-lightning", "fit", *given, "--ckpt_path", shown(path)])
-            said += (
-                f"{'; saved in' if self._asked else '. The last checkpoint is'} '{shown(path)}'. Go on with: {command}"
-            )
+            said += f"{'; saved in' if is_saved else '. The last checkpoint is'} '{shown(path)}'. Go on with: {command}"
+        elif step:
+            said += ". There is no checkpoint to go on from: start the run again."
+        else:
+            said += ". Nothing was trained yet: start the run again."
         print(f"\n{said}", file=sys.stderr)
 
 

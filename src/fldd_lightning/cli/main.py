@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
         paragraph, or 130 after Ctrl-C.
 
     Raises:
-        SystemExit: For options that cannot be parsed (status 2) and for help.
+        SystemExit: For options that cannot be parsed (status 2), for help, and after SIGTERM (status 143).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -62,12 +62,19 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fldd-lightning {version('fldd-lightning')}")
         return 0
     from ..errors import FLDDError
+    from ..interrupted import Interrupted, interrupted_by_sigterm
 
     try:
-        args, trusted = _split_trust(args)
-        if _names_own_classes(args, trusted) and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
-        _run(args, trusted)
+        with interrupted_by_sigterm():
+            args, trusted = _split_trust(args)
+            if _names_own_classes(args, trusted) and os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
+            _run(args, trusted)
+    except Interrupted as stop:
+        if not stop.is_told and os.environ.get("LOCAL_RANK", "0") == "0":
+            begun = " before the first step. Nothing was trained yet: start the run again" if args[0] == "fit" else ""
+            print(f"\nStopped by SIGTERM{begun}.", file=sys.stderr)
+        raise
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):
             raise

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from ..checkpoint import OF_DATA, read_checkpoint
 from ..checkpoint_file import check_folder
 from ..errors import FLDDError
+from ..interrupted import Interrupted
 from ..module import FLDD
 from .checkpoint_data import checkpoint_sections, know_classes, option
 from .defaults import check_trainer, default_callbacks, listed, validation_interval
@@ -82,6 +83,11 @@ class FLDDCLI(LightningCLI):
         """If something fails after the last step, such as a report, the run still ends as it should. Then it fails."""
         try:
             super()._run_subcommand(subcommand)
+        except Interrupted as stop:
+            if subcommand == "fit" and not stop.is_told:  # between the trainer's own work
+                for callback in listed(self.trainer.callbacks):  # type: ignore[attr-defined]
+                    callback.on_exception(self.trainer, self.model, stop)
+            raise
         except Exception:
             has_trained = subcommand == "fit" and self.trainer.global_step > 0 and self.trainer.fit_loop.done
             if has_trained and not self._has_ended:

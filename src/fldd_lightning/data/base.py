@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from ..checkpoint import load_data
 from ..errors import FLDDError
 from ..ranges import BETWEEN, NATURAL, SEED, Range, check_numbers
-from .loaders import ResumableLoader, ResumableSampler
+from .loaders import ResumableLoader, ResumableSampler, outlive_sigterm
 from .mapped import MappedFile
 
 __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
@@ -325,6 +325,7 @@ class DiscreteDataModule(LightningDataModule):
             "drop_last": drop_last,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": outlive_sigterm,
         }
 
     def _world(self) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 
 from ..errors import FLDDError
 
-__all__ = ["ResumableLoader", "ResumableSampler", "StreamLoader", "Visit", "apart_from_training"]
+__all__ = ["ResumableLoader", "ResumableSampler", "StreamLoader", "Visit", "apart_from_training", "outlive_sigterm"]
 
 
 _AT_ONCE = 2**12  # places turned into Python's integers at once
@@ -143,6 +145,18 @@ class StreamLoader(ResumableLoader):
     def _dealt(self) -> dict[str, int]:
         stream: Any = self.dataset
         return {"batch_size": int(self.batch_size or 1), "workers": self.num_workers, "world": stream.world}
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Let a worker ignore the first SIGTERM: schedulers send it to all processes, and the step at hand needs batches.
+
+    The training process ends its workers without signals, but for those that do not answer, which it sends two.
+
+    Args:
+        worker: Its number, which does not matter.
+    """
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def apart_from_training(loader: Any) -> Iterable[Any]:

@@ -15,7 +15,7 @@ from ..errors import FLDDError
 from ..ranges import COUNT, check_numbers
 from .base import DiscreteDataModule, Split, check_shares
 from .corpus import Corpus, Documents, read_corpus
-from .loaders import ResumableLoader, StreamLoader
+from .loaders import ResumableLoader, StreamLoader, outlive_sigterm
 from .rows import Rows, draw_splits, found_characters
 from .stream import TextStream
 from .tokenizer import CharacterTokenizer, HuggingFaceTokenizer, Tokenizer
@@ -187,6 +187,7 @@ class TextDataModule(DiscreteDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=outlive_sigterm,
         )
 
     def load(self) -> dict[str, Split]:

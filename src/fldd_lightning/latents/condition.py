@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -70,6 +71,30 @@ class ConditionLatent(Latent):
         """Latents ``(n, m)`` of values that a user chose: one value, or n of them; raises if they cannot be."""
 
     @abstractmethod
+    def check_values(self, values: Tensor) -> None:
+        """Raise FLDDError unless a batch's values can be."""
+
+    def check(self, x: Tensor, batch: Any) -> None:
+        """Raise FLDDError unless the batch has one value for every example, that can be; or none at all."""
+        if not isinstance(batch, dict) or self.key not in batch:
+            return
+        values: Any = batch[self.key]
+        if not isinstance(values, Tensor):
+            raise FLDDError(f"{self.key} is a {type(values).__name__}, but in a batch it must be a tensor.")
+        self.check_values(values)
+        if len(values) != len(x):
+            raise FLDDError(f"{self.key} has {len(values)} values, but the batch has {len(x)} examples.")
+
+    def as_tensor(self, values: Any, what: str, **options: Any) -> Tensor:
+        """Values that a user chose, of any shape; raises FLDDError if they are no ``what``."""
+        try:
+            return torch.as_tensor(values, **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise FLDDError(
+                f"{self.key} is {shorten(repr(values), 80)}, but it must be {what}. To let it be drawn, leave it out."
+            ) from error
+
+    @abstractmethod
     def as_data(self, c: Tensor) -> Tensor:
         """Latents ``(B, m)`` as a batch has them."""
 
@@ -116,30 +141,26 @@ class LabelLatent(ConditionLatent):
         label = self.in_batch(batch).long()
         return PointPosterior(label[:, None], self.logits.log_softmax(0)[label])
 
-    def check(self, x: Tensor, batch: Any) -> None:
-        """Raise FLDDError unless the batch's labels are integers ``0..num_labels-1``."""
-        if isinstance(batch, dict) and self.key in batch:
-            self._check(batch[self.key])
-
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         p = self.logits.detach().softmax(0).to(generator.device)
         return torch.multinomial(p, num_samples, True, generator=generator).unsqueeze(1)
 
     def choose(self, values: Any) -> Tensor:
-        labels = torch.as_tensor(values)
+        labels = self.as_tensor(values, f"a whole number from 0 to {self.size - 1}, or several")
         labels = labels.unsqueeze(0) if labels.dim() == 0 else labels
-        self._check(labels.squeeze(1) if labels.dim() == 2 else labels)
+        self.check_values(labels.squeeze(1) if labels.dim() == 2 else labels)
         return labels.long().view(-1, 1)
 
     def as_data(self, c: Tensor) -> Tensor:
         return c[:, 0]
 
-    def _check(self, labels: Tensor) -> None:
+    def check_values(self, values: Tensor) -> None:
         """Raise FLDDError unless labels ``(B,)`` are integers ``0..num_labels-1``."""
-        if labels.is_floating_point() or not labels.numel():
-            wrong = f"has dtype {labels.dtype}" if labels.numel() else "is empty"
+        if values.is_floating_point() or not values.numel() or values.dim() != 1:
+            wrong = f"has dtype {values.dtype}" if values.is_floating_point() else f"has shape {tuple(values.shape)}"
+            wrong = wrong if values.numel() else "is empty"
             raise FLDDError(f"{self.key} {wrong}, but a label is a whole number from 0 to {self.size - 1}.")
-        check_states(labels[:, None], self.size, (1,), self.key, "labels")
+        check_states(values[:, None], self.size, (1,), self.key, "labels")
 
 
 class VectorLatent(ConditionLatent):
@@ -170,18 +191,14 @@ class VectorLatent(ConditionLatent):
         vector = self.in_batch(batch)
         return PointPosterior(self._with_presence(vector), torch.zeros(len(vector), device=vector.device))
 
-    def check(self, x: Tensor, batch: Any) -> None:
-        """Raise FLDDError unless the batch's vectors are finite numbers ``(B, size)``."""
-        if isinstance(batch, dict) and self.key in batch:
-            self._check(batch[self.key])
-
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.zeros(num_samples, self.size + 1, dtype=self.zero.dtype, device=generator.device)
 
     def choose(self, values: Any) -> Tensor:
-        vectors = torch.as_tensor(values, dtype=self.zero.dtype, device=self.zero.device)
+        what = f"a vector of {self.size} numbers, or several"
+        vectors = self.as_tensor(values, what, dtype=self.zero.dtype, device=self.zero.device)
         vectors = vectors.unsqueeze(0) if vectors.dim() == 1 else vectors
-        self._check(vectors)
+        self.check_values(vectors)
         return self._with_presence(vectors)
 
     def as_data(self, c: Tensor) -> Tensor:
@@ -191,11 +208,11 @@ class VectorLatent(ConditionLatent):
         numbers = vectors.to(self.zero.dtype)
         return torch.cat([numbers, torch.ones_like(numbers[:, :1])], 1)  # (B, size + 1)
 
-    def _check(self, vectors: Tensor) -> None:
+    def check_values(self, values: Tensor) -> None:
         """Raise FLDDError unless vectors are finite numbers ``(B, size)``."""
-        if vectors.dim() != 2 or vectors.shape[1] != self.size or not len(vectors):
+        if values.dim() != 2 or values.shape[1] != self.size or not len(values):
             raise FLDDError(
-                f"{self.key} has shape {tuple(vectors.shape)}, but the model takes vectors (number, {self.size})."
+                f"{self.key} has shape {tuple(values.shape)}, but the model takes vectors (number, {self.size})."
             )
-        if not bool(vectors.isfinite().all()):
+        if not bool(values.isfinite().all()):
             raise FLDDError(f"{self.key} has numbers that are not finite. Replace them, or leave these examples out.")

@@ -1,11 +1,12 @@
 """Trained models as folders: a configuration, weights and a model card; and the two that come with this package."""
 
-from .card import model_card
+from .card import check_options, model_card
 from .folder import CONFIG, WEIGHTS, check_own, find_folder, load_pretrained, read_folder, shipped, write_folder
 
 __all__ = [
     "CONFIG",
     "WEIGHTS",
+    "check_options",
     "check_own",
     "find_folder",
     "load_pretrained",

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..errors import FLDDError
 from ..factory import class_paths, describe, public_path
+from ..ranges import check_kinds
 
 if TYPE_CHECKING:
     from ..module import FLDD
 
-__all__ = ["model_card"]
+__all__ = ["check_options", "model_card"]
 
 _UNKNOWN = "not stated"
+_HUB_OPTIONS = ("config", "repo_id", "push_to_hub", "model_card_kwargs")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of ``FLDD.save_pretrained`` before anything is written; what is not known would be ignored.
+
+    Raises:
+        FLDDError: If there is no such option, or one is of another kind.
+    """
+    unknown = [] if options.get("push_to_hub") else [name for name in options if name not in _HUB_OPTIONS]
+    if unknown:
+        hint = " It belongs into model_card_kwargs." if unknown[0] in _TOLD else ""
+        raise FLDDError(f"save_pretrained has no option '{unknown[0]}'.{hint}")
+    told = options.get("model_card_kwargs")
+    check_kinds({"push_to_hub": False, **options, "model_card_kwargs": told}, push_to_hub=bool,
+                model_card_kwargs=Mapping | None)  # fmt: skip
+    for name, value in (told or {}).items():
+        if name not in _TOLD:
+            raise FLDDError(f"model_card_kwargs has '{name}', but a model card says {', '.join(_TOLD)}.")
+        check_kinds({name: value}, **{name: str | None})
 
 
 def model_card(
@@ -85,6 +109,9 @@ fldd-lightning sample --pretrained MODEL{options} --output samples
 
 
 # ---- internals ----------------------------------------------------------------------------
+
+
+_TOLD = tuple(signature(model_card).parameters)[1:]
 
 
 def _data_of(module: FLDD) -> str | None:

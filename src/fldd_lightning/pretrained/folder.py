@@ -73,6 +73,8 @@ def check_own(folder: Path) -> None:
         FLDDError: If there is a file in place of the folder, a configuration of something else in it, or no file can
             be written there.
     """
+    if folder == Path() or "\0" in str(folder):
+        raise FLDDError(f"'{folder}' is no folder to save a model in. Give one of its own.")
     if folder.exists() and not folder.is_dir():
         raise FLDDError(f"'{folder}' is a file. Give a folder to save the model in.")
     check_folder(folder, "Choose another folder.")
