@@ -10,9 +10,11 @@ import any_steps
 import autoregressive
 import collapse
 import completion
+import cost
 import digits
 import estimators
 import factorial
+import file_size
 import held
 import kinds
 import mnist
@@ -37,6 +39,7 @@ KNOWN = {  # CSV, column: what may stand there
     "autoregressive": {"kind": autoregressive.SIZES},
     "published": {"setup": published.SETUPS, "method": published.METHODS},
     "held": {"kind": kinds.KINDS, "held": held.HELD},
+    "file_size": {"kind": file_size.KINDS},
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "soak": {"outcome": ["ok", "ok, enumerated"]},
     "tuning": {"kind": kinds.KINDS, "process": factorial.PROCESSES},
@@ -118,3 +121,21 @@ def test_exact_draws_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.p_value > 1e-3
     assert found.variation < 1.5 * found.exact
     assert found.degrees > 20
+
+
+@pytest.mark.parametrize("kind", file_size.KINDS)
+def test_files_of_a_size_are_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x.txt" if kind == "text" else "x.npy")
+    file_size.write(kind, path, 1)
+    assert 990_000 < path.stat().st_size <= 1_000_200
+    data = file_size.read(kind, path)
+    assert (data.num_classes, data.shape) == (27, (1_024,))
+    assert next(iter(data.train_dataloader()))["x"].shape == (128, 1_024)
+
+
+def test_the_forecast_of_several_gpus() -> None:
+    rates = {"tflops": 100.0, "inside": 200.0, "between": 20.0, "node": 8}
+    assert cost.forecast(1e12, 1e9, gpus=1, **rates) == (10.0, 0.0)
+    milliseconds, gigabytes = cost.forecast(1e12, 1e9, gpus=8, **rates)
+    assert (milliseconds, gigabytes) == pytest.approx((10 + 35, 7))  # each sends 2 7/8 times 4 GB, at 200 GB/s
+    assert cost.forecast(1e12, 1e9, gpus=16, **rates) == pytest.approx((10 + 375, 7.5))
