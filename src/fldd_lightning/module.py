@@ -58,6 +58,7 @@ from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import as_batch, chosen_latents, draw_samples, given_rows, with_conditions
 from .sampling import best_of as best_of_samples
 from .spec import Spec
+from .strategy import refuse_split_weights
 from .training import (
     AdaptiveClip,
     Averaging,
@@ -402,6 +403,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
+        refuse_split_weights(self.trainer.strategy)  # here, as it is the first hook: no data have been read
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note
         is_there = any(isinstance(each, Averaging) for each in callbacks)  # of the training before
