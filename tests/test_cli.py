@@ -99,7 +99,7 @@ def test_evaluation_needs_the_checkpoint_alone(
     assert main([*args, "--trainer.logger", "false", "--trainer.accelerator", "cpu"]) == 0
     out = capsys.readouterr().out
     if command == "predict":
-        saved = torch.load(tmp_path / "nelbo_rank0.pt", weights_only=True)
+        saved = torch.load(tmp_path / "nelbo.pt", weights_only=True)
         assert len(saved["nelbo"]) == 270
     else:
         assert "nelbo" in out

@@ -99,7 +99,7 @@ def test_the_best_of_n_has_the_lowest_bound(trajectory: bool) -> None:
     randomise(model.reverse, 1.0)
     with patch.object(type(model), "nelbo", autospec=True, side_effect=type(model).nelbo) as bound:
         best = model.sample(40, best_of=5, trajectory=trajectory)
-    candidates = [call.args[1] for call in bound.call_args_list]
+    candidates = [call.args[1]["x"] for call in bound.call_args_list]
     assert len(candidates) == 5
     assert not torch.equal(candidates[0], candidates[1])
     values = torch.stack([model.nelbo(x, draws=4).nelbo for x in candidates])  # (5, 40)

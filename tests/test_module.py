@@ -204,7 +204,7 @@ def test_predict_scores_every_example(tmp_path: Path) -> None:
     model = digits_model()
     run = trainer(tmp_path, callbacks=[NELBOWriter()])
     run.predict(model, DigitsDataModule(batch_size=64))
-    saved = torch.load(tmp_path / "nelbo_rank0.pt", weights_only=True)
+    saved = torch.load(tmp_path / "nelbo.pt", weights_only=True)
     assert saved["index"].tolist() == list(range(270))
     tested = trainer(tmp_path).test(model, DigitsDataModule(), verbose=False)[0]["test/nelbo"]
     assert float(saved["nelbo"].mean()) == pytest.approx(tested, rel=1e-5)

@@ -13,7 +13,7 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["remove_leftovers", "replacing"]
+__all__ = ["remove_leftovers", "replacing", "shard_mark"]
 
 _ENDING = ".fldd-part"
 
@@ -56,6 +56,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def shard_mark(rank: int, world: int) -> str:
+    """What names of files of one process end in, such as ``-00000-of-00002``; nothing if there is one process."""
+    return f"-{rank:05}-of-{world:05}" if world > 1 else ""
 
 
 def remove_leftovers(folder: Path) -> None:

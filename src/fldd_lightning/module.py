@@ -55,9 +55,10 @@ from .noise import Noise, SharedGenerator, mixed_seed, uniform
 from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_kinds, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
-from .sampling import as_batch, chosen_latents, draw_samples, given_rows, with_conditions
+from .sampling import as_batch, batches_of, chosen_latents, draw_samples, given_rows, rows_of_share, with_conditions
 from .sampling import best_of as best_of_samples
 from .spec import Spec
+from .strategy import refuse_split_weights
 from .training import (
     AdaptiveClip,
     Averaging,
@@ -421,6 +422,7 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
+        refuse_split_weights(self.trainer.strategy)  # here, as it is the first hook: no data have been read
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note
         is_there = any(isinstance(each, Averaging) for each in callbacks)  # of the training before
@@ -595,6 +597,7 @@ class FLDD(LightningModule, ModelHubMixin):
         given: Tensor | None = None,
         best_of: int = 1,
         condition: Mapping[str, Any] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """Draw samples; see :func:`fldd_lightning.sampling.ancestral_sample`.
 
@@ -614,14 +617,16 @@ class FLDD(LightningModule, ModelHubMixin):
             condition: Labels and vectors that samples are asked to have, by the names of their latents:
                 ``{"label": 3}``, or n of them ``(n,)``, ``(n, size)``. N is a multiple of n, and sample i gets value i
                 modulo n. Those that are not given are drawn; see :class:`ConditionLatent`.
+            share: ``(r, W)`` gives process r of W its part of the N samples alone. The parts of all processes, in their
+                order, are the N samples of one process with the same seed and ``batch_size``.
 
         Returns:
-            Integers ``(N, *shape)`` on the CPU.
+            Integers ``(N, *shape)`` on the CPU, or those of this process's share.
 
         Raises:
             FLDDError: If N or ``best_of`` is not positive, an argument is of another kind, or the model takes no such
                 ``num_steps``. If it cannot be decoded this way or be given anything. If a condition is none of the
-                model's, or cannot be. If a weight is not finite.
+                model's, or cannot be. If a weight is not finite. If there are fewer batches than processes.
         """
         check_numbers(
             locals(), num_samples=COUNT, seed=ANY_SEED, num_steps=COUNT.or_none, batch_size=COUNT, best_of=COUNT
@@ -630,10 +635,12 @@ class FLDD(LightningModule, ModelHubMixin):
         if num_steps not in (None, self.spec.num_steps):
             other: FLDD = self.with_num_steps(num_steps)
             return other.sample(
-                num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition
+                num_samples, seed, None, trajectory, batch_size, progress, decoding, given, best_of, condition, share
             )
-        needed = 8 * num_samples * self.spec.num_dims * (1 + trajectory * self.spec.num_steps)
-        check_memory(needed, f"drawing {num_samples:,} samples", "Draw fewer at a time, each time with another seed.")
+        rows = rows_of_share(num_samples, batch_size, share)
+        size = rows.stop - rows.start
+        needed = 8 * size * self.spec.num_dims * (1 + trajectory * self.spec.num_steps)
+        check_memory(needed, f"drawing {size:,} samples", "Draw fewer at a time, each time with another seed.")
         check_weights(self)
         if given is not None:
             self._check_takes_given()
@@ -642,20 +649,21 @@ class FLDD(LightningModule, ModelHubMixin):
         if best_of > 1:
             chosen = with_conditions(chosen, self.latents, num_samples, seed)
             asked = as_batch(chosen, self.latents)
+            known = {"index": torch.arange(rows.start, rows.stop), **part_of(asked, rows)}
             states = best_of_samples(
                 best_of,
                 lambda i: self.sample(
-                    num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given, 1, asked
+                    num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given, 1, asked,
+                    share,
                 ),
-                lambda x: self.nelbo({"x": x, **asked} if asked else x, _BOUND_DRAWS, seed, batch_size).nelbo.cpu(),
-            )
+                lambda x: self.nelbo({"x": x, **known}, _BOUND_DRAWS, seed, batch_size).nelbo.cpu(),
+            )  # fmt: skip
             return states if trajectory else states[-1]
-        generator = torch.Generator(float64_device(self.device)).manual_seed(seed)
         was_training = self.training
         self.eval()
-        sizes = [min(batch_size, num_samples - i) for i in range(0, num_samples, batch_size)]
         parts = (self.forward_process, self.reverse, self.latents)
-        samples = draw_samples(*parts, sizes, generator, num_steps, trajectory, progress, decoding, given, chosen)
+        batches = batches_of(rows, batch_size, seed)
+        samples = draw_samples(*parts, batches, num_steps, trajectory, progress, decoding, given, chosen)
         if was_training:
             self.train()
         return samples

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .categorical import check_integers, check_states, check_values, sample_categorical
+from .bound import mixed_seed
+from .categorical import check_integers, check_states, check_values, float64_device, sample_categorical
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
@@ -18,14 +19,72 @@ from .reverse import Reverse
 from .spec import Spec
 
 __all__ = [
+    "Batch",
     "ancestral_sample",
     "as_batch",
+    "batches_of",
     "best_of",
     "chosen_latents",
     "draw_samples",
     "given_rows",
+    "rows_of_share",
     "with_conditions",
 ]
+
+
+class Batch(NamedTuple):
+    """Samples that are drawn at once.
+
+    Attributes:
+        rows: Which of all samples these are.
+        seed: Of their noise. No batch depends on those before it, so that any process can draw it.
+    """
+
+    rows: slice
+    seed: int
+
+
+def rows_of_share(num_samples: int, batch_size: int, share: tuple[int, int]) -> slice:
+    """Which samples one of several processes draws: neighbouring whole batches, as even in number as can be.
+
+    Args:
+        num_samples: N, of all processes.
+        batch_size: Samples of a batch; the last one may have fewer.
+        share: Rank r and number W of the processes.
+
+    Raises:
+        FLDDError: Unless r is in 0..W-1 and there is a batch for every process.
+    """
+    rank, world = share
+    if not 0 <= rank < world:
+        raise FLDDError(f"share is {share}, but (r, W) stands for process r of W, which are counted from 0.")
+    if num_samples < world:
+        raise FLDDError(f"{world} processes cannot share {num_samples} samples: draw more, or start fewer processes.")
+    number = -(-num_samples // batch_size)
+    if number < world:
+        raise FLDDError(
+            f"{num_samples} samples in batches of {batch_size} are too few for {world} processes, which share whole "
+            f"batches: set batch_size to {num_samples // world} or less, draw more samples, or start fewer processes."
+        )
+    first, last = (min(num_samples, i * number // world * batch_size) for i in (rank, rank + 1))
+    return slice(first, last)
+
+
+def batches_of(rows: slice, batch_size: int, seed: int) -> list[Batch]:
+    """The batches of some samples; the first of all samples has the seed itself.
+
+    Args:
+        rows: Which samples, as :func:`rows_of_share` gives them.
+        batch_size: Samples of a batch.
+        seed: Of all samples.
+    """
+    return [
+        Batch(
+            slice(first, min(first + batch_size, rows.stop)),
+            mixed_seed(seed, 1, 0, first // batch_size) if first else seed,  # far from the small seeds that users take
+        )
+        for first in range(rows.start, rows.stop, batch_size)
+    ]
 
 
 @torch.no_grad()
@@ -99,8 +158,7 @@ def draw_samples(
     process: ForwardProcess,
     reverse: Reverse,
     latents: Sequence[Latent],
-    sizes: Sequence[int],
-    generator: torch.Generator,
+    batches: Sequence[Batch],
     num_steps: int | None = None,
     trajectory: bool = False,
     progress: bool = False,
@@ -116,8 +174,7 @@ def draw_samples(
         process: The forward process, for its prior.
         reverse: The reverse process.
         latents: All latents; those that networks see make the condition, and one may say where PAD is.
-        sizes: Samples of each batch.
-        generator: Source of the noise.
+        batches: Which samples to draw at once, with which seed; see :func:`batches_of`.
         num_steps: As for :func:`ancestral_sample`.
         trajectory: As for :func:`ancestral_sample`.
         progress: Show a progress bar.
@@ -126,19 +183,22 @@ def draw_samples(
         chosen: Latents of all samples by name, ``(N, m)``; see :func:`chosen_latents`.
 
     Returns:
-        Integers ``(N, *shape)``, or ``(T + 1, N, *shape)`` with ``trajectory``, on the CPU.
+        Integers ``(n, *shape)`` of the n samples of these batches, or ``(T + 1, n, *shape)`` with ``trajectory``, on
+        the CPU.
     """
     from rich.progress import Progress
 
     device = next(reverse.parameters()).device
     chosen = chosen or {}
+    generator = torch.Generator(float64_device(device))
     parts: list[Tensor] = []
     with Progress(disable=not progress) as bar:
-        task = bar.add_task("sampling", total=len(sizes) * process.num_steps)
-        for size, held in zip(sizes, _split(given, sizes, device), strict=True):
-            first = sum(part.shape[1 if trajectory else 0] for part in parts)
+        task = bar.add_task("sampling", total=len(batches) * process.num_steps)
+        for rows, seed in batches:
+            generator.manual_seed(seed)
+            size, held = rows.stop - rows.start, None if given is None else given[rows].to(device)
             drawn = [
-                chosen[latent.name][first : first + size].to(device)
+                chosen[latent.name][rows].to(device)
                 if latent.name in chosen
                 else _drawn(latent, size, held, generator).to(device)
                 for latent in latents
@@ -258,11 +318,6 @@ def best_of(n: int, draw: Callable[[int], Tensor], nelbo: Callable[[Tensor], Ten
         lowest = torch.where(is_better, bound, lowest)
         best = torch.where(is_better.view(1, -1, *[1] * (best.dim() - 2)), states, best)
     return best
-
-
-def _split(given: Tensor | None, sizes: Sequence[int], device: torch.device) -> Sequence[Tensor | None]:
-    """What is given of every batch."""
-    return [None] * len(sizes) if given is None else torch.split(given.to(device), list(sizes))
 
 
 def _drawn(latent: Latent, size: int, given: Tensor | None, generator: torch.Generator) -> Tensor:

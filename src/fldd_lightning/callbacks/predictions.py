@@ -9,13 +9,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from ..files import shard_mark
 from .run import run_folder
 
 __all__ = ["NELBOWriter"]
 
 
 class NELBOWriter(BasePredictionWriter):
-    """Saves ``nelbo_rank{r}.pt``: ``index`` and ``nelbo`` (nats per example) of the predicted split."""
+    """Saves ``nelbo.pt``: ``index`` and ``nelbo`` (nats per example) of the predicted split.
+
+    Of several processes each saves its part, the first of two as ``nelbo-00000-of-00002.pt``. With data modules of this
+    package the parts, one after the other, are what one process saves.
+    """
 
     def __init__(self) -> None:
         super().__init__("epoch")
@@ -31,7 +36,8 @@ class NELBOWriter(BasePredictionWriter):
         if not predictions:  # there are fewer batches than processes
             return
         joined = {key: torch.cat([p[key].cpu() for p in predictions]) for key in ("index", "nelbo")}
-        path = folder / f"nelbo_rank{trainer.global_rank}.pt"
+        path = folder / f"nelbo{shard_mark(trainer.global_rank, trainer.world_size)}.pt"
         torch.save(joined, path)
         if trainer.is_global_zero:
-            print(f"NELBO of {len(joined['nelbo'])} examples: {path}")
+            of = f", one of {trainer.world_size} files" if trainer.world_size > 1 else ""
+            print(f"NELBO of {len(joined['nelbo'])} examples: {path}{of}")

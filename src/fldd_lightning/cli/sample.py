@@ -10,12 +10,14 @@ import numpy as np
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..decoding import Decoding
+from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
 from .checkpoint_data import check_device, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
+from .processes import this_process
 
 __all__ = ["sample_command"]
 
@@ -40,6 +42,9 @@ def sample(
 ) -> None:
     """Draw samples from a trained model.
 
+    Started by torchrun or srun, every process draws its part of the samples and writes files of its own, such as
+    OUTPUT-00000-of-00002.npy. One after the other they are what a single process writes.
+
     Args:
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
@@ -54,7 +59,7 @@ def sample(
             diffusion that is not told the step.
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
-        device: Where to run, such as cpu or cuda.
+        device: Where to run, such as cpu or cuda. With cuda, several processes on a machine take a GPU each.
         trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
         decoding: Ancestral, which is meant if left out, or GreedyEnd; for masked diffusion also ExactlyN or
@@ -73,6 +78,8 @@ def sample(
     if path.suffix in (".npy", ".png", ".txt", ".csv"):
         path = path.with_suffix("")
     check_output(path)
+    process = this_process()
+    device = process.device(device)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
     known = read_given(model, given, prompt, infill)
@@ -84,29 +91,32 @@ def sample(
         num_samples = most if most > 1 else 64
     if guidance is not None:
         decoding = Guided(guidance, decoding)
-    states = model.sample(num_samples, seed, num_steps, trajectory, batch_size, True, decoding, known, best_of, asked)
-    if known is not None:
+    is_first, share = process.rank == 0, (process.rank, process.world)
+    states = model.sample(
+        num_samples, seed, num_steps, trajectory, batch_size, is_first, decoding, known, best_of, asked, share
+    )
+    if known is not None and is_first:
         print("The model was trained to complete examples." if model.observed else CLAMPED)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)
     has_picture = lines is None or type(model).render is not FLDD.render
     written: list[Path] = []
 
-    def file(ending: str) -> Path:
-        written.append(path.with_name(path.name + ending))
+    def file(ending: str, kind: str = "") -> Path:
+        written.append(path.with_name(path.name + kind + shard_mark(*share) + ending))
         return written[-1]
 
     np.save(file(".npy"), samples.numpy())
     if trajectory:
-        np.save(file("_trajectory.npy"), states.numpy())
+        np.save(file(".npy", "_trajectory"), states.numpy())
     if has_picture:
         save_grid(model, samples, file(".png"))
         if trajectory:
-            save_trajectory(model, states[:, :8], file("_trajectory.png"))
+            save_trajectory(model, states[:, :8], file(".png", "_trajectory"))
     if lines is not None:
         write_lines([*model.text_head(), *lines], file(model.text_ending))
         if trajectory:
-            write_lines(trajectory_lines(model, states[:, :8]), file("_trajectory.txt"))
+            write_lines(trajectory_lines(model, states[:, :8]), file(".txt", "_trajectory"))
     print("wrote " + ", ".join(str(p) for p in written))
 
 

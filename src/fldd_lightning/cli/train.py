@@ -13,12 +13,14 @@ import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import Strategy
 
 from ..checkpoint import OF_DATA, read_checkpoint
 from ..checkpoint_file import check_folder
 from ..errors import FLDDError
 from ..interrupted import Interrupted
 from ..module import FLDD
+from ..strategy import refuse_split_weights
 from .checkpoint_data import checkpoint_sections, know_classes, option
 from .defaults import check_trainer, default_callbacks, listed, validation_interval
 from .farewell import farewell
@@ -49,6 +51,8 @@ class FLDDCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[str(self.subcommand)]
+        strategy = options.trainer.strategy
+        refuse_split_weights(strategy if isinstance(strategy, (str, Strategy)) else strategy.class_path)
         validation_interval(options.trainer)
         self._check_options(options)
         if options.get("ckpt_path") not in (None, "best", "last", "hpc"):

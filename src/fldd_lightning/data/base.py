@@ -311,7 +311,10 @@ class DiscreteDataModule(LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._evaluation_loader("test")
+        """The test data, in order. Each process has neighbouring batches, the same ones that a single process has."""
+        split = self.splits["test"]
+        sampler = _PartSampler(len(split), *self._world(), self.batch_size)
+        return DataLoader(**self._options(split, sampler, drop_last=False))
 
     def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
         split = self.splits[name]
@@ -350,3 +353,21 @@ class _ShareSampler(DistributedSampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Evaluation order does not change."""
+
+
+class _PartSampler(_ShareSampler):
+    """Neighbouring whole batches for each process, so that each is the batch that one process has; none twice.
+
+    If there are fewer batches than processes, the examples are shared out in place of batches.
+
+    Raises:
+        FLDDError: If there are fewer examples than processes.
+    """
+
+    def __init__(self, length: int, world: int, rank: int, batch_size: int) -> None:
+        if length < world:
+            raise FLDDError(f"{world} processes cannot share {length} test examples: start fewer, --trainer.devices.")
+        size = batch_size if length > (world - 1) * batch_size else 1
+        number = -(-length // size)
+        first, last = (min(length, i * number // world * size) for i in (rank, rank + 1))
+        self.indices = range(first, last)
