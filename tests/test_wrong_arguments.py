@@ -42,6 +42,7 @@ WRONG: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("sample", "condition", tuple({"label": each} for each in (*NO_VALUES, 1.5, 7, [], [[0, 1]])), "label"),
     ("sample", "condition", tuple({"vector": each} for each in (*NO_VALUES, 1j, 3, [], [1, 2, 3])), "vector"),
     ("sample", "condition", ({"other": 1}, {3: 1}, {None: 1}), "can be asked for label, vector"),
+    ("sample", "share", (*ODD, None, 3, (1,), (0, 0), (1, 1), (-1, 2), ("0", 1), (0.0, 1.0)), ""),
     ("nelbo", "batch", ("3", 2.5, True, None, object(), {}, [], (), X.numpy(), X.tolist()), "a batch is a tensor"),
     ("nelbo", "batch", tuple({**BATCH, "x": each} for each in ("a", None, 3, X.tolist())), "'x' is a"),
     ("nelbo", "batch", ({**BATCH, "x": X.float()}, {**BATCH, "x": X[0]}, {**BATCH, "x": torch.tensor(3)}), "x has"),

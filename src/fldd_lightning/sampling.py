@@ -55,9 +55,10 @@ def rows_of_share(num_samples: int, batch_size: int, share: tuple[int, int]) -> 
     Raises:
         FLDDError: Unless r is in 0..W-1 and there is a batch for every process.
     """
-    rank, world = share
-    if not 0 <= rank < world:
+    whole = isinstance(share, tuple) and len(share) == 2 and all(type(each) is int for each in share)
+    if not whole or not 0 <= share[0] < share[1]:
         raise FLDDError(f"share is {share}, but (r, W) stands for process r of W, which are counted from 0.")
+    rank, world = share
     if num_samples < world:
         raise FLDDError(f"{world} processes cannot share {num_samples} samples: draw more, or start fewer processes.")
     number = -(-num_samples // batch_size)
