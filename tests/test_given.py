@@ -89,6 +89,7 @@ def test_an_exact_denoiser_of_any_order_samples_the_conditional_when_clamped(giv
     assert p_value(samples, given) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_complete(tmp_path: Path) -> None:
     network = partial(MLP, width=64, depth=1, embedding=4)
     options: dict[str, Any] = {"num_classes": 2, "shape": (3,), "num_steps": 3, "forward_process": AbsorbingProcess}

@@ -121,7 +121,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
         ("latent", 3, {}),
         ("latent", 11, {"accumulate_grad_batches": 3}),
         ("workers", 10, {}),
-        ("stream", 5, {}),
+        pytest.param("stream", 5, {}, marks=pytest.mark.slow),
         ("stream, workers", 5, {}),
         ("pictures", 7, {}),
     ],

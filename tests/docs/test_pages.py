@@ -79,6 +79,14 @@ def commands(page: Path) -> list[str]:
     return [line for line in found if line] + re.findall(r"`(fldd-lightning [a-z]+ [^`]*)`", prose)
 
 
+SLOW = ("docs/recipes/array.md",)  # its chain is fitted to 16,000 walks
+WITH_PYTHON = [
+    pytest.param(page, id=named(page), marks=pytest.mark.slow if named(page) in SLOW else ())
+    for page in PAGES
+    if any(block.language == "python" for block in blocks(page))
+]
+
+
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The prelude: an empty folder to work in, and trainers that stop after two steps."""
@@ -102,7 +110,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore", "error:a gradient of")
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=named)
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_runs(page: Path, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
