@@ -150,6 +150,16 @@ def test_a_process_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert this_process().device("cpu") == "cpu"
 
 
+@pytest.mark.parametrize("command", ["score", "evaluate", "tokenizer"])
+def test_other_commands_are_for_one_process(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment("torchrun", 1, 2).items():
+        monkeypatch.setenv(name, value)
+    assert main([command]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {command} works in one process, but 2 were started")
+
+
 def test_a_job_without_srun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "5"}.items():
         monkeypatch.setenv(name, value)

@@ -101,6 +101,10 @@ def _run(args: list[str], trusted: list[str]) -> None:
 
     args = [args[0], *files_first(args[1:])]
     with trusting(trusted):
+        if args[0] in _OWN_COMMANDS and args[0] != "sample":
+            from .processes import one_process
+
+            one_process(args[0])
         if args[0] in _OWN_COMMANDS:  # its module is imported now, so that --help need not wait
             getattr(import_module(f".{args[0]}", __package__), f"{args[0]}_command")(args[1:])
         else:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Process", "this_process"]
+from ..errors import FLDDError
+
+__all__ = ["Process", "one_process", "this_process"]
 
 # Rank, number of processes, rank on the machine. SLURM_NTASKS will not do: a job's script has it without srun, too.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -47,3 +49,17 @@ def this_process() -> Process:
     else:
         return Process(0, 1, 0)
     return Process(*(int(os.environ[name]) for name in names))
+
+
+def one_process(command: str) -> None:
+    """Refuse to run a command that does not share its work in one of several processes.
+
+    Raises:
+        FLDDError: If torchrun or srun started several.
+    """
+    world = this_process().world
+    if world > 1:
+        raise FLDDError(
+            f"{command} works in one process, but {world} were started, which would all do the same and write to the same "
+            "file. Start it without torchrun or srun."
+        )
