@@ -60,6 +60,6 @@ def one_process(command: str) -> None:
     world = this_process().world
     if world > 1:
         raise FLDDError(
-            f"{command} works in one process, but {world} were started, which would all do the same and write to the same "
+            f"{command} works in one process, but {world} were started, which would write to the same "
             "file. Start it without torchrun or srun."
         )
