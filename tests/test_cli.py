@@ -118,7 +118,7 @@ def test_sample_writes_integers_and_a_grid(trained: Path, tmp_path: Path) -> Non
     assert Image.open(tmp_path / "a_trajectory.png").size[0] > 8
 
 
-def test_array_run(tmp_path: Path) -> None:
+def test_array_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four dimensions an example, and a logger that is given no folder."""
     x = np.random.default_rng(0).integers(0, 5, (40, 3, 2, 1, 2))
     np.save(tmp_path / "my.npy", x)
@@ -130,6 +130,11 @@ def test_array_run(tmp_path: Path) -> None:
     assert (saved["num_classes"], list(saved["shape"]), saved["num_steps"]) == (5, [3, 2, 1, 2], 2)
     assert main(["sample", "--ckpt_path", checkpoint(tmp_path), "--output", str(tmp_path / "s")]) == 0
     assert np.load(tmp_path / "s.npy").shape == (64, 3, 2, 1, 2)
+    mine = (tmp_path / "my.npy").read_bytes()
+    for output in ("my", "my.npy"):  # what is there is not written over
+        args = ["sample", "--ckpt_path", checkpoint(tmp_path), "--output", str(tmp_path / output)]
+        assert "is there already. Give another --output" in error_of(args, capsys)
+    assert (tmp_path / "my.npy").read_bytes() == mine
 
 
 @pytest.mark.parametrize("option", ["", "--config="])

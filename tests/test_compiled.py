@@ -172,6 +172,14 @@ def test_what_cannot_be_compiled_is_told(traced: list[Any]) -> None:
         compiled.training_step(batch_for(compiled), 0)
 
 
+def test_too_many_sizes_of_batches_are_told(traced: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fldd_lightning.compiled._GRAPHS", 1)
+    _, model = alike({})
+    batches = [{"x": batch_for(model)["x"][:size]} for size in (8, 7, 6, 5, 4)]
+    with pytest.raises(FLDDError, match=r"more than 1 graphs .* sizes of batches need their own"):
+        _ = [model.training_step(batch, 0) for batch in batches]
+
+
 def test_a_compiled_model_can_be_copied_and_saved(traced: list[Any]) -> None:
     _, model = alike(CASES["masks"])
     model.training_step(batch_for(model), 0)

@@ -13,7 +13,7 @@ import torch
 
 from fldd_lightning import FLDD, FLDDError, load_model
 from fldd_lightning.cli import main
-from tiny import Pairs, build, fit, trainer
+from tiny import Pairs, build, fit, trainer, with_latent
 
 MESSAGE = "the weights of 'reverse.network.mix_out.bias' are not finite"
 
@@ -64,6 +64,17 @@ def test_weights_are_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch) -> N
     assert look.call_count == 2
 
 
+@pytest.mark.parametrize("table", ["log_prior", "log_conditional"])
+def test_tables_of_latents_are_looked_at(table: str) -> None:
+    model = with_latent()
+    model.fit_latents(Pairs(batch_size=8).train_dataloader())
+    model.sample(2)  # whose logarithms of 0 are infinite
+    getattr(model.latents[0], table).fill_(torch.nan)
+    for use in (model.sample, lambda n: model.nelbo(torch.zeros(n, 2, dtype=torch.long))):
+        with pytest.raises(FLDDError, match=f"the weights of 'latents.0.{table}' are not finite"):
+            use(2)
+
+
 def test_on_the_command_line_it_is_one_paragraph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.ckpt"
     fit(tmp_path, build(), Pairs(batch_size=64), max_steps=1, limit_val_batches=0).save_checkpoint(path)
@@ -89,12 +100,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the step and the likely cause. Checkpoints from before stay, and are good."""
-    real = FLDD._loss
+    real = FLDD.loss_of
 
-    def loss(self: FLDD, batch: Any, generator: Any) -> torch.Tensor:
-        return real(self, batch, generator) * (1.0 if self.global_step < 6 else torch.inf)
+    def loss_of(self: FLDD, batch: Any, generator: Any, global_step: int, progress: float) -> Any:
+        computed = real(self, batch, generator, global_step, progress)
+        return computed._replace(loss=computed.loss * (1.0 if global_step < 6 else torch.inf))
 
-    monkeypatch.setattr(FLDD, "_loss", loss)
+    monkeypatch.setattr(FLDD, "loss_of", loss_of)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 3, (64, 4)))
     args = ["fit", "--model", "FLDD", "--model.forward_process", "AbsorbingProcess", "--model.denoiser", "MLP"]
     args += ["--data", "ArrayDataModule", "--data.path", str(tmp_path / "x.npy"), "--data.batch_size", "16"]

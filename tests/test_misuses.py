@@ -192,6 +192,8 @@ OF_TRAINER = [  # what makes a trainer takes long
     ("--trainer.precision 16-true", "keeps weights in 16 bits"),
     ("--trainer.precision transformer-engine", "transformer_engine"),
     ("--trainer.precision 8-bit", "--trainer.precision"),
+    ("--trainer.devices 4096", "devices is 4096: each would be a process"),
+    ("--trainer.limit_train_batches 0", "limit_train_batches is 0"),
     ("--trainer.val_check_interval 0", "val_check_interval is 0"),
     ("--trainer.val_check_interval -1", "val_check_interval is -1"),
     ("--trainer.val_check_interval 2.5", "invalid value 2.5 for val_check_interval"),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["CompiledLoss", "TrainingLoss"]
 
 
+_GRAPHS = 64  # of all models in a process
+
+
 class TrainingLoss(NamedTuple):
     """The loss of a training step, and what there is to log.
 
@@ -41,8 +44,8 @@ class CompiledLoss:
 
     A graph cannot draw from a generator of one's own. So the first batch of a shape is computed as always, which notes
     what noise it takes, and everything it changed is put back. From then on the same noise is drawn by the same
-    generator before each step, and handed to the graph. Numbers that change along the run are arguments of the graph:
-    it is compiled two or three times at first, and then stays.
+    generator before each step, and handed to the graph. Numbers that change along the run are arguments of the graph.
+    It is compiled two or three times at first, and may be again for other sizes of batches.
 
     Args:
         model: Whose loss it is.
@@ -57,7 +60,7 @@ class CompiledLoss:
         """The loss of a batch; see :meth:`FLDD.loss_of`.
 
         Raises:
-            FLDDError: If a part of the model cannot be compiled.
+            FLDDError: If a part of the model cannot be compiled, or too many sizes of batches would have to be.
         """
         shapes = [leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
         key = (*shapes, self._model.estimator.phase(global_step))
@@ -65,7 +68,13 @@ class CompiledLoss:
             self._requests[key] = self._noted(batch, generator, global_step, progress)
         drawn = [request(generator) for request in self._requests[key]]
         try:
-            return self._compiled(batch, drawn, generator.device, generator.world, global_step, progress)
+            with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+                return self._compiled(batch, drawn, generator.device, generator.world, global_step, progress)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise FLDDError(
+                f"more than {_GRAPHS} graphs would have to be compiled: other sizes of batches need their own. Set "
+                "model.compile to false, or make batches of one size."
+            ) from error
         except torch._dynamo.exc.TorchDynamoException as error:
             said = " ".join(str(error).split("\n\n")[0].split())
             raise FLDDError(
@@ -75,17 +84,17 @@ class CompiledLoss:
 
     def _noted(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> list[Any]:
         """What noise a batch takes; the generator, and the model's running means, are as they were before."""
-        state, states = generator.get_state(), torch.get_rng_state()
+        state, device = generator.get_state(), generator.device
         kept = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         requests: list[Callable[[torch.Generator], Tensor]] = []
         generator.requests = requests
-        self._model.loss_of(batch, generator, global_step, progress)  # with gradients, which noise may depend on
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # which dropout draws from
+            self._model.loss_of(batch, generator, global_step, progress)  # with gradients, which noise may depend on
         with torch.no_grad():
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(kept[name])
         generator.requests = None
         generator.set_state(state)
-        torch.set_rng_state(states)
         return requests
 
     def _traced(

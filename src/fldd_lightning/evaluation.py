@@ -20,11 +20,15 @@ __all__ = ["Evaluation", "Scores", "check_bound", "check_weights", "part_of"]
 
 
 def check_weights(module: nn.Module) -> None:
-    """Raise FLDDError if a weight is NaN or infinite; one look at all of them, and one wait for the device."""
+    """Raise FLDDError if a weight is NaN or infinite, or a latent's table NaN; one wait for the device."""
     weights = [p.detach() for p in module.parameters() if p.numel()]
-    if not weights or bool(nn.utils.get_total_norm(weights).isfinite()):
+    tables = {name: table for name, table in module.named_buffers() if name.startswith("latents.")}
+    right = [~table.isnan().any() for table in tables.values()]  # -inf is the logarithm of 0
+    right += [nn.utils.get_total_norm(weights).isfinite()] if weights else []
+    if not right or bool(torch.stack(right).all()):
         return
-    name = next((name for name, p in module.named_parameters() if not bool(p.isfinite().all())), None)
+    wrong = (name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+    name = next(wrong, None) or next((name for name, table in tables.items() if bool(table.isnan().any())), None)
     if name is not None:  # else they are large
         raise FLDDError(
             f"the weights of '{name}' are not finite, so that samples and bounds would mean nothing: training has "

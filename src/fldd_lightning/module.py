@@ -177,7 +177,7 @@ class FLDD(LightningModule, ModelHubMixin):
             locals(), lr=POSITIVE, forward_lr_ratio=NOT_NEGATIVE, freeze_steps=NATURAL, auxiliary_weight=NOT_NEGATIVE,
             observed=SHARE, weight_decay=NOT_NEGATIVE, ema_decay=BELOW_ONE,
         )  # fmt: skip
-        check_kinds(locals(), compile=bool)
+        check_kinds(locals(), shape=Sequence, budgets=Sequence, padded=bool, compile=bool)
         super().__init__()
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         arguments.pop("condition_sizes")  # latents keep their own
@@ -422,6 +422,8 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
+        if self.trainer.training and self.trainer.limit_train_batches == 0:
+            raise FLDDError("limit_train_batches is 0, which leaves nothing to train on. Leave it out, or set more.")
         refuse_split_weights(self.trainer.strategy)  # here, as it is the first hook: no data have been read
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note

@@ -55,7 +55,8 @@ def test_a_copy_for_another_process_gives_nothing_back(tmp_path: Path) -> None:
     state: dict[str, Any] = file.__getstate__()
     other = MappedFile.__new__(MappedFile)
     other.__dict__.update(state)
-    other.read(10**6, 10**6)
+    assert state["_pages"] is None
+    other.read(10**6, 10**6)  # does nothing, and does not fail
     assert MappedFile.of(np.arange(10)) is None
 
 
@@ -80,6 +81,14 @@ def test_a_value_out_of_range_is_refused_in_its_batch(tmp_path: Path, mapped: No
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(FLDDError, match=r"values from 0 to 4, but the model has 4 classes"):
         trainer.fit(model, data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_the_value_that_is_refused_is_that_of_the_file(tmp_path: Path, mapped: None, dtype: type) -> None:
+    np.save(tmp_path / "x.npy", np.full((20, 2), np.iinfo(dtype).max, dtype))
+    batch = next(iter(ArrayDataModule(str(tmp_path / "x.npy"), num_classes=5, batch_size=4).train_dataloader()))
+    with pytest.raises(FLDDError, match=f"values from {np.iinfo(dtype).max} to"):
+        FLDD(5, (2,), num_steps=2, forward_process=AbsorbingProcess, denoiser=MLP).nelbo(batch)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
 from ..callbacks import CollapseMonitor, NELBOWriter, Pictures, Texts
@@ -12,6 +14,7 @@ from ..callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from ..callbacks.progress import RunProgressBar
 from ..callbacks.report import Report
 from ..callbacks.signals import SaveOnSignal
+from ..errors import FLDDError
 from ..module import FLDD
 from ..ranges import COUNT, NATURAL, NOT_NEGATIVE, SEED, Range, check_numbers
 from ..table import TableFLDD
@@ -20,6 +23,7 @@ from ..text import TextFLDD
 __all__ = ["check_trainer", "default_callbacks", "validation_interval"]
 
 
+_PER_CORE = 8  # processes, at most; more would halt the machine
 _NUMBERS = {  # that the trainer takes unchecked, and trips over later or not at all
     "accumulate_grad_batches": COUNT,
     "check_val_every_n_epoch": COUNT.or_none,
@@ -43,6 +47,13 @@ def check_trainer(options: Any) -> None:
     check_numbers(options.trainer, **_NUMBERS)
     if type(options.trainer.val_check_interval) is int:
         check_numbers(options.trainer, val_check_interval=COUNT)
+    devices, cores = str(options.trainer.devices), os.cpu_count() or 1
+    on_cpu = options.trainer.accelerator == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and devices.isdecimal() and int(devices) > _PER_CORE * cores:
+        raise FLDDError(
+            f"trainer.devices is {devices}: each would be a process on the CPU, which has {cores} cores here. Set "
+            f"--trainer.devices to {cores} or less."
+        )
 
 
 def default_callbacks(subcommand: str, trainer: dict[str, Any], model: FLDD) -> list[Callback]:

@@ -20,6 +20,7 @@ from .mapped import MappedFile
 
 __all__ = ["ArrayDataModule"]
 
+_UNKNOWN = 2**64  # no integer of a file is larger
 _MOST_CLASSES = 2**18  # as many as the largest vocabularies have; networks have weights for each
 
 
@@ -95,15 +96,18 @@ class ArrayDataModule(DiscreteDataModule):
         for part in parts.values():
             _check_array(part, least if len(parts) == 1 else 1)
         mapped = {name: MappedFile.of(part.x) for name, part in parts.items()}
-        if self._num_classes is None or not all(mapped.values()):
+        is_searched = self._num_classes is None or not all(mapped.values())
+        if is_searched:
             if any(mapped.values()):
                 rank_zero_info(f"Looking through {self.path} for its classes; --data.num_classes spares it.")
             ranges = [extremes(part.x) for part in parts.values()]
             self._num_classes = self._classes(min(low for low, _ in ranges), max(high for _, high in ranges))
             self.keep_classes(self._num_classes)
+        assert self._num_classes is not None
+        high = self._num_classes - 1 if is_searched else _UNKNOWN
         splits: dict[str, Split] = {}
         for name, part in parts.items():
-            x = as_tensor(part.x, self._num_classes - 1)
+            x = as_tensor(part.x, high)
             x = x[:, None] if x.dim() == 1 else x
             conditions = {key: _condition(part, key) for key in self._conditions}
             splits[name] = Split(x, _labels(part), conditions=conditions, mapped=mapped[name])

@@ -28,7 +28,7 @@ class Split(Dataset[dict[str, Tensor]]):
     """Examples ``x`` with their ``index`` and, if there are any, their ``label`` and other conditions.
 
     Args:
-        x: Integers ``(N, *shape)``, of any integer type; batches have the same, or ``int32`` for ``uint16``.
+        x: Integers ``(N, *shape)``, of any integer type; batches have the same, or signed ones for unsigned.
         labels: Labels ``(N,)``.
         rows: Which of the N examples are of this split ``(n,)``; all if None. No example is copied before it is used.
         conditions: Further labels ``(N,)`` and vectors ``(N, m)``, by the names that batches have for them.
@@ -94,7 +94,9 @@ class Split(Dataset[dict[str, Tensor]]):
 
 def _usable(x: Tensor) -> Tensor:
     """Integers that torch computes with."""
-    return x.int() if x.dtype == torch.uint16 else x
+    if x.dtype == torch.uint16:
+        return x.int()
+    return x.long() if x.dtype in (torch.uint32, torch.uint64) else x
 
 
 def check_shares(val_fraction: float, test_fraction: float) -> None:

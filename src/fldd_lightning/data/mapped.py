@@ -18,8 +18,8 @@ class MappedFile:
 
     The system keeps what a process has read of a mapped file, and counts it as memory of the process. On a cluster the
     scheduler may end a job for it. Whoever reads calls :meth:`read`, and all is given back before it can be more than
-    256 MiB. It stays in the system's cache, so that reading it again is fast. What was written into the array is lost
-    then.
+    256 MiB and one batch. It stays in the system's cache, so that reading it again is fast. What was written into the
+    array is lost then.
 
     Args:
         pages: The mapping.
@@ -44,9 +44,10 @@ class MappedFile:
             examples: How many.
             size: Bytes of each.
         """
-        self._held += examples * (size + _AROUND)
-        if self._held >= _MOST:
+        more = examples * (size + _AROUND)
+        if self._held + more > _MOST:
             self.give_back()
+        self._held += more
 
     def give_back(self) -> None:
         """Let go of what is in memory; systems that cannot do so keep it as long as they like."""
