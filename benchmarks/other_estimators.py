@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fldd_lightning import GradientEstimator, Reinforce, Spec, StepLoss
-from fldd_lightning.bound import StepTerms
+from fldd_lightning.bound import StepTerms, states_drawn, uniform
 from fldd_lightning.categorical import one_hot, sum_dims
 from fldd_lightning.estimators.score import around, mean_of_draws, moved
 from fldd_lightning.forward import DenseStep, MaskedStep, Step
-from fldd_lightning.noise import states_drawn, uniform
 
 Terms = Callable[[Tensor], StepTerms]
 

@@ -33,9 +33,8 @@ from fldd_lightning import (
     WarmUp,
 )
 from fldd_lightning.any_order import any_order_nelbo, exactly_masked
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import step_terms, uniform_of
 from fldd_lightning.cli import main
-from fldd_lightning.noise import uniform_of
 from fldd_lightning.sampling import ancestral_sample
 from tiny import Pairs, build, fit, trainer
 

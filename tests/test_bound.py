@@ -18,11 +18,10 @@ from conftest import (
     prior_term,
     reconstruction_term,
 )
-from fldd_lightning.bound import step_terms, stratified_steps
+from fldd_lightning.bound import states_drawn, step_terms, stratified_steps
 from fldd_lightning.categorical import one_hot
 from fldd_lightning.forward import MaskProcess
 from fldd_lightning.forward.step import Timesteps
-from fldd_lightning.noise import states_drawn
 from fldd_lightning.spec import Spec
 
 

@@ -24,12 +24,11 @@ from fldd_lightning import (
     TrainedMixtureLatent,
     load_model,
 )
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.cli import main
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
 from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, LearnedMaskProcess
 from fldd_lightning.forward.step import even_times
-from fldd_lightning.noise import states_drawn
 from fldd_lightning.spec import Spec
 from joint_training import assert_gradients_of
 from tiny import Pairs, build, fit

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from conftest import LEARNED, exact_step_kl, make
-from fldd_lightning.bound import StepTerms, step_terms
+from fldd_lightning.bound import StepTerms, states_drawn, step_terms
 from fldd_lightning.errors import FLDDError
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce, WarmUp
-from fldd_lightning.noise import states_drawn
 from fldd_lightning.spec import Spec
 
 UNBIASED = {

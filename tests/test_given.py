@@ -34,11 +34,10 @@ from fldd_lightning import (
     UniformProcess,
 )
 from fldd_lightning.any_order import exactly_masked
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.cli import main
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.latents.given import random_subset
-from fldd_lightning.noise import states_drawn
 from test_text import WORDS, data_of, model_of
 from test_text import trainer as text_trainer
 from tiny import build, fit, trainer

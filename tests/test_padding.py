@@ -21,10 +21,9 @@ from conftest import (
     reconstruction_term,
 )
 from fldd_lightning import FLDDError
-from fldd_lightning.bound import step_terms
+from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.categorical import without_state
 from fldd_lightning.estimators import RLOO, Concrete, GradientEstimator, Reinforce
-from fldd_lightning.noise import states_drawn
 from fldd_lightning.sampling import ancestral_sample
 from fldd_lightning.spec import Spec
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fldd_lightning.noise import SharedGenerator, permutation, uniform
+from fldd_lightning.bound import SharedGenerator, permutation, uniform
 from several_processes import MODELS, SaveAt, trained, weights
 
 

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import all_states, make
-from fldd_lightning.bound import repeated, step_terms
+from fldd_lightning.bound import repeated, states_drawn, step_terms
 from fldd_lightning.estimators import RLOO, Reinforce
 from fldd_lightning.forward import AbsorbingProcess, DenseStep, LearnedMaskProcess, MaskedStep, Step
 from fldd_lightning.networks import Transformer
-from fldd_lightning.noise import states_drawn
 from fldd_lightning.reverse import MaskedReverse, Reverse
 from fldd_lightning.spec import Spec
 

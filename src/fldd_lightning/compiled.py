@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from .bound import DrawnNoise, SharedGenerator
 from .errors import FLDDError
-from .noise import DrawnNoise, SharedGenerator
 
 if TYPE_CHECKING:
     from .module import FLDD

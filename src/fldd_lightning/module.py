@@ -23,14 +23,18 @@ from torchmetrics import Metric
 from .any_order import has_any_order
 from .bound import (
     Bound,
+    Noise,
+    SharedGenerator,
     StepTerms,
     draw_latents,
+    mixed_seed,
     nelbo,
     noise_of,
     num_uniforms,
     step_terms,
     stratified_steps,
     summed_over_processes,
+    uniform,
 )
 from .categorical import check_integers, check_states, check_values, float64_device, grey_levels
 from .checkpoint import about_model, check_same, load_module, same_vocabulary
@@ -51,7 +55,6 @@ from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .memory import check_memory
 from .networks import Backbone, StateEmbedding
-from .noise import Noise, SharedGenerator, mixed_seed, uniform
 from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_kinds, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .bound import mixed_seed
 from .categorical import check_integers, check_states, check_values, float64_device, sample_categorical
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
 from .latents.base import Latent
 from .latents.condition import ConditionLatent, VectorLatent
-from .noise import mixed_seed
 from .reverse import Reverse
 from .spec import Spec
 

@@ -8,12 +8,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..any_order import any_order_nelbo, has_any_order
-from ..bound import num_uniforms
+from ..bound import num_uniforms, uniform_of
 from ..categorical import float64_device
 from ..errors import FLDDError
 from ..metrics import NELBOMetric
 from ..module import FLDD
-from ..noise import uniform_of
 from ..ranges import COUNT, check_numbers
 
 __all__ = ["AnyOrderBound"]

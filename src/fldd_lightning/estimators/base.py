@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..bound import StepTerms
+from ..bound import Noise, StepTerms
 from ..forward import ForwardProcess, Step
-from ..noise import Noise
 from ..reverse import Reverse
 from ..spec import Spec
 
@@ -92,8 +91,8 @@ class GradientEstimator(nn.Module, ABC):
             step: The forward transition, with gradients to phi.
             terms: The step's KL at n draws of z_t, integers ``(n, B, *shape)`` or weights ``(n, B, *shape, S)``; see
                 :func:`~fldd_lightning.bound.step_terms`. Each call is one pass of the denoiser.
-            generator: Source of the noise in z_t. Draw by :func:`~fldd_lightning.noise.states_drawn` and
-                :func:`~fldd_lightning.noise.uniform`: then several processes draw what one would, and the step can
+            generator: Source of the noise in z_t. Draw by :func:`~fldd_lightning.bound.states_drawn` and
+                :func:`~fldd_lightning.bound.uniform`: then several processes draw what one would, and the step can
                 be compiled.
             global_step: Optimiser steps so far, for schedules.
         """

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..bound import StepTerms
+from ..bound import Noise, StepTerms, states_drawn, uniform
 from ..factory import build
 from ..forward import ForwardProcess, Step
-from ..noise import Noise, states_drawn, uniform
 from ..ranges import COUNT, NATURAL, POSITIVE, check_numbers
 from ..reverse import Reverse
 from ..spec import Spec

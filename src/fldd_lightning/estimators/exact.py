@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..any_order import exactly_masked, has_any_order
-from ..bound import StepTerms
+from ..bound import Noise, StepTerms, permutation, uniform
 from ..errors import FLDDError
 from ..forward import ForwardProcess, MaskedStep, Step
-from ..noise import Noise, permutation, uniform
 from ..reverse import Reverse
 from .base import GradientEstimator, StepLoss
 

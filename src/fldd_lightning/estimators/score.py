@@ -14,10 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..bound import StepTerms, summed_over_processes
+from ..bound import Noise, StepTerms, states_drawn, summed_over_processes
 from ..errors import FLDDError
 from ..forward import Step
-from ..noise import Noise, states_drawn
 from ..ranges import BETWEEN, COUNT, check_numbers
 from ..spec import Spec
 from .base import GradientEstimator, StepLoss, without_others

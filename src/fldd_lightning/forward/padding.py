@@ -73,7 +73,7 @@ def check_draws(x: Tensor, z_t: Tensor, pad: int, num_states: int, names: str) -
     if bool(((weights[..., pad] - (x == pad).to(weights)).abs() > _ROUNDING).any()):
         raise FLDDError(
             f"{names} moved coordinates of z_t to PAD, class {pad}, or away from it. z_t must be PAD where x is, and "
-            "nowhere else: draw it by noise.states_drawn or step.draw_relaxed, and leave PAD as it is."
+            "nowhere else: draw it by bound.states_drawn or step.draw_relaxed, and leave PAD as it is."
         )
 
 

@@ -62,7 +62,7 @@ class Step(ABC):
     def draw_from_uniform(self, uniform: Tensor) -> Tensor:
         """States z_t ~ q(z_t|x), integers ``(B, *shape)``, from as many float64 numbers in [0, 1).
 
-        Equal numbers give equal states. Estimators draw by :func:`~fldd_lightning.noise.states_drawn`.
+        Equal numbers give equal states. Estimators draw by :func:`~fldd_lightning.bound.states_drawn`.
         """
 
     @property

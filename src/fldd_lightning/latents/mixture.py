@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..lazy import lazy
 from ..spec import Spec
 from .base import LatentPosterior, hold_out
 from .tables import CHUNK, count, marginals_of, normalised
@@ -35,19 +34,12 @@ class MixturePosterior(LatentPosterior):
         self.x, self.log_conditional = x, log_conditional
         self.given = log_likelihood(x, log_conditional, weights)  # (B, C)
         self.log_joint = self.given + log_prior
+        self.log_q = self.log_joint.log_softmax(-1)  # log q(c|x), (B, C)
+        self._q = self.log_q.exp()
 
-    @lazy
+    @property
     def _nll(self) -> Tensor:
         return -self.log_joint.logsumexp(-1)
-
-    @lazy
-    def log_q(self) -> Tensor:
-        """Log q(c|x), ``(B, C)``."""
-        return self.log_joint.log_softmax(-1)
-
-    @lazy
-    def _q(self) -> Tensor:
-        return self.log_q.exp()
 
     def draw(self, uniform: Tensor) -> Tensor:
         cumulative = self._q.detach().to(uniform).cumsum(-1)  # (B, C), in float64
