@@ -180,7 +180,7 @@ class FLDD(LightningModule, ModelHubMixin):
             locals(), lr=POSITIVE, forward_lr_ratio=NOT_NEGATIVE, freeze_steps=NATURAL, auxiliary_weight=NOT_NEGATIVE,
             observed=SHARE, weight_decay=NOT_NEGATIVE, ema_decay=BELOW_ONE,
         )  # fmt: skip
-        check_kinds(locals(), shape=Sequence, budgets=Sequence, padded=bool, compile=bool)
+        check_kinds(locals(), shape=Iterable, budgets=Iterable, padded=bool, compile=bool)
         super().__init__()
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         arguments.pop("condition_sizes")  # latents keep their own

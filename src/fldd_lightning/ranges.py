@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Integral, Real
@@ -126,7 +126,7 @@ def check_kinds(given: Mapping[str, Any], **kinds: Any) -> None:
 
 _WORDS: dict[type, str] = {
     bool: "True or False", str: "a text", PathLike: "a path", Mapping: "a dictionary", NoneType: "left out",
-    Sequence: "a list", Iterable: "a list, or something else to go through",
+    Iterable: "a list, or something else to go through",
 }  # fmt: skip
 
 

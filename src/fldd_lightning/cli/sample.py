@@ -14,7 +14,7 @@ from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, check_new, chosen_model, option, run_options
+from .checkpoint_data import check_device, check_new, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 from .processes import this_process
@@ -49,8 +49,8 @@ def sample(
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
-        output: Where to write; endings of .npy, .png, .txt and .csv are left out. OUTPUT.npy must not be there
-            yet. It holds integers
+        output: Where to write; endings of .npy, .png, .txt and .csv are left out, and a file with such a
+            name must not be there yet. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
             model does not render.
@@ -77,9 +77,10 @@ def sample(
     """
     path = Path(output)
     if path.suffix in (".npy", ".png", ".txt", ".csv"):
+        check_new(path)  # who names a file may mean one of the data; OUTPUT of samples is written anew
         path = path.with_suffix("")
     process = this_process()
-    check_new(path.with_name(path.name + shard_mark(process.rank, process.world) + ".npy"))
+    check_output(path)
     device = process.device(device)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
