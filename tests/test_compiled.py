@@ -70,7 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
         "reverse": partial(MaskedReverse, time_independent=True),
     },
 }  # fmt: skip
-QUICK = ("masks", "warm-up")
+QUICK = ("masks",)
 COMPILE = torch.compile
 
 
