@@ -384,12 +384,11 @@ class DrawnNoise:
 
     Args:
         drawn: What :func:`uniform` and :func:`permutation` are to return, in this order.
-        device: Where it is.
         world: Number of processes.
     """
 
-    def __init__(self, drawn: list[Tensor], device: torch.device, world: int) -> None:
-        self._drawn, self._place, self.device, self.world = drawn, 0, device, world
+    def __init__(self, drawn: list[Tensor], world: int) -> None:
+        self._drawn, self._place, self.world = drawn, 0, world
 
     def next(self) -> Tensor:
         """What is to be returned next."""

@@ -69,7 +69,7 @@ class CompiledLoss:
         drawn = [request(generator) for request in self._requests[key]]
         try:
             with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-                return self._compiled(batch, drawn, generator.device, generator.world, global_step, progress)
+                return self._compiled(batch, drawn, generator.world, global_step, progress)
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise FLDDError(
                 f"more than {_GRAPHS} graphs would have to be compiled: other sizes of batches need their own. Set "
@@ -97,15 +97,7 @@ class CompiledLoss:
         generator.set_state(state)
         return requests
 
-    def _traced(
-        self,
-        batch: Any,
-        drawn: list[Tensor],
-        device: torch.device,
-        world: int,
-        global_step: int,
-        progress: float,
-    ) -> TrainingLoss:
+    def _traced(self, batch: Any, drawn: list[Tensor], world: int, global_step: int, progress: float) -> TrainingLoss:
         for latent in self._model.latents:
             latent.anneal(progress)
-        return self._model.loss_of(batch, DrawnNoise(drawn, device, world), global_step, progress)
+        return self._model.loss_of(batch, DrawnNoise(drawn, world), global_step, progress)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "interrupted_by_sigterm", "no_word_of_children"]
+__all__ = ["BEFORE", "NOTHING", "Interrupted", "interrupted_by_sigterm", "no_word_of_children"]
+
+BEFORE = " before the first step"
+NOTHING = ". Nothing was trained yet: start the run again."
 
 
 class Interrupted(SystemExit):

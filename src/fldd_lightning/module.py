@@ -226,7 +226,7 @@ class FLDD(LightningModule, ModelHubMixin):
         self.logged: dict[str, Tensor] = {}
         self._num_seen = 0
         self._has_checked_draws = False
-        self.compiled, self._compiled_loss = compile, None
+        self.compiled = compile
         self._progress = 0.0  # share of the run that is done, for weights that change along it
 
     # ---- training -------------------------------------------------------------------------

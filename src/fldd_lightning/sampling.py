@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .bound import mixed_seed
 from .categorical import check_integers, check_states, check_values, float64_device, sample_categorical
+from .data.loaders import whole_batches
 from .decoding import Ancestral, Decoding
 from .errors import FLDDError
 from .forward.base import ForwardProcess
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
 
 
 def rows_of_share(num_samples: int, batch_size: int, share: tuple[int, int]) -> slice:
-    """Which samples one of several processes draws: neighbouring whole batches, as even in number as can be.
+    """Which samples one of several processes draws; see :func:`~fldd_lightning.data.loaders.whole_batches`.
 
     Args:
         num_samples: N, of all processes.
@@ -61,14 +62,13 @@ def rows_of_share(num_samples: int, batch_size: int, share: tuple[int, int]) -> 
     rank, world = share
     if num_samples < world:
         raise FLDDError(f"{world} processes cannot share {num_samples} samples: draw more, or start fewer processes.")
-    number = -(-num_samples // batch_size)
-    if number < world:
+    if num_samples <= (world - 1) * batch_size:
         raise FLDDError(
             f"{num_samples} samples in batches of {batch_size} are too few for {world} processes, which share whole "
             f"batches: set batch_size to {num_samples // world} or less, draw more samples, or start fewer processes."
         )
-    first, last = (min(num_samples, i * number // world * batch_size) for i in (rank, rank + 1))
-    return slice(first, last)
+    rows = whole_batches(num_samples, batch_size, rank, world)
+    return slice(rows.start, rows.stop)
 
 
 def batches_of(rows: slice, batch_size: int, seed: int) -> list[Batch]:

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from ..interrupted import Interrupted, no_word_of_children
+from ..interrupted import BEFORE, NOTHING, Interrupted, no_word_of_children
 from .checkpoints import LastCheckpoint
 from .run import in_training, shown
 
@@ -186,7 +186,7 @@ class SaveOnSignal(Callback):
             return
         step = trainer.global_step
         said = f"Stopped by {'Ctrl-C' if stop.signum == signal.SIGINT else 'SIGTERM'}"
-        said += f" at step {step}" if step else " before the first step"
+        said += f" at step {step}" if step else BEFORE
         resumed = str(trainer.ckpt_path) if in_training(trainer) and trainer.ckpt_path else None  # nothing newer, maybe
         path = next((each for each in (path, resumed) if each and ("://" in each or Path(each).exists())), None)
         if path is not None:
@@ -196,7 +196,7 @@ class SaveOnSignal(Callback):
         elif step:
             said += ". There is no checkpoint to go on from: start the run again."
         else:
-            said += ". Nothing was trained yet: start the run again."
+            said += NOTHING
         print(f"\n{said}", file=sys.stderr)
 
 

@@ -25,6 +25,7 @@ from ..pretrained import WEIGHTS, find_folder
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, chosen_model, run_with_data, write_whole
 from .defaults import listed
+from .processes import one_process
 from .quiet import quiet
 
 __all__ = ["evaluate", "evaluate_command"]
@@ -112,6 +113,7 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
 
 def evaluate_command(args: Sequence[str]) -> None:
     """Parse the options of ``evaluate`` and run it."""
+    one_process("evaluate")
     run_with_data(evaluate, "evaluate", args)
 
 

@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fldd-lightning {version('fldd-lightning')}")
         return 0
     from ..errors import FLDDError
-    from ..interrupted import Interrupted, interrupted_by_sigterm
+    from ..interrupted import BEFORE, NOTHING, Interrupted, interrupted_by_sigterm
 
     try:
         with interrupted_by_sigterm():
@@ -72,8 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
             _run(args, trusted)
     except Interrupted as stop:
         if not stop.is_told and os.environ.get("LOCAL_RANK", "0") == "0":
-            begun = " before the first step. Nothing was trained yet: start the run again" if args[0] == "fit" else ""
-            print(f"\nStopped by SIGTERM{begun}.", file=sys.stderr)
+            print(f"\nStopped by SIGTERM{BEFORE + NOTHING if args[0] == 'fit' else '.'}", file=sys.stderr)
         raise
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):
@@ -101,10 +100,6 @@ def _run(args: list[str], trusted: list[str]) -> None:
 
     args = [args[0], *files_first(args[1:])]
     with trusting(trusted):
-        if args[0] in _OWN_COMMANDS and args[0] != "sample":
-            from .processes import one_process
-
-            one_process(args[0])
         if args[0] in _OWN_COMMANDS:  # its module is imported now, so that --help need not wait
             getattr(import_module(f".{args[0]}", __package__), f"{args[0]}_command")(args[1:])
         else:

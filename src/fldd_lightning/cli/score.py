@@ -17,6 +17,7 @@ from ..evaluation import Scores
 from ..table import TableFLDD
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, chosen_model, run_with_data, write_whole
+from .processes import one_process
 
 __all__ = ["score", "score_command"]
 
@@ -80,4 +81,5 @@ def table(scores: Scores) -> str:
 
 def score_command(args: Sequence[str]) -> None:
     """Parse the options of ``score`` and run it."""
+    one_process("score")
     run_with_data(score, "score", args)

@@ -9,6 +9,7 @@ from typing import Any
 from ..data.corpus import read_corpus
 from ..errors import FLDDError
 from .checkpoint_data import check_output, run_options, write_whole
+from .processes import one_process
 
 __all__ = ["tokenizer_command", "train_tokenizer"]
 
@@ -88,4 +89,5 @@ def _words(vocab_size: int) -> tuple[Any, Any]:
 
 def tokenizer_command(args: Sequence[str]) -> None:
     """Parse the options of ``tokenizer`` and run it."""
+    one_process("tokenizer")
     run_options(train_tokenizer, "tokenizer", args)

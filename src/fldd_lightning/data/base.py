@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from ..checkpoint import load_data
 from ..errors import FLDDError
 from ..ranges import BETWEEN, NATURAL, SEED, Range, check_numbers
-from .loaders import ResumableLoader, ResumableSampler, outlive_sigterm
+from .loaders import ResumableLoader, ResumableSampler, outlive_sigterm, whole_batches
 from .mapped import MappedFile
 
 __all__ = ["DiscreteDataModule", "Split", "joined", "split_rows"]
@@ -370,6 +370,4 @@ class _PartSampler(_ShareSampler):
         if length < world:
             raise FLDDError(f"{world} processes cannot share {length} test examples: start fewer, --trainer.devices.")
         size = batch_size if length > (world - 1) * batch_size else 1
-        number = -(-length // size)
-        first, last = (min(length, i * number // world * size) for i in (rank, rank + 1))
-        self.indices = range(first, last)
+        self.indices = whole_batches(length, size, rank, world)

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 
 from ..errors import FLDDError
 
-__all__ = ["ResumableLoader", "ResumableSampler", "StreamLoader", "Visit", "apart_from_training", "outlive_sigterm"]
+__all__ = [
+    "ResumableLoader",
+    "ResumableSampler",
+    "StreamLoader",
+    "Visit",
+    "apart_from_training",
+    "outlive_sigterm",
+    "whole_batches",
+]
 
 
 _AT_ONCE = 2**12  # places turned into Python's integers at once
@@ -145,6 +153,20 @@ class StreamLoader(ResumableLoader):
     def _dealt(self) -> dict[str, int]:
         stream: Any = self.dataset
         return {"batch_size": int(self.batch_size or 1), "workers": self.num_workers, "world": stream.world}
+
+
+def whole_batches(length: int, size: int, rank: int, world: int) -> range:
+    """Which examples one of several processes takes: neighbouring whole batches, as even in number as can be.
+
+    Args:
+        length: How many examples there are.
+        size: Of a batch; the last one may have fewer.
+        rank: Number of the process, from 0.
+        world: How many processes there are.
+    """
+    number = -(-length // size)
+    first, last = (min(length, i * number // world * size) for i in (rank, rank + 1))
+    return range(first, last)
 
 
 def outlive_sigterm(worker: int) -> None:

@@ -45,13 +45,7 @@ class Concrete(GradientEstimator):
         progress = min(global_step / self.decay_steps, 1.0)
         return float(self.start * (self.end / self.start) ** progress)
 
-    def loss(
-        self,
-        step: Step,
-        terms: Callable[[Tensor], StepTerms],
-        generator: Noise,
-        global_step: int,
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         if not step.learns:  # nothing to relax
             at_draw = terms(states_drawn(step, generator).unsqueeze(0))
             kl, auxiliary = (None if each is None else each[0] for each in at_draw)
@@ -93,12 +87,6 @@ class WarmUp(GradientEstimator):
         is_first = global_step < self.steps
         return 2 * (self.first if is_first else self.then).phase(global_step) + is_first
 
-    def loss(
-        self,
-        step: Step,
-        terms: Callable[[Tensor], StepTerms],
-        generator: Noise,
-        global_step: int,
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         active = self.first if global_step < self.steps else self.then
         return active.loss(step, terms, generator, global_step)

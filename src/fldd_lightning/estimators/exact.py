@@ -38,13 +38,7 @@ class ExactMasks(GradientEstimator):
                 "is not drawn. Use Reinforce with others."
             )
 
-    def loss(
-        self,
-        step: Step,
-        terms: Callable[[Tensor], StepTerms],
-        generator: Noise,
-        global_step: int,
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         assert isinstance(step, MaskedStep)
         offset, each = uniform((), generator), uniform((len(step.x), self.spec.num_dims), generator)
         place, batch = permutation(len(step.x), generator)

@@ -42,13 +42,7 @@ class Reinforce(GradientEstimator):
         self.baseline_decay = baseline_decay
         self.register_buffer("mean", torch.full((spec.num_steps + 1,), float("nan")))
 
-    def loss(
-        self,
-        step: Step,
-        terms: Callable[[Tensor], StepTerms],
-        generator: Noise,
-        global_step: int,
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         z_t = states_drawn(step, generator)  # (B, *shape)
         at_draw = terms(z_t.unsqueeze(0))
         kl, auxiliary = at_draw.kl[0], mean_of_draws(at_draw.auxiliary)
@@ -102,13 +96,7 @@ class RLOO(GradientEstimator):
         """The weight in use at steps ``(B,)``; 1 where nothing has been seen yet."""
         return regression(self.moments)[t]
 
-    def loss(
-        self,
-        step: Step,
-        terms: Callable[[Tensor], StepTerms],
-        generator: Noise,
-        global_step: int,
-    ) -> StepLoss:
+    def loss(self, step: Step, terms: Callable[[Tensor], StepTerms], generator: Noise, global_step: int) -> StepLoss:
         z = [states_drawn(step, generator) for _ in range(self.samples)]
         at_draws = terms(torch.stack(z))  # (n, B)
         kl, auxiliary = at_draws.kl.mean(0), mean_of_draws(at_draws.auxiliary)
