@@ -8,7 +8,7 @@ import sys
 import time
 from multiprocessing import active_children
 from pathlib import Path
-from subprocess import STDOUT, Popen
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from conftest import Stripes
 from fldd_lightning import LastCheckpoint, MixtureLatent, SaveOnSignal
 from fldd_lightning.cli import main
 from fldd_lightning.interrupted import Interrupted
-from test_interrupted import RUNS, masks, run, same
+from test_interrupted import RUNS, Signal, masks, run, same
 from test_late_failures import digits, wait_for
 from tiny import Pairs, trainer, with_latent
 
@@ -100,6 +100,17 @@ def test_a_resumed_run_goes_on_from_where_it_did(tmp_path: Path, capsys: pytest.
         again.fit(RUNS["latent"](tmp_path)[0], Pairs(batch_size=8), ckpt_path=str(before))
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith(f"Stopped by SIGTERM at step 13. The last checkpoint is '{before}'. Go on with: ")
+
+
+@pytest.mark.parametrize(("signum", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_the_first_step_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int, name: str
+) -> None:
+    """It may take a minute to compile, and there is nothing to save yet."""
+    with pytest.raises(Interrupted) as ended:
+        run(tmp_path, "latent", None, Signal(signum, 1))
+    assert ended.value.code == 128 + signum
+    assert capsys.readouterr().err.strip().splitlines()[-1] == NOTHING.replace("SIGTERM", name)
 
 
 class SignalsAll(Callback):
@@ -211,3 +222,32 @@ def test_the_whole_group_ends(tmp_path: Path, processes: tuple[str, ...], in_fit
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive(process.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_waits_inside_of_a_library_ends(signum: int) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("waiting.py"))]
+    with Popen(command, stdout=PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "started"
+        time.sleep(1)
+        process.send_signal(signum)
+        assert process.wait(20) == 128 + signum
+        assert process.stdout.read().strip() == f"told {int(signum)}"
+        deadline = time.monotonic() + 10
+        while alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert alive(process.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("wait", [1.0, 3.0, 5.0, 7.0, 9.0])
+def test_two_processes_end_at_any_time_of_their_start(tmp_path: Path, wait: float) -> None:
+    process, words = group(tmp_path / "run", *TWO)
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert words.read_text().count("Stopped by SIGTERM") == 1

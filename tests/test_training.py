@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from fldd_lightning.training import AdaptiveClip, learning_rate_factor, run_progress
+from fldd_lightning.training import AdaptiveClip, check_length, learning_rate_factor, run_progress
 
 
 def test_factor_freezes_rises_and_falls() -> None:
@@ -94,3 +94,15 @@ def test_clip_follows_the_running_mean_and_drops_what_is_not_finite() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         clip.warn()  # said once
+
+
+@pytest.mark.parametrize(("interval", "warns"), [(4, False), (5, True), ("00:01:00:00", False)])
+def test_a_run_that_ends_before_its_first_validation_is_warned_of(interval: int | str, warns: bool) -> None:
+    options = {"max_steps": 2, "accumulate_grad_batches": 2, "val_check_interval": interval}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = Trainer(accelerator="cpu", logger=False, check_val_every_n_epoch=None, **options)
+        check_length(trainer)
+    told = [str(each.message) for each in caught if "before its first validation" in str(each.message)]
+    assert len(told) == warns
+    assert not warns or told[0].startswith("the run ends after 4 batches, before its first validation: ")

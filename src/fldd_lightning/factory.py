@@ -26,6 +26,7 @@ import numpy as np
 
 import fldd_lightning
 
+from .allocation import CheckedMemory
 from .errors import FLDDError
 from .roles import Nobody, is_open, options, role
 
@@ -97,7 +98,8 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             check_arguments(maker, *args)
         except TypeError as error:
             raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
-    made = maker(*args)
+    with CheckedMemory(_name(maker)):
+        made = maker(*args)
     if not isinstance(made, base):
         raise _of_another_kind(base, type(made), maker)
     return made

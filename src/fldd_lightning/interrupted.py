@@ -1,4 +1,4 @@
-"""What a signal raises that ends a run, and SIGTERM where no training is there to save; imports without torch."""
+"""What a signal raises that ends a run, and signals where no training is there to save; imports without torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
-__all__ = ["BEFORE", "NOTHING", "Interrupted", "interrupted_by_sigterm", "no_word_of_children"]
+__all__ = ["BEFORE", "NAMES", "NOTHING", "Interrupted", "interrupted_by_signals", "no_word_of_children"]
 
 BEFORE = " before the first step"
 NOTHING = ". Nothing was trained yet: start the run again."
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+_ORIGINAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_PATIENCE = 1  # seconds
+_pipes: list[int] = []  # that signals are written to; forked processes have the same ones
 
 
 class Interrupted(SystemExit):
@@ -35,31 +42,77 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Raise :class:`Interrupted` on SIGTERM, which by itself ends a process without a word.
+def interrupted_by_signals(tell: Callable[[int], None]) -> Iterator[None]:
+    """Raise :class:`Interrupted` on SIGTERM, which by itself ends a process without a word, and on Ctrl-C.
 
-    A handler that is there already is left, and so is everything outside of the main thread.
+    Where the program is inside of a library for longer than a second, as when processes wait for one another to start,
+    nothing can be raised: it ends at once then, and the processes that it started with it.
+
+    Handlers that are there already are left, and so is everything outside of the main thread.
+
+    Args:
+        tell: Says that a signal has ended the program, where that is done without an error to catch.
     """
-    in_main = threading.current_thread() is threading.main_thread() and sys.platform != "win32"
-    if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    owner = os.getpid()
+    owner, is_heard = os.getpid(), threading.Event()
 
     def end(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a process that was forked: it ends as it would have
-            signal.signal(signum, signal.SIG_DFL)
+            signal.signal(signum, _ORIGINAL[signal.Signals(signum)])
             os.kill(os.getpid(), signum)
             return
-        signal.signal(signum, signal.SIG_IGN)  # one is enough
+        is_heard.set()
+        # one SIGTERM is enough; a second Ctrl-C means it
+        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGTERM else signal.default_int_handler)
         no_word_of_children()
         raise Interrupted(signum)
 
-    signal.signal(signal.SIGTERM, end)
+    in_main = threading.current_thread() is threading.main_thread() and sys.platform != "win32"
+    taken = [each for each, usual in _ORIGINAL.items() if in_main and signal.getsignal(each) == usual]
+    if not taken:
+        yield
+        return
+    for each in taken:
+        signal.signal(each, end)
+    heard, written = os.pipe()
+    os.set_blocking(written, False)
+    _pipes.append(written)
+
+    def watch() -> None:
+        while signums := os.read(heard, 1):
+            is_ours = signal.getsignal(signums[0]) == end
+            if signums[0] in taken and is_ours and not is_heard.wait(_PATIENCE) and os.getpid() == owner:
+                tell(signums[0])
+                _end_children()
+                os._exit(128 + signums[0])
+
+    before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True, name="signals").start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        _pipes.remove(written)
+        os.close(written)  # ends the thread
+        for each in taken:
+            signal.signal(each, _ORIGINAL[each])
+
+
+def _leave_pipe() -> None:
+    """In a process that was forked: its signals are not this one's."""
+    if _pipes:
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_pipe)
+
+
+def _end_children() -> None:
+    """End the processes that this one has started, where the system says which they are."""
+    for each in Path("/proc/self/task").glob("*/children"):
+        for number in each.read_text().split():
+            with suppress(OSError):
+                os.kill(int(number), signal.SIGTERM)
 
 
 def no_word_of_children() -> None:

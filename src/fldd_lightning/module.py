@@ -66,6 +66,7 @@ from .training import (
     AdaptiveClip,
     Averaging,
     averages_of,
+    check_length,
     clip_apart,
     held_still,
     refuse_other_averaging,
@@ -73,6 +74,7 @@ from .training import (
     run_progress,
     two_time_scales,
 )
+from .watched import check_watched
 
 __all__ = ["FLDD"]
 
@@ -425,8 +427,8 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def configure_callbacks(self) -> list[Callback]:
         """Averages the weights; callbacks listed by the user see the averaged ones in validation."""
-        if self.trainer.training and self.trainer.limit_train_batches == 0:
-            raise FLDDError("limit_train_batches is 0, which leaves nothing to train on. Leave it out, or set more.")
+        if self.trainer.training:
+            check_length(self.trainer)
         refuse_split_weights(self.trainer.strategy)  # here, as it is the first hook: no data have been read
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         refuse_other_averaging(callbacks)  # Lightning would drop a plain WeightAveraging, and say so in a note
@@ -542,6 +544,10 @@ class FLDD(LightningModule, ModelHubMixin):
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
+
+    def on_validation_end(self) -> None:
+        if self.trainer.sanity_checking:
+            check_watched(self.trainer, self)
 
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")

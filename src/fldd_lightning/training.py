@@ -23,6 +23,7 @@ __all__ = [
     "RisingAverage",
     "averaged_state",
     "averages_of",
+    "check_length",
     "clip_apart",
     "held_still",
     "learning_rate_factor",
@@ -50,6 +51,33 @@ def learning_rate_factor(
         return rise * fall
 
     return factor
+
+
+def check_length(trainer: Trainer) -> None:
+    """See that a run has a step and an end; warn if it ends before its first validation.
+
+    Args:
+        trainer: Of a training that starts.
+
+    Raises:
+        FLDDError: If there is nothing to train on, or the least length is above the greatest.
+    """
+    if trainer.limit_train_batches == 0:
+        raise FLDDError("limit_train_batches is 0, which leaves nothing to train on. Leave it out, or set more.")
+    for unit, least, most in (
+        ("steps", trainer.min_steps, trainer.max_steps), ("epochs", trainer.min_epochs, trainer.max_epochs),
+    ):  # fmt: skip
+        if most == 0:
+            raise FLDDError(f"max_{unit} is 0, which leaves nothing to train. Leave it out, or set more.")
+        if least is not None and most is not None and 0 < most < least:
+            raise FLDDError(f"min_{unit} is {least}, which is more than max_{unit}, {most}. Set one of them.")
+    interval = getattr(trainer, "val_check_interval", None)  # none if it is a time
+    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    if type(interval) is int and trainer.check_val_every_n_epoch is None and 0 < batches < interval:
+        rank_zero_warn(
+            f"the run ends after {batches} batches, before its first validation: val_check_interval is {interval}. "
+            "No checkpoint will be the best one. Set a smaller val_check_interval."
+        )
 
 
 def run_length(trainer: Trainer) -> float:

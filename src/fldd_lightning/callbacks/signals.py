@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from ..interrupted import BEFORE, NOTHING, Interrupted, no_word_of_children
+from ..interrupted import BEFORE, NAMES, NOTHING, Interrupted, no_word_of_children
 from .checkpoints import LastCheckpoint
 from .run import in_training, shown
 
@@ -33,8 +33,8 @@ class SaveOnSignal(Callback):
 
     The exit status is 143 or 130. ``last.ckpt`` lies in the folder of :class:`LastCheckpoint`, else in that of the
     first other ModelCheckpoint; without one nothing is saved. A validation that has begun is waited for. A second
-    Ctrl-C ends the run at once. So does the first one before the first step and after the last, when there is no new
-    step to save.
+    Ctrl-C ends the run at once. So does the first one before the first step is done and after the last, when there is
+    no new step to save.
 
     SIGTERM may be sent to all processes of a run. Workers of this package's loaders go on until the step is done. Those
     of another DataLoader end, and the step may need them: then the run goes on from the last checkpoint.
@@ -46,7 +46,8 @@ class SaveOnSignal(Callback):
 
     def __init__(self) -> None:
         self._asked = 0  # the number of a signal that has come and was not dealt with
-        self._step = 0  # optimiser steps before this batch
+        self._begun = 0  # optimiser steps before this run
+        self._step = 0  # and before this batch
         self._is_between_steps = False  # so that a step can be waited for
         self._trainer: Trainer | None = None
         self._owner = os.getpid()
@@ -64,6 +65,7 @@ class SaveOnSignal(Callback):
         self._take_over(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = trainer.global_step
         self._take_over(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +111,8 @@ class SaveOnSignal(Callback):
             self._requeue(signum, frame)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._step, self._is_between_steps = trainer.global_step, True
+        self._step = trainer.global_step
+        self._is_between_steps = self._step > self._begun  # else there is nothing to save, and compiling takes long
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -185,7 +188,7 @@ class SaveOnSignal(Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        said = f"Stopped by {'Ctrl-C' if stop.signum == signal.SIGINT else 'SIGTERM'}"
+        said = f"Stopped by {NAMES[stop.signum]}"
         said += f" at step {step}" if step else BEFORE
         resumed = str(trainer.ckpt_path) if in_training(trainer) and trainer.ckpt_path else None  # nothing newer, maybe
         path = next((each for each in (path, resumed) if each and ("://" in each or Path(each).exists())), None)

@@ -47,10 +47,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, or 1 after a mistake in data or configuration, which is printed as one
-        paragraph, or 130 after Ctrl-C.
+        paragraph, or 130 after a second Ctrl-C.
 
     Raises:
-        SystemExit: For options that cannot be parsed (status 2), for help, and after SIGTERM (status 143).
+        SystemExit: For options that cannot be parsed (status 2), for help, after SIGTERM (status 143) and Ctrl-C (130).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -62,17 +62,23 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fldd-lightning {version('fldd-lightning')}")
         return 0
     from ..errors import FLDDError
-    from ..interrupted import BEFORE, NOTHING, Interrupted, interrupted_by_sigterm
+    from ..interrupted import BEFORE, NAMES, NOTHING, Interrupted, interrupted_by_signals
+
+    rest = BEFORE + NOTHING if args[0] == "fit" else "."
+
+    def tell(signum: int) -> None:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"\nStopped by {NAMES[signum]}{rest}", file=sys.stderr)
 
     try:
-        with interrupted_by_sigterm():
+        with interrupted_by_signals(tell):
             args, trusted = _split_trust(args)
             if _names_own_classes(args, trusted) and os.getcwd() not in sys.path:
                 sys.path.append(os.getcwd())  # as 'python -m' does; last, so that no installed package is hidden
             _run(args, trusted)
     except Interrupted as stop:
-        if not stop.is_told and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"\nStopped by SIGTERM{BEFORE + NOTHING if args[0] == 'fit' else '.'}", file=sys.stderr)
+        if not stop.is_told:
+            tell(stop.signum)
         raise
     except FLDDError as error:
         if os.environ.get("FLDD_TRACEBACK"):

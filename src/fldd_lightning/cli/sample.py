@@ -10,6 +10,7 @@ import numpy as np
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..decoding import Decoding
+from ..errors import FLDDError
 from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
@@ -20,6 +21,8 @@ from .given import CLAMPED, read_given
 from .processes import this_process
 
 __all__ = ["sample_command"]
+
+_ENDINGS = (".npy", ".png", ".txt", ".csv")
 
 
 def sample(
@@ -50,7 +53,7 @@ def sample(
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
         output: Where to write; endings of .npy, .png, .txt and .csv are left out, and a file with such a
-            name must not be there yet. OUTPUT.npy holds integers
+            name must not be there yet. Files of an earlier sampling are written anew. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
             model does not render.
@@ -76,11 +79,13 @@ def sample(
             their conditions dropped. It goes with every decoding.
     """
     path = Path(output)
-    if path.suffix in (".npy", ".png", ".txt", ".csv"):
-        check_new(path)  # who names a file may mean one of the data; OUTPUT of samples is written anew
+    if path.suffix in _ENDINGS:
+        check_new(path)  # who names a file may mean one of the data
         path = path.with_suffix("")
     process = this_process()
+    is_first, share = process.rank == 0, (process.rank, process.world)
     check_output(path)
+    _check_written(path, shard_mark(*share))
     device = process.device(device)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
@@ -93,7 +98,6 @@ def sample(
         num_samples = most if most > 1 else 64
     if guidance is not None:
         decoding = Guided(guidance, decoding)
-    is_first, share = process.rank == 0, (process.rank, process.world)
     states = model.sample(
         num_samples, seed, num_steps, trajectory, batch_size, is_first, decoding, known, best_of, asked, share
     )
@@ -120,6 +124,15 @@ def sample(
         if trajectory:
             write_lines(trajectory_lines(model, states[:, :8]), file(".txt", "_trajectory"))
     print("wrote " + ", ".join(str(p) for p in written))
+
+
+def _check_written(path: Path, mark: str) -> None:
+    """Raise FLDDError for files that no sampling has written: those come as integers and a picture or text."""
+    there = [file for ending in _ENDINGS if (file := path.with_name(path.name + mark + ending)).exists()]
+    if there and (len(there) == 1 or there[0].suffix != ".npy"):
+        raise FLDDError(
+            f"'{there[0]}' is there already, and was not written by 'sample'. Give another --output, or move it away."
+        )
 
 
 def sample_command(args: Sequence[str]) -> None:

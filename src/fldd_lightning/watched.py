@@ -1,0 +1,48 @@
+"""Whether the values that EarlyStopping and ModelCheckpoint watch are ever logged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from .errors import FLDDError
+
+__all__ = ["check_watched"]
+
+_OF_THIS_PACKAGE = ("fldd_lightning", "lightning", "pytorch_lightning")
+_LATER = re.compile(  # what is logged in training, or of samples, which the check draws none of
+    r"train/(nelbo|bpd|auxiliary|nelbo_T\d+|kl_\w+)|collapse/\w+|epoch|step|val/\w+(_T\d+|_data)"
+)
+
+
+def check_watched(trainer: Trainer, module: LightningModule) -> None:
+    """See after the check of validation, before the first step, that what is watched is among what was logged.
+
+    A run with classes of the user's own is left to Lightning, which looks at the first validation: they may log
+    what they like, when they like.
+
+    Args:
+        trainer: The trainer, whose metrics are those of a validation.
+        module: What was validated.
+
+    Raises:
+        FLDDError: If a name is none of them.
+    """
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(type(each).__module__.partition(".")[0] not in _OF_THIS_PACKAGE for each in (module, *callbacks)):
+        return
+    known = sorted(trainer.callback_metrics)
+    for each in callbacks:
+        watched = each.monitor if isinstance(each, (EarlyStopping, ModelCheckpoint)) else None
+        if watched is not None and watched not in known and not _LATER.fullmatch(watched):
+            raise FLDDError(_refusal(type(each).__name__, watched, known))
+
+
+def _refusal(owner: str, watched: str, known: Iterable[str]) -> str:
+    near = get_close_matches(watched, known, 1)
+    meant = f"did you mean {near[0]}?" if near else "most often val/nelbo is meant."
+    return f"{owner} watches {watched}, which this run does not log; {meant} A validation logs {', '.join(known)}."
