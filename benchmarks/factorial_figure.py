@@ -51,10 +51,11 @@ def draw(csv_path: Path) -> None:
         csv_path: The CSV of ``factorial.py``.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     rows = read_rows(csv_path)
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    figure = Figure(figsize=(4.2 * len(kinds), 6.4), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(kinds), 7.6), layout="constrained")
     axes = figure.subplots(2, len(kinds), squeeze=False, sharex=True)
     for column, kind in enumerate(kinds):
         quality, less = KINDS[kind].quality
@@ -69,16 +70,22 @@ def draw(csv_path: Path) -> None:
                             label += "" if decoding == "ancestral" else f", {decoding}"
                             axis.plot(*zip(*points, strict=True), style, color=colour, marker=mark, ms=4, label=label)
             axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted({int(row["num_steps"]) for row in rows}))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
             axis.set_ylabel(title + (" (less is better)" if line == 0 or less else " (more is better)"))
             if line == 1 and less:
                 axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter(ScalarFormatter())
+                axis.yaxis.set_minor_formatter(NullFormatter())
         axes[0][column].set_title(kind)
         axes[1][column].set_xlabel("network passes a sample")
         for against, said in ((FIXED, "the best process without an order"), (("order by hand",), "the order by hand")):
             saved = {n: steps_saved(rows, kind, n, n == "nelbo" or less, against) for n in ("nelbo", "quality")}
             print(f"{kind}: {said} is as good as learned with T = 4 in the bound at {saved['nelbo']}, in ", end="")
             print(f"{quality} at {saved['quality']}")
-    axes[1][0].legend(fontsize=7)
+    shown = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(csv_path.with_suffix(".png"), dpi=130)
 
 
