@@ -120,11 +120,9 @@ def gumbel_of(uniform: Tensor) -> Tensor:
 
 
 def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw states by the Gumbel-max trick with float64 noise.
+    """Draw states by :func:`sample_from_uniform`, with one number of the generator for each.
 
-    Float32 noise truncates the tails and lowers the temperature of the samples
-    (Zheng et al., 2024, arXiv 2409.02908), hence the double precision. Devices without
-    float64 (Apple MPS) draw on the CPU.
+    Devices without float64 (Apple MPS) draw on the CPU.
 
     Args:
         log_p: Log-probabilities ``(..., S)``, need not be normalised.
@@ -134,35 +132,34 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
         Integer states ``(...)`` on the device of ``log_p``.
     """
     generator = generator or torch.default_generator
-    states = []
     num_states = log_p.shape[-1]
-    for part in torch.split(log_p.detach().reshape(-1, num_states), max(1, _CHUNK // num_states)):
-        scores = gumbel_noise(part.shape, generator)
-        scores += part.to(scores.device, torch.float64)
-        states.append(scores.argmax(-1))
-    return torch.cat(states).view(log_p.shape[:-1]).to(log_p.device)
+    rows = log_p.detach().reshape(-1, num_states)
+    uniform = torch.rand(len(rows), dtype=torch.float64, device=generator.device, generator=generator)
+    size = max(1, _CHUNK // num_states)
+    parts = zip(torch.split(rows, size), torch.split(uniform, size), strict=True)
+    return torch.cat([sample_from_uniform(*part) for part in parts]).view(log_p.shape[:-1])
 
 
 def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
-    """Draw states by inversion of the cumulative distribution, in float64.
+    """Draw states by inversion of the cumulative distribution, which is summed in float64.
 
-    Equal uniforms give equal states, whatever the batch an example stands in: evaluation uses
+    Numbers in float32 would truncate the tails and lower the temperature of the samples (Zheng et al., 2024, arXiv
+    2409.02908). Equal uniforms give equal states, whatever the batch an example stands in: evaluation uses
     it so that metrics do not depend on batch size or on the number of processes.
 
     Args:
-        log_p: Log-probabilities ``(..., S)``.
+        log_p: Log-probabilities ``(..., S)``, need not be normalised.
         uniform: Float64 numbers in [0, 1), ``(...)``.
 
     Returns:
         Integer states ``(...)`` on the device of ``log_p``. Never a state of probability zero.
     """
     device = float64_device(log_p.device)
-    p = log_p.detach().to(device, torch.float64).exp()
-    cumulative = p.cumsum(-1)
-    threshold = uniform.to(device, torch.float64).unsqueeze(-1) * cumulative[..., -1:]
-    states = (cumulative <= threshold).sum(-1)
-    last_possible = (p.shape[-1] - 1) - (p.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(states, last_possible).to(log_p.device)
+    log_p = float32_or_better(log_p.detach())
+    p = (log_p - log_p.amax(-1, keepdim=True)).exp()
+    cumulative = p.to(device).cumsum(-1, dtype=torch.float64)
+    threshold = uniform.to(device, torch.float64).unsqueeze(-1) * cumulative[..., -1:]  # below the last, also rounded
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).to(log_p.device)
 
 
 def check_integers(x: Tensor, name: str = "x") -> None:

@@ -290,7 +290,7 @@ class MaskedReverse(Reverse):
         """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
         logits, told = self.logits(state, t, condition), self._told
         said = told[1] if told is not None and told[0] is condition else self._said(condition)
-        return logits if said is None else logits + F.pad(said, (0, logits.shape[-1] - self.num_classes))
+        return logits if said is None else logits + said
 
     @contextmanager
     def told(self, condition: tuple[Tensor, ...]) -> Iterator[None]:
@@ -301,9 +301,9 @@ class MaskedReverse(Reverse):
             self._told = None
 
     def _said(self, condition: tuple[Tensor, ...]) -> Tensor | None:
-        """What latents say of the values, ``(B, *shape, K)``; None where none of them does."""
+        """What latents say of the values, and 0 for MASK, ``(B, *shape, K or K + 1)``; None where none of them does."""
         said = [log_conditional_of(condition[i]) for i, log_conditional_of in self._log_values]
-        return sum(said[1:], said[0]) / len(said) if said else None
+        return F.pad(sum(said[1:], said[0]) / len(said), (0, int(self.corrects))) if said else None
 
     def _logits_odds(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The logits, and the log odds of staying, ``(B, *shape)``."""
