@@ -9,6 +9,7 @@ import time
 from multiprocessing import active_children
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
+from subprocess import run as run_program
 from typing import Any
 
 import pytest
@@ -222,6 +223,12 @@ def test_the_whole_group_ends(tmp_path: Path, processes: tuple[str, ...], in_fit
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive(process.pid) == []
+
+
+def test_a_program_that_still_holds_a_loader_ends() -> None:
+    """Its workers outlive one SIGTERM, and Python sends no more."""
+    ended = run_program([sys.executable, str(Path(__file__).with_name("keeping.py"))], timeout=60, capture_output=True)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr.strip()) == (0, b"done", b"")
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from ..errors import FLDDError
+from ..interrupted import no_word_of_children
 
 __all__ = [
     "ResumableLoader",
@@ -172,13 +175,24 @@ def whole_batches(length: int, size: int, rank: int, world: int) -> range:
 def outlive_sigterm(worker: int) -> None:
     """Let a worker ignore the first SIGTERM: schedulers send it to all processes, and the step at hand needs batches.
 
-    The training process ends its workers without signals, but for those that do not answer, which it sends two.
+    The training process ends its workers without signals, but at its own end; see :func:`_end_workers`.
 
     Args:
         worker: Its number, which does not matter.
     """
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End workers whose loader is still held when the program ends: Python sends them one SIGTERM, and then waits."""
+    no_word_of_children()
+    for child in active_children():
+        for _ in range(10):
+            if child.daemon and child.is_alive():
+                child.terminate()
+                child.join(0.1)
 
 
 def apart_from_training(loader: Any) -> Iterable[Any]:
