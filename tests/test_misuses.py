@@ -246,7 +246,7 @@ OF_TRAINER = [  # what makes a trainer takes long
     ("--trainer.default_root_dir @afile/below", "cannot write into"),
     ("--trainer.default_root_dir /proc/nothing", "cannot write into '/proc/nothing'"),
     ("--trainer.default_root_dir /dev/full", "cannot write into '/dev/full'"),
-    ("--model.denoiser.width 100000000", "(100000000, 100000000) needs 40 PB of memory"),
+    ("--model.denoiser.width 100000000", "LearnedMaskProcess with its weights needs"),
     ("--model.denoiser raises.Net", "division by zero"),
     ("--model.denoiser syntax.Net", "invalid syntax"),
     ("--model.estimator MLP", "(MLP is a class of another kind)"),

@@ -1,52 +1,77 @@
-"""Tensors that do not fit into memory are refused before they are made: the system would end the program for them."""
+"""What a part of a model takes of memory, known before it is made: the system would end the program for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import partial
+from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from .memory import check_memory
+from .spec import Spec
 
-__all__ = ["CheckedMemory"]
+__all__ = ["check_size"]
 
-_MAKERS = frozenset(
-    (torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand, torch.randn, torch.zeros)
-)
-_LARGE = 2**26  # bytes, from which the system is asked what is left
+_LARGE = 2**28  # numbers, from which a part is looked at: 1 GiB in float32
+_USUAL = (1024, 64)  # widths that no option may say
+_on_trial = ContextVar("on_trial", default=False)
 
 
-class CheckedMemory(TorchFunctionMode):
-    """A context in which every tensor to be made is sized first.
+class _UnknownSizeError(Exception):
+    """A part is not this package's own."""
 
-    Weights are filled when they are made. So what is left is asked for again before each, and a sum that is too large
-    is refused like one tensor.
+
+def check_size(make: Callable[..., Any], is_ours: bool, *args: Any) -> None:
+    """Make a part of a model without memory, to see how large its weights are.
+
+    They are made on PyTorch's ``meta`` device, where tensors have a size and no values. This takes a while, and is done
+    only where an option is large. What needs values is not known beforehand, and passes. So does what a user has
+    written, which is called no more often than asked for.
 
     Args:
-        what: What is made here, for the error.
+        make: Makes a module.
+        is_ours: Whether it is one of this package.
+        *args: Given to it by position.
 
     Raises:
-        FLDDError: At a tensor of the CPU that is larger than what is left of its memory.
+        FLDDError: If the weights need more memory than the machine has left.
     """
+    if _on_trial.get():
+        if not is_ours:
+            raise _UnknownSizeError
+        return
+    if not is_ours or prod(sorted([*_USUAL, *_numbers(make), *_numbers(args)])[-3:]) < _LARGE:
+        return
+    token = _on_trial.set(True)
+    try:
+        with torch.random.fork_rng([]), warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            trial = make(*args)
+    except Exception:  # what is wrong with it is told where it is made
+        return
+    finally:
+        _on_trial.reset(token)
+    if isinstance(trial, nn.Module):
+        needed = sum(each.numel() * each.element_size() for each in chain(trial.parameters(), trial.buffers()))
+        name = type(trial).__name__
+        check_memory(needed, f"{name} with its weights", "Make it smaller, or the number of classes or of coordinates.")
 
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        self.what = what
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func in _MAKERS and torch.device(given.get("device") or torch.get_default_device()).type == "cpu":
-            sized = func(*args, **{**given, "device": "meta"})
-            needed = sized.numel() * sized.element_size()
-            if needed >= _LARGE:
-                advice = "Make the model smaller, or the number of classes or of coordinates."
-                check_memory(needed, f"{self.what}: a tensor of {tuple(sized.shape)}", advice)
-        return func(*args, **given)
+def _numbers(options: Any) -> Iterator[int]:
+    """All whole numbers in options, also in those of parts of a part."""
+    if isinstance(options, int):
+        yield options
+    elif isinstance(options, Spec):
+        yield from (options.num_classes, options.num_dims, options.num_steps)
+    elif isinstance(options, partial):
+        yield from _numbers(options.keywords)
+    elif isinstance(options, Mapping):
+        yield from _numbers(tuple(options.values()))
+    elif isinstance(options, (list, tuple)):
+        yield from chain.from_iterable(map(_numbers, options))

@@ -26,7 +26,7 @@ import numpy as np
 
 import fldd_lightning
 
-from .allocation import CheckedMemory
+from .allocation import check_size
 from .errors import FLDDError
 from .roles import Nobody, is_open, options, role
 
@@ -90,7 +90,7 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             f"not {type(recipe).__name__ if isinstance(recipe, base) else repr(recipe)}."
         )
     maker = _checked(recipe, base) if isinstance(recipe, Mapping) else recipe
-    cls = maker.func if isinstance(maker, partial) else maker
+    cls = _made_by(maker)
     if isinstance(cls, type):
         if not issubclass(cls, base):
             raise _of_another_kind(base, cls, maker)
@@ -98,8 +98,8 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             check_arguments(maker, *args)
         except TypeError as error:
             raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
-    with CheckedMemory(_name(maker)):
-        made = maker(*args)
+    check_size(maker, getattr(_made_by(maker), "__module__", "").partition(".")[0] == __package__, *args)
+    made = maker(*args)
     if not isinstance(made, base):
         raise _of_another_kind(base, type(made), maker)
     return made
@@ -290,16 +290,23 @@ def _article(name: str) -> str:
 
 
 def _name(made: Any) -> str:
-    made = made.func if isinstance(made, partial) else made
+    made = _made_by(made)
     return str(getattr(made, "__qualname__", made))
+
+
+def _made_by(recipe: Any) -> Any:
+    """What a recipe calls: a class or a function."""
+    if not isinstance(recipe, partial):
+        return recipe
+    args, made = recipe.args, recipe.func
+    by_command_line = args and isinstance(args[-1], type) and getattr(made, "__module__", "").startswith("jsonargparse")
+    return args[-1] if by_command_line else made
 
 
 def _described(recipe: Any) -> Any:
     if isinstance(recipe, partial):
-        made, args = recipe.func, recipe.args
-        if args and isinstance(args[-1], type) and getattr(made, "__module__", "").startswith("jsonargparse"):
-            made, args = args[-1], ()  # made by the command line
-        if args:
+        made = _made_by(recipe)
+        if recipe.args and made is recipe.func:
             raise FLDDError("use keyword arguments in functools.partial, so that checkpoints can name them.")
         return {**_described(made), "init_args": describe(recipe.keywords)}
     if not callable(recipe):
