@@ -21,7 +21,7 @@ from conftest import Stripes
 from fldd_lightning import LastCheckpoint, MixtureLatent, SaveOnSignal
 from fldd_lightning.cli import main
 from fldd_lightning.interrupted import Interrupted
-from test_interrupted import RUNS, Signal, masks, run, same
+from test_interrupted import RUNS, masks, run, same
 from test_late_failures import digits, wait_for
 from tiny import Pairs, trainer, with_latent
 
@@ -103,15 +103,51 @@ def test_a_resumed_run_goes_on_from_where_it_did(tmp_path: Path, capsys: pytest.
     assert told.startswith(f"Stopped by SIGTERM at step 13. The last checkpoint is '{before}'. Go on with: ")
 
 
-@pytest.mark.parametrize(("signum", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
-def test_the_first_step_is_not_waited_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int, name: str
+class Dropping:
+    """Python drops what is raised while an object is deleted, as in callbacks of weak references."""
+
+    def __del__(self) -> None:
+        stop()
+
+
+class StopsUnheard(Callback):
+    def on_train_start(self, *_: Any) -> None:
+        Dropping()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_library_drops_ends_the_run_after_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may take a minute to compile, and there is nothing to save yet."""
     with pytest.raises(Interrupted) as ended:
-        run(tmp_path, "latent", None, Signal(signum, 1))
-    assert ended.value.code == 128 + signum
-    assert capsys.readouterr().err.strip().splitlines()[-1] == NOTHING.replace("SIGTERM", name)
+        run(tmp_path, "latent", None, StopsUnheard())
+    assert ended.value.code == 143
+    assert "Stopped by SIGTERM at step 1; saved in '" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_dropped_signal_can_be_sent_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*_: Any) -> None:
+        Dropping()
+        stop()
+
+    monkeypatch.setattr(sys.modules["fldd_lightning.cli.main"], "_run", twice)
+    with pytest.raises(SystemExit) as ended:
+        main(["sample"])
+    assert ended.value.code == 143
+    assert capsys.readouterr().err.strip() == "Stopped by SIGTERM."
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_no_file_stays_open() -> None:
+    counts = []
+    for _ in range(10):
+        assert main(["nonsense"]) == 1
+        time.sleep(0.05)
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert counts[-1] <= counts[0]
 
 
 class SignalsAll(Callback):
@@ -258,3 +294,5 @@ def test_two_processes_end_at_any_time_of_their_start(tmp_path: Path, wait: floa
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 143
     assert words.read_text().count("Stopped by SIGTERM") == 1
+    time.sleep(1)
+    assert alive(process.pid) == []

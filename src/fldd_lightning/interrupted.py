@@ -20,6 +20,7 @@ NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 _ORIGINAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _PATIENCE = 1  # seconds
+_LEFT = 0  # no signal has this number
 _pipes: list[int] = []  # that signals are written to; forked processes have the same ones
 
 
@@ -60,9 +61,7 @@ def interrupted_by_signals(tell: Callable[[int], None]) -> Iterator[None]:
             signal.signal(signum, _ORIGINAL[signal.Signals(signum)])
             os.kill(os.getpid(), signum)
             return
-        is_heard.set()
-        # one SIGTERM is enough; a second Ctrl-C means it
-        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGTERM else signal.default_int_handler)
+        is_heard.set()  # the handler stays: a library may drop the error, and be told again
         no_word_of_children()
         raise Interrupted(signum)
 
@@ -78,12 +77,12 @@ def interrupted_by_signals(tell: Callable[[int], None]) -> Iterator[None]:
     _pipes.append(written)
 
     def watch() -> None:
-        while signums := os.read(heard, 1):
-            is_ours = signal.getsignal(signums[0]) == end
-            if signums[0] in taken and is_ours and not is_heard.wait(_PATIENCE) and os.getpid() == owner:
-                tell(signums[0])
+        while (signum := os.read(heard, 1)[0]) != _LEFT:
+            if signum in taken and signal.getsignal(signum) == end and not is_heard.wait(_PATIENCE):
+                tell(signum)
                 _end_children()
-                os._exit(128 + signums[0])
+                os._exit(128 + signum)
+        os.close(heard)
 
     before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True, name="signals").start()
@@ -92,7 +91,8 @@ def interrupted_by_signals(tell: Callable[[int], None]) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         _pipes.remove(written)
-        os.close(written)  # ends the thread
+        os.write(written, bytes([_LEFT]))  # ends the thread
+        os.close(written)
         for each in taken:
             signal.signal(each, _ORIGINAL[each])
 

@@ -7,38 +7,42 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
 from .errors import FLDDError
 
 __all__ = ["check_watched"]
 
 _OF_THIS_PACKAGE = ("fldd_lightning", "lightning", "pytorch_lightning")
-_LATER = re.compile(  # what is logged in training, or of samples, which the check draws none of
-    r"train/(nelbo|bpd|auxiliary|nelbo_T\d+|kl_\w+)|collapse/\w+|epoch|step|val/\w+(_T\d+|_data)"
-)
+_OF_SAMPLES = re.compile(r"val/.+(_T\d+|_data)")  # the check before training draws none
 
 
 def check_watched(trainer: Trainer, module: LightningModule) -> None:
-    """See after the check of validation, before the first step, that what is watched is among what was logged.
+    """See after the check of validation, before the first step, that a value of validation that is watched was logged.
 
-    A run with classes of the user's own is left to Lightning, which looks at the first validation: they may log
-    what they like, when they like.
+    Other names, and runs with functions or classes of the user's own, are left to Lightning, which looks at the first
+    validation: they may log what they like, when they like.
 
     Args:
         trainer: The trainer, whose metrics are those of a validation.
         module: What was validated.
 
     Raises:
-        FLDDError: If a name is none of them.
+        FLDDError: If a name that begins with ``val`` is none of them.
     """
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(type(each).__module__.partition(".")[0] not in _OF_THIS_PACKAGE for each in (module, *callbacks)):
+    if any(
+        isinstance(each, LambdaCallback) or type(each).__module__.partition(".")[0] not in _OF_THIS_PACKAGE
+        for each in (module, *callbacks)
+    ):
         return
     known = sorted(trainer.callback_metrics)
+    draws = any(hasattr(each, "every_n_validations") for each in callbacks)  # FIDCallback and PerplexityCallback do
     for each in callbacks:
         watched = each.monitor if isinstance(each, (EarlyStopping, ModelCheckpoint)) else None
-        if watched is not None and watched not in known and not _LATER.fullmatch(watched):
+        if watched is None or watched in known or not watched.startswith("val"):
+            continue
+        if not (draws and _OF_SAMPLES.fullmatch(watched)):
             raise FLDDError(_refusal(type(each).__name__, watched, known))
 
 

@@ -33,8 +33,8 @@ class SaveOnSignal(Callback):
 
     The exit status is 143 or 130. ``last.ckpt`` lies in the folder of :class:`LastCheckpoint`, else in that of the
     first other ModelCheckpoint; without one nothing is saved. A validation that has begun is waited for. A second
-    Ctrl-C ends the run at once. So does the first one before the first step is done and after the last, when there is
-    no new step to save.
+    Ctrl-C ends the run at once. So does the first one before the first step and after the last, when there is no new
+    step to save.
 
     SIGTERM may be sent to all processes of a run. Workers of this package's loaders go on until the step is done. Those
     of another DataLoader end, and the step may need them: then the run goes on from the last checkpoint.
@@ -46,8 +46,7 @@ class SaveOnSignal(Callback):
 
     def __init__(self) -> None:
         self._asked = 0  # the number of a signal that has come and was not dealt with
-        self._begun = 0  # optimiser steps before this run
-        self._step = 0  # and before this batch
+        self._step = 0  # optimiser steps before this batch
         self._is_between_steps = False  # so that a step can be waited for
         self._trainer: Trainer | None = None
         self._owner = os.getpid()
@@ -65,7 +64,6 @@ class SaveOnSignal(Callback):
         self._take_over(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = trainer.global_step
         self._take_over(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,9 +94,8 @@ class SaveOnSignal(Callback):
             print("\nStopping after this validation. Press Ctrl-C again to stop at once.", file=sys.stderr)
 
     def _leave(self, signum: int) -> NoReturn:
-        """At once; :meth:`on_exception` follows."""
-        self._asked = 0
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; Lightning puts back the handler of before
+        """At once; :meth:`on_exception` follows. If a library drops the error, the run ends after the next step."""
+        self._asked = signum
         no_word_of_children()
         raise Interrupted(signum)
 
@@ -111,8 +108,7 @@ class SaveOnSignal(Callback):
             self._requeue(signum, frame)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._step = trainer.global_step
-        self._is_between_steps = self._step > self._begun  # else there is nothing to save, and compiling takes long
+        self._step, self._is_between_steps = trainer.global_step, True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -132,6 +128,10 @@ class SaveOnSignal(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what there is to go on from, if the run was ended outside of training."""
         self._is_between_steps = False
+        if isinstance(exception, Interrupted):
+            self._asked = 0
+            if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; Lightning puts back that of before
         if isinstance(exception, Interrupted) and not exception.is_told:
             self._end_others(trainer)
             self._tell(trainer, exception, self._place(trainer), is_saved=False)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ..callbacks.run import run_folder, shown
 from ..checkpoint import read_checkpoint
 from ..factory import class_paths
+from ..module import FLDD
 
 __all__ = ["farewell"]
 
@@ -39,7 +40,17 @@ def farewell(trainer: Trainer) -> str:
             f"  fldd-lightning sample {options} --output samples",
             f"  fldd-lightning test {options}",
         ]
-    return "\n".join(["", "This run wrote:", *lines])
+    return "\n".join(["", *_missing(trainer), "This run wrote:", *lines])
+
+
+def _missing(trainer: Trainer) -> list[str]:
+    """What a run should have and has not: a step, and a best checkpoint."""
+    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
+    if isinstance(trainer.lightning_module, FLDD) and not trainer.lightning_module.logged:
+        return [f"This run trained no step: it began at its end, step {trainer.global_step}. Set more max_steps."]
+    if kept and not any(one.best_model_path for one in kept):
+        return ["No checkpoint is the best one: the run ended before a validation, or had none."]
+    return []
 
 
 def _trust(path: Path) -> list[str]:

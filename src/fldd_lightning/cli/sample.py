@@ -10,12 +10,11 @@ import numpy as np
 from ..callbacks.pictures import save_grid, save_trajectory
 from ..callbacks.texts import trajectory_lines, write_lines
 from ..decoding import Decoding
-from ..errors import FLDDError
 from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, check_new, check_output, chosen_model, option, run_options
+from .checkpoint_data import check_device, check_new, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 from .processes import this_process
@@ -52,8 +51,8 @@ def sample(
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
-        output: Where to write; endings of .npy, .png, .txt and .csv are left out, and a file with such a
-            name must not be there yet. Files of an earlier sampling are written anew. OUTPUT.npy holds integers
+        output: Where to write; endings of .npy, .png, .txt and .csv are left out. A file with such a name must not
+            be there yet. OUTPUT.npy holds integers
             (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
             sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
             model does not render.
@@ -79,13 +78,12 @@ def sample(
             their conditions dropped. It goes with every decoding.
     """
     path = Path(output)
-    if path.suffix in _ENDINGS:
-        check_new(path)  # who names a file may mean one of the data
-        path = path.with_suffix("")
+    path = path.with_suffix("") if path.suffix in _ENDINGS else path
     process = this_process()
     is_first, share = process.rank == 0, (process.rank, process.world)
-    check_output(path)
-    _check_written(path, shard_mark(*share))
+    for kind in ("", "_trajectory") if trajectory else ("",):
+        for ending in _ENDINGS:
+            check_new(path.with_name(path.name + kind + shard_mark(*share) + ending))
     device = process.device(device)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
@@ -124,15 +122,6 @@ def sample(
         if trajectory:
             write_lines(trajectory_lines(model, states[:, :8]), file(".txt", "_trajectory"))
     print("wrote " + ", ".join(str(p) for p in written))
-
-
-def _check_written(path: Path, mark: str) -> None:
-    """Raise FLDDError for files that no sampling has written: those come as integers and a picture or text."""
-    there = [file for ending in _ENDINGS if (file := path.with_name(path.name + mark + ending)).exists()]
-    if there and (len(there) == 1 or there[0].suffix != ".npy"):
-        raise FLDDError(
-            f"'{there[0]}' is there already, and was not written by 'sample'. Give another --output, or move it away."
-        )
 
 
 def sample_command(args: Sequence[str]) -> None:

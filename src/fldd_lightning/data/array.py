@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..categorical import no_integers
 from ..errors import FLDDError
 from ..memory import check_memory
-from ..ranges import AT_LEAST_TWO, check_numbers
+from ..ranges import AT_LEAST_TWO, check_kinds, check_numbers
 from .archive import Examples, as_tensor, extremes, read_arrays
 from .base import DiscreteDataModule, Split, check_shares, joined, split_rows
 from .mapped import MappedFile
@@ -65,6 +66,7 @@ class ArrayDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        check_kinds(locals(), path=str | PathLike)
         self.save_hyperparameters(logger=False)
         check_numbers(locals(), num_classes=AT_LEAST_TWO.or_none)
         check_shares(val_fraction, test_fraction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FLDDError
-from ..ranges import BETWEEN, COUNT, NATURAL, SHARE, Range, check_numbers
+from ..ranges import BETWEEN, COUNT, NATURAL, SHARE, Range, check_kinds, check_numbers
 from .base import DiscreteDataModule, Split, joined
 from .hub import load_hub, load_local, split_names
 from .idx import idx_folder, read_idx_images
@@ -90,6 +91,7 @@ class ImageDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        check_kinds(locals(), path=str | PathLike | None)
         if path is None and name is None:
             raise FLDDError("set --data.path to local images, or --data.name to a data set of the hub.")
         most = Range(2, inf if label_maps else 256, is_whole=True)

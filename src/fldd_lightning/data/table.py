@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..errors import FLDDError
 from ..memory import check_memory
-from ..ranges import AT_LEAST_TWO, check_numbers
+from ..ranges import AT_LEAST_TWO, check_kinds, check_numbers
 from .base import DiscreteDataModule, Split, check_shares, split_rows
 from .columns import Columns, find_column
 from .entries import count_entries
@@ -66,6 +67,7 @@ class TableDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        check_kinds(locals(), path=str | PathLike)
         check_numbers(locals(), bins=AT_LEAST_TWO)
         check_shares(val_fraction, test_fraction)
         self.save_hyperparameters(logger=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..errors import FLDDError
-from ..ranges import COUNT, check_numbers
+from ..ranges import COUNT, check_kinds, check_numbers
 from .base import DiscreteDataModule, Split, check_shares
 from .corpus import Corpus, Documents, read_corpus
 from .loaders import ResumableLoader, StreamLoader, outlive_sigterm
@@ -94,6 +95,7 @@ class TextDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        check_kinds(locals(), path=str | PathLike | None)
         check_numbers(locals(), length=COUNT, held_out=COUNT)
         check_shares(val_fraction, test_fraction)
         if tokenizer is not None and alphabet is not None:
