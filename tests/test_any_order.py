@@ -265,8 +265,9 @@ def test_on_the_command_line(
     drawn = []
     for options in ([], ["ExactlyN"], ["ConfidentFirst", "--decoding.noise", "0.5"], ["GreedyEnd"]):
         decoding = ["--decoding", *options] if options else []
-        assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", *decoding]) in (0, None)
-        drawn.append(np.load("samples.npy"))
+        args = ["sample", "--ckpt_path", str(path), "--num_samples", "4", "--output", f"drawn{len(drawn)}"]
+        assert main([*args, *decoding]) in (0, None)
+        drawn.append(np.load(f"drawn{len(drawn)}.npy"))
     assert not any((x == drawn[0]).all() for x in drawn[1:])
     assert main(["sample", "--ckpt_path", str(path), "--num_samples", "4", "--num_steps", "9"]) in (0, None)
     with pytest.raises(SystemExit):

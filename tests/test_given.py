@@ -285,6 +285,12 @@ def test_wrong_given_is_named() -> None:
         build().sample(4, given=torch.tensor([0, -1]))
 
 
+def clear(folder: Path) -> None:
+    """Take samples away, which are not written over."""
+    for path in folder.glob("s.*"):
+        path.unlink()
+
+
 def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build(forward_process=AbsorbingProcess, num_steps=2)
     run = trainer(tmp_path)
@@ -298,8 +304,10 @@ def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert samples.shape == (3, 2)
     assert (samples[0, 0], samples[1, 1], *samples[2]) == (0, 2, 1, 1)
     np.save(tmp_path / "one.npy", np.array([0, -1]))
+    clear(tmp_path)
     assert main([*start, "--given", str(tmp_path / "one.npy"), "--decoding", "ExactlyN"]) in (0, None)
     assert np.load(tmp_path / "s.npy").shape == (64, 2)
+    clear(tmp_path)
     np.save(tmp_path / "real.npy", np.array([0.0, -1.0]))
     (tmp_path / "no.npy").write_text("no array")
     for options, message in (
@@ -327,9 +335,11 @@ def test_prompts_and_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(texts) == 20
     assert all(text.startswith("a b") for text in texts)
     assert len({len(text) for text in texts}) > 2
+    clear(tmp_path)
     assert main([*start, "--infill", "a ___ b", "--num_samples", "20"]) in (0, None)
     texts = (tmp_path / "s.txt").read_text().splitlines()
     assert all(text[:2] == "a " and text[5:7] == " b" and len(text) >= 7 for text in texts)
+    clear(tmp_path)
     assert model.given_text("____").tolist() == [-1] * 8
     assert model.given_text("____a").tolist() == [-1, -1, -1, -1, 1, -1, -1, -1]
     for options, message in (

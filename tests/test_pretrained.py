@@ -330,8 +330,9 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert json.loads(Path("judged/evaluation.json").read_text())["checkpoint"] == "digits"
     capsys.readouterr()
     for args, said in (
-        (["sample"], "give a model: --ckpt_path FILE"),
-        (["sample", "--pretrained", "digits", "--ckpt_path", "a.ckpt"], "one of both"),
+        (["sample"], "'samples.npy' is there already"),
+        (["sample", "--output", "new"], "give a model: --ckpt_path FILE"),
+        (["sample", "--output", "new", "--pretrained", "digits", "--ckpt_path", "a.ckpt"], "one of both"),
         (["score", "--pretrained", "digits", "--output", "b.csv"], "does not name its data: add --data CLASS"),
     ):
         assert main(args) == 1

@@ -293,6 +293,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def clear(folder: Path) -> None:
+    """Take samples away, which are not written over."""
+    for path in folder.glob("s.*"):
+        path.unlink()
+
+
 def test_several_conditions_on_the_command_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,6 +312,7 @@ def test_several_conditions_on_the_command_line(
     ):
         assert main([*start, "--condition", *words, "--seed", "3"]) == 0
         assert np.array_equal(np.load(tmp_path / "s.npy"), model.sample(2, 3, condition=expected))
+        clear(tmp_path)
     samples = [model.sample(50, condition={**expected, **other}) for other in ({}, {"style": 0}, {"embedding": [3, 3]})]
     assert not torch.equal(samples[0], samples[1])
     assert not torch.equal(samples[0], samples[2])
@@ -318,6 +325,7 @@ def test_several_conditions_on_the_command_line(
         asked = {"style": 1, "embedding": [1.0, -2.0]}
         expected = model.sample(40, condition=asked, decoding=Guided(3.0, GreedyEnd()))
         assert np.array_equal(np.load(tmp_path / "s.npy"), expected)
+        clear(tmp_path)
     assert not torch.equal(expected, model.sample(40, condition=asked, decoding=GreedyEnd()))
     capsys.readouterr()
     assert main(["fit", "--config", str(next(trained.parents[3].glob("config.yaml"))), "--data.conditions", "[]"]) == 1
