@@ -14,7 +14,7 @@ from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, check_new, chosen_model, option, run_options
+from .checkpoint_data import check_device, check_new, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 from .processes import this_process
@@ -81,6 +81,7 @@ def sample(
     path = path.with_suffix("") if path.suffix in _ENDINGS else path
     process = this_process()
     is_first, share = process.rank == 0, (process.rank, process.world)
+    check_output(path)
     for kind in ("", "_trajectory") if trajectory else ("",):
         for ending in _ENDINGS:
             check_new(path.with_name(path.name + kind + shard_mark(*share) + ending))
