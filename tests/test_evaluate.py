@@ -11,15 +11,20 @@ import pytest
 from fldd_lightning import (
     FLDD,
     AbsorbingProcess,
+    Ancestral,
+    Decoding,
     DigitsDataModule,
     DiscreteDataModule,
+    Guided,
     ImageFLDD,
+    LabelLatent,
     MaskedReverse,
     TextDataModule,
     TextFLDD,
 )
 from fldd_lightning.cli import main
-from tiny import fit, small_mlp, trainer
+from fldd_lightning.sampling import num_passes
+from tiny import build, fit, small_mlp, trainer
 
 
 def saved(model: FLDD, data: DiscreteDataModule, folder: Path) -> str:
@@ -104,3 +109,16 @@ def test_a_fixed_budget_and_missing_data_are_one_sentence(tmp_path: Path, capsys
     assert main([*args, "--data", "DigitsDataModule", "--data.binary", "false"]) == 1
     assert "must lie in 0..1" in capsys.readouterr().err
     assert not list((tmp_path / "there").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("decoding", "best_of", "passes"), [(None, 1, 4), (Guided(2.0), 1, 8), (None, 3, 60), (Guided(2.0), 3, 72)]
+)
+def test_passes_are_counted(decoding: Decoding | None, best_of: int, passes: int) -> None:
+    """What is said of them is how often the denoiser is called, for samples in one batch."""
+    label = partial(LabelLatent, num_labels=3, dropped=0.1)
+    model = build(num_steps=4, latents=label)
+    calls = []
+    model.reverse.network.register_forward_hook(lambda *_: calls.append(1))
+    model.sample(2, decoding=decoding, best_of=best_of)
+    assert len(calls) == num_passes(4, decoding or Ancestral(), best_of) == passes

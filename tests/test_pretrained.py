@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,8 +154,21 @@ def test_the_card_says_what_it_knows(tmp_path: Path) -> None:
     assert re.search(r"fldd-lightning \d", card.text)
     assert "trusted=['test_pretrained.OwnNet']" in card.text
     (tmp_path / "README.md").write_text("mine")
-    model.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"README.md' is of the model before, and is kept. Delete it"):
+        ImageFLDD(2, (4, 4), AbsorbingProcess, OwnNet, num_steps=3).save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    model = ImageFLDD(2, (4, 4), AbsorbingProcess, OwnNet)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(FLDDError, match="not finite"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new" / "model.safetensors").exists()
 
 
 def test_the_card_takes_data_and_bound_from_the_trainer(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ class Decoding(ABC):
     temperature: float = 1.0
     top_p: float = 1.0
 
+    @property
+    def passes(self) -> int:
+        """Passes of the denoiser that a step takes."""
+        return 1
+
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0) -> None:
         check_numbers(locals(), temperature=POSITIVE, top_p=UP_TO_ONE)
         self.temperature, self.top_p = temperature, top_p

@@ -45,6 +45,10 @@ class Guided(Decoding):
         check_numbers(locals(), weight=NOT_NEGATIVE)
         self.weight, self.of = float(weight), of or Ancestral()
 
+    @property
+    def passes(self) -> int:
+        return self.of.passes * (2 if self.weight else 1)
+
     def configuration(self) -> str:
         return f"{type(self).__name__}(of={self.of.configuration()}, weight={self.weight})"
 

@@ -21,11 +21,18 @@ class ImageFLDD(FLDD):
     With a :class:`LabelLatent`, ``{val,test}/nelbo_label{y}`` is the bound over the images of each label.
     """
 
+    def setup(self, stage: str) -> None:
+        self._check_shape()
+        super().setup(stage)
+
     def render(self, x: Tensor) -> Tensor:
-        if len(self.spec.shape) not in (2, 3):
-            raise FLDDError(f"ImageFLDD needs image shapes, not {self.spec.shape}; use FLDD.")
+        self._check_shape()
         pictures = x.unsqueeze(1) if len(self.spec.shape) == 2 else x  # (N, C, H, W)
         return grey_levels(pictures, self.spec.num_classes)
+
+    def _check_shape(self) -> None:
+        if len(self.spec.shape) not in (2, 3):
+            raise FLDDError(f"{type(self).__name__} needs image shapes, not {self.spec.shape}; use FLDD.")
 
     @property
     def _labels(self) -> LabelLatent | None:

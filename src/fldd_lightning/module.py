@@ -58,7 +58,16 @@ from .networks import Backbone, StateEmbedding
 from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_kinds, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
-from .sampling import as_batch, batches_of, chosen_latents, draw_samples, given_rows, rows_of_share, with_conditions
+from .sampling import (
+    BOUND_DRAWS,
+    as_batch,
+    batches_of,
+    chosen_latents,
+    draw_samples,
+    given_rows,
+    rows_of_share,
+    with_conditions,
+)
 from .sampling import best_of as best_of_samples
 from .spec import Spec
 from .strategy import refuse_split_weights
@@ -79,7 +88,6 @@ from .watched import check_watched
 __all__ = ["FLDD"]
 
 _CHECK_EVERY = 100  # steps
-_BOUND_DRAWS = 4  # for each sample of which the best is kept
 
 
 class FLDD(LightningModule, ModelHubMixin):
@@ -667,7 +675,7 @@ class FLDD(LightningModule, ModelHubMixin):
                     num_samples, mixed_seed(seed, i), num_steps, True, batch_size, progress, decoding, given, 1, asked,
                     share,
                 ),
-                lambda x: self.nelbo({"x": x, **known}, _BOUND_DRAWS, seed, batch_size).nelbo.cpu(),
+                lambda x: self.nelbo({"x": x, **known}, BOUND_DRAWS, seed, batch_size).nelbo.cpu(),
             )  # fmt: skip
             return states if trajectory else states[-1]
         was_training = self.training

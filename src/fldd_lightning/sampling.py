@@ -20,6 +20,7 @@ from .reverse import Reverse
 from .spec import Spec
 
 __all__ = [
+    "BOUND_DRAWS",
     "Batch",
     "ancestral_sample",
     "as_batch",
@@ -28,9 +29,13 @@ __all__ = [
     "chosen_latents",
     "draw_samples",
     "given_rows",
+    "num_passes",
     "rows_of_share",
     "with_conditions",
 ]
+
+
+BOUND_DRAWS = 4  # of the bound of each sample of which the best is kept
 
 
 class Batch(NamedTuple):
@@ -297,6 +302,17 @@ def as_batch(chosen: Mapping[str, Tensor], latents: Sequence[Latent]) -> dict[st
         for latent in latents
         if isinstance(latent, ConditionLatent) and latent.name in chosen
     }
+
+
+def num_passes(num_steps: int, decoding: Decoding, best_of: int) -> int:
+    """NFE: passes of the denoiser that a sample takes, with those of the bounds by which the best is chosen.
+
+    Args:
+        num_steps: T.
+        decoding: How a step is drawn.
+        best_of: How many are drawn for each sample.
+    """
+    return best_of * num_steps * (decoding.passes + (BOUND_DRAWS if best_of > 1 else 0))
 
 
 def best_of(n: int, draw: Callable[[int], Tensor], nelbo: Callable[[Tensor], Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import zip_longest
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -80,8 +81,8 @@ class TextFLDD(FLDD):
             text: A prompt, such as ``"The"``, or a text with blanks, such as ``"a ___ b"``.
 
         Raises:
-            FLDDError: If the text is longer than the model's, has a character without a token, or there is no
-                tokenizer.
+            FLDDError: If the text is longer than the model's, has a character or a word without a token, or there is
+                no tokenizer.
         """
         if self.tokenizer is None:
             raise FLDDError("this model has no tokenizer: train it on a TextDataModule, or set model.tokenizer.")
@@ -89,6 +90,11 @@ class TextFLDD(FLDD):
         encoded = self.tokenizer.encode([part for part in parts if not _is_blank(part)])
         blanks = [torch.full((len(part),), -1) for part in parts if _is_blank(part)]
         tokens = [torch.from_numpy(each.astype("int64")) for each in encoded]
+        if any(bool((each == self.tokenizer.unknown).any()) for each in tokens if self.tokenizer.unknown is not None):
+            raise FLDDError(
+                f"the text {shorten(text, 60)!r} has a word that {self.tokenizer.describe()} does not know, and "
+                "the model would not be given it. Use words of the training text, or a blank of three underscores."
+            )
         given = torch.cat([each for pair in zip_longest(tokens, blanks) for each in pair if each is not None])
         if len(given) > self.spec.num_dims:
             raise FLDDError(f"the text has {len(given)} tokens, but the model's have {self.spec.num_dims}: shorten it.")

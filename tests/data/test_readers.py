@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fldd_lightning import ArrayDataModule, FLDDError, ImageDataModule, MNISTDataModule
+from conftest import small_mlp
+from fldd_lightning import AbsorbingProcess, ArrayDataModule, FLDDError, ImageDataModule, MNISTDataModule, TextFLDD
 from fldd_lightning.cli import main
 from fldd_lightning.data import HuggingFaceTokenizer, TextDataModule
 
@@ -174,10 +175,19 @@ def test_words_are_tokens_and_text_comes_back(tmp_path: Path, capsys: pytest.Cap
     assert words.decode(other) == "the[UNK] sat\n\nthe cat"
     data = data_of(corpus, tokenizer=str(tmp_path / "words.json"), padded=False, length=5)
     assert "\nthe dog" in "".join(data.texts("train"))  # lines are joined by a token, not by something unknown
-    for size, status in (("3", 0), ("2", 1)):
+    model = TextFLDD(data.num_classes, data.shape, AbsorbingProcess, small_mlp)
+    model.adopt(data)
+    assert model.given_text("the cat").tolist() == [*ids[: len(words.encode(["the cat"])[0])], -1, -1][:5]
+    with pytest.raises(FLDDError, match=r"'the zebra' has a word that .* does not know"):
+        model.given_text("the zebra")
+    capsys.readouterr()
+    assert main(made) == 1
+    assert "words.json' is there already" in capsys.readouterr().err
+    made[made.index("--output") + 1] = str(tmp_path / "few.json")
+    for size, status in (("2", 1), ("3", 0)):
         assert main([*made, "--vocab_size", size]) == status
     assert "Use 3 or more" in capsys.readouterr().err
-    assert HuggingFaceTokenizer.load(str(tmp_path / "words.json")).vocab_size == 3
+    assert HuggingFaceTokenizer.load(str(tmp_path / "few.json")).vocab_size == 3
 
 
 def test_folders_with_nothing_to_read_say_what_was_looked_for_and_found(tmp_path: Path) -> None:

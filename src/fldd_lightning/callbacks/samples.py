@@ -19,7 +19,7 @@ from ..decoding import Ancestral, Decoding
 from ..errors import FLDDError
 from ..module import FLDD
 from ..ranges import COUNT, NATURAL, SEED, check_numbers
-from ..sampling import with_conditions
+from ..sampling import num_passes, with_conditions
 from .run import run_folder
 
 __all__ = ["SampleCallback"]
@@ -147,6 +147,7 @@ class SampleCallback(Callback, Generic[M]):
             "num_steps": model.spec.num_steps,
             "decoding": (decoding or self.decoding).configuration(),
             "best_of": self.best_of,
+            "nfe": num_passes(model.spec.num_steps, decoding or self.decoding, self.best_of),
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "global_step": max(trainer.global_step, model.trained_steps),
             "version": version("fldd-lightning"),

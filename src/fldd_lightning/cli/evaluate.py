@@ -75,8 +75,9 @@ def evaluate(
     models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]
     results = []
     for each in models:
-        steps = each.spec.num_steps  # a step is one pass of the denoiser
-        results.append({"num_steps": steps, "nfe": steps, **_tested(each, data, judges, device, seed)})
+        steps, tested = each.spec.num_steps, _tested(each, data, judges, device, seed)
+        passes = max((said["nfe"] for said in tested["samples"] if "nfe" in said), default=steps)
+        results.append({"num_steps": steps, "nfe": passes, **tested})
     facts = {
         "checkpoint": ckpt_path or pretrained,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

@@ -124,7 +124,7 @@ class CharacterTokenizer(Tokenizer):
             at = int(ids.argmin())
             raise FLDDError(
                 f"the character {text[at]!r} (in {text[max(0, at - 20) : at + 20]!r}) is not among the "
-                f"{self.describe()}. Remove it from the text, or set --data.alphabet to all characters there are."
+                f"{self.describe()}. Remove it from the text, or train with --data.alphabet, all characters there are."
             )
         return ids
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import snapshot_download
+from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -20,6 +21,7 @@ from ..checkpoint import check_about, module_of
 from ..checkpoint_file import check_folder
 from ..data.hub import hub_error
 from ..errors import FLDDError
+from ..evaluation import check_weights
 from ..factory import Trusted, plain
 from ..files import replacing
 from ..training import averaged_state
@@ -50,16 +52,21 @@ def write_folder(module: FLDD, folder: Path) -> None:
         folder: Where to write. It is made if it is not there.
 
     Raises:
-        FLDDError: If an option is something that JSON does not have, or the folder cannot be written to.
+        FLDDError: If an option is something that JSON does not have, a weight is not finite, or the folder cannot be
+            written to.
     """
+    check_weights(module)
     about: dict[str, Any] = {}
     module.on_save_checkpoint(about)
     about["global_step"] = module.global_step or module.trained_steps
     made_by = {"library_name": "fldd-lightning", "library_version": version("fldd-lightning")}
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in averaged_state(module).items()}
+    written, card = save(weights, {"format": "pt"}), folder / "README.md"
+    if card.exists() and (folder / WEIGHTS).exists() and (folder / WEIGHTS).read_bytes() != written:
+        rank_zero_warn(f"'{card}' is of the model before, and is kept. Delete it to have one of this model.")
     try:
         with replacing(folder / WEIGHTS) as file:
-            file.write(save(weights, {"format": "pt"}))
+            file.write(written)
         with replacing(folder / CONFIG) as file:
             file.write(_as_json({**made_by, **about}).encode())
     except OSError as error:
