@@ -1,5 +1,6 @@
 """A program that a signal finds inside of a library, with a process that it has started; for tests."""
 
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from torch.distributed import TCPStore
 from fldd_lightning.interrupted import interrupted_by_signals
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in what they start in the background
     with interrupted_by_signals(lambda signum: print(f"told {signum}", flush=True)):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print("started", flush=True)
