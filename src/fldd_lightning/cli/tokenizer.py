@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.corpus import read_corpus
 from ..errors import FLDDError
-from .checkpoint_data import check_new, run_options, write_whole
+from .checkpoint_data import check_new, check_output, run_options, write_whole
 from .processes import one_process
 
 __all__ = ["tokenizer_command", "train_tokenizer"]
@@ -55,6 +55,7 @@ def train_tokenizer(
     except ImportError as error:
         raise FLDDError('the subcommand tokenizer needs: pip install "fldd-lightning[text]"') from error
     file = Path(output)
+    check_output(file)
     if file.is_dir():
         raise FLDDError(f"'{file}' is a folder. Give the name of a file as --output.")
     check_new(file)
