@@ -162,6 +162,11 @@ def test_a_run_that_ended_goes_on_exactly(tmp_path: Path) -> None:
     assert same(whole, run(tmp_path, "latent", path))
 
 
+def test_a_run_that_was_at_its_end_has_the_weights_of_the_end(tmp_path: Path) -> None:
+    whole = run(tmp_path, "latent")
+    assert same(whole, run(tmp_path, "latent", tmp_path / "kept" / "last.ckpt"))
+
+
 @pytest.mark.parametrize(("end", "step"), [({"max_steps": 5}, 5), ({"max_steps": -1, "max_epochs": 1}, 8)])
 def test_a_short_run_can_go_on(tmp_path: Path, end: dict[str, int], step: int) -> None:
     run(tmp_path, "latent", **end)

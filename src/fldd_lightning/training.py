@@ -221,6 +221,11 @@ class Averaging(WeightAveraging):
         if self._average_model is not None:  # after training the module itself has the average
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As at the end of training, which Lightning leaves out where a resumed run was at its end already."""
+        if self._average_model is not None:
+            self.on_train_end(trainer, pl_module)
+
     @property
     def averaged(self) -> Any:
         """The module with averaged weights, or None before there is one."""
