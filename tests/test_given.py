@@ -40,7 +40,7 @@ from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.latents.given import random_subset
 from test_text import WORDS, data_of, model_of
 from test_text import trainer as text_trainer
-from tiny import build, fit, trainer
+from tiny import build, clear, fit, trainer
 
 TIMELESS = partial(MaskedReverse, time_independent=True)
 P = torch.tensor([6.0, 1, 1, 3, 1, 4, 2, 2]) / 20  # of three bits
@@ -283,12 +283,6 @@ def test_wrong_given_is_named() -> None:
             model.sample(4, given=given)
     with pytest.raises(FLDDError, match="cannot hold values that are given"):
         build().sample(4, given=torch.tensor([0, -1]))
-
-
-def clear(folder: Path) -> None:
-    """Take samples away, which are not written over."""
-    for path in folder.glob("s.*"):
-        path.unlink()
 
 
 def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,6 +229,14 @@ def alive(pid: int) -> list[int]:
     return found
 
 
+def left(pid: int) -> list[int]:
+    """Those that are still there when they have had ten seconds to end."""
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive(pid)
+
+
 LATENT = (
     "[{class_path: AutoencoderLatent, init_args: {size: 4, autoencoder: {class_path: MLPAutoencoder, init_args: "
     "{width: 8}}, components: 2, fit_steps: 1000000}}]"
@@ -255,10 +263,7 @@ def test_the_whole_group_ends(tmp_path: Path, processes: tuple[str, ...], in_fit
     assert "Traceback" not in told
     assert told.count("Stopped by SIGTERM") == 1
     assert (NOTHING if in_fit_of_latent else "; saved in '") in told
-    deadline = time.monotonic() + 10
-    while alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert alive(process.pid) == []
+    assert left(process.pid) == []
 
 
 def test_a_program_that_still_holds_a_loader_ends() -> None:
@@ -279,10 +284,7 @@ def test_a_program_that_waits_inside_of_a_library_ends(signum: int) -> None:
         process.send_signal(signum)
         assert process.wait(20) == 128 + signum
         assert process.stdout.read().strip() == f"told {int(signum)}"
-        deadline = time.monotonic() + 10
-        while alive(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert alive(process.pid) == []
+        assert left(process.pid) == []
 
 
 @pytest.mark.slow

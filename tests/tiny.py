@@ -63,3 +63,9 @@ def fit(folder: Path, model: FLDD, data: DiscreteDataModule, ckpt_path: str | No
     run = trainer(folder, **options)
     run.fit(model, data, ckpt_path=ckpt_path)
     return run
+
+
+def clear(folder: Path) -> None:
+    """Take samples away, which are not written over."""
+    for path in folder.glob("s.*"):
+        path.unlink()

@@ -133,7 +133,7 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
     """
     generator = generator or torch.default_generator
     num_states = log_p.shape[-1]
-    rows = log_p.detach().reshape(-1, num_states)
+    rows = log_p.reshape(-1, num_states)
     uniform = torch.rand(len(rows), dtype=torch.float64, device=generator.device, generator=generator)
     size = max(1, _CHUNK // num_states)
     parts = zip(torch.split(rows, size), torch.split(uniform, size), strict=True)

@@ -98,7 +98,7 @@ def build(recipe: Callable[..., Any] | Mapping[str, Any], base: type[T], *args: 
             check_arguments(maker, *args)
         except TypeError as error:
             raise FLDDError(f"{_article(base.__name__)} cannot be made from {_name(maker)}: {error}.") from error
-    check_size(maker, getattr(_made_by(maker), "__module__", "").partition(".")[0] == __package__, *args)
+    check_size(maker, getattr(cls, "__module__", "").partition(".")[0] == __package__, *args)
     made = maker(*args)
     if not isinstance(made, base):
         raise _of_another_kind(base, type(made), maker)

@@ -12,7 +12,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["BEFORE", "NAMES", "NOTHING", "Interrupted", "interrupted_by_signals", "no_word_of_children"]
+__all__ = [
+    "BEFORE",
+    "NAMES",
+    "NOTHING",
+    "Interrupted",
+    "interrupted_by_signals",
+    "no_word_of_children",
+    "takes_signals",
+]
 
 BEFORE = " before the first step"
 NOTHING = ". Nothing was trained yet: start the run again."
@@ -65,8 +73,7 @@ def interrupted_by_signals(tell: Callable[[int], None]) -> Iterator[None]:
         no_word_of_children()
         raise Interrupted(signum)
 
-    in_main = threading.current_thread() is threading.main_thread() and sys.platform != "win32"
-    taken = [each for each, usual in _ORIGINAL.items() if in_main and signal.getsignal(each) == usual]
+    taken = [each for each, usual in _ORIGINAL.items() if takes_signals() and signal.getsignal(each) == usual]
     if not taken:
         yield
         return
@@ -113,6 +120,11 @@ def _end_children() -> None:
         for number in each.read_text().split():
             with suppress(OSError):
                 os.kill(int(number), signal.SIGTERM)
+
+
+def takes_signals() -> bool:
+    """Whether handlers of signals can be set here: in the main thread, and not on Windows."""
+    return threading.current_thread() is threading.main_thread() and sys.platform != "win32"
 
 
 def no_word_of_children() -> None:

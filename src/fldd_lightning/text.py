@@ -90,12 +90,12 @@ class TextFLDD(FLDD):
         encoded = self.tokenizer.encode([part for part in parts if not _is_blank(part)])
         blanks = [torch.full((len(part),), -1) for part in parts if _is_blank(part)]
         tokens = [torch.from_numpy(each.astype("int64")) for each in encoded]
-        if any(bool((each == self.tokenizer.unknown).any()) for each in tokens if self.tokenizer.unknown is not None):
+        given = torch.cat([each for pair in zip_longest(tokens, blanks) for each in pair if each is not None])
+        if self.tokenizer.unknown in given.tolist():
             raise FLDDError(
                 f"the text {shorten(text, 60)!r} has a word that {self.tokenizer.describe()} does not know, and "
                 "the model would not be given it. Use words of the training text, or a blank of three underscores."
             )
-        given = torch.cat([each for pair in zip_longest(tokens, blanks) for each in pair if each is not None])
         if len(given) > self.spec.num_dims:
             raise FLDDError(f"the text has {len(given)} tokens, but the model's have {self.spec.num_dims}: shorten it.")
         return torch.cat([given, torch.full((self.spec.num_dims - len(given),), -1)])

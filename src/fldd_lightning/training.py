@@ -54,7 +54,7 @@ def learning_rate_factor(
 
 
 def check_length(trainer: Trainer) -> None:
-    """See that a run has a step and an end; warn if it ends before its first validation.
+    """See that a run is set to a step or more; warn if it is set to end before its first validation.
 
     Args:
         trainer: Of a training that starts.

@@ -29,7 +29,7 @@ from fldd_lightning.bound import Drawn, draw_latents
 from fldd_lightning.cli import main
 from fldd_lightning.data import DiscreteDataModule, Split
 from fldd_lightning.spec import Seen, Spec
-from tiny import build, fit
+from tiny import build, clear, fit
 
 STYLE = partial(LabelLatent, num_labels=3, key="style", dropped=0.3)
 VECTOR = partial(VectorLatent, size=2, dropped=0.3)
@@ -291,12 +291,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weight.copy_(torch.randn(weight.shape, generator=generator))
     torch.save(saved, path)
     return path
-
-
-def clear(folder: Path) -> None:
-    """Take samples away, which are not written over."""
-    for path in folder.glob("s.*"):
-        path.unlink()
 
 
 def test_several_conditions_on_the_command_line(

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -18,7 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from ..interrupted import BEFORE, NAMES, NOTHING, Interrupted, no_word_of_children
+from ..interrupted import BEFORE, NAMES, NOTHING, Interrupted, no_word_of_children, takes_signals
 from .checkpoints import LastCheckpoint
 from .run import in_training, shown
 
@@ -70,7 +69,7 @@ class SaveOnSignal(Callback):
         self._take_over(trainer)
 
     def _take_over(self, trainer: Trainer) -> None:
-        if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        if not takes_signals():
             return
         self._trainer, self._owner = trainer, os.getpid()
         for signum in _STOPPING:
@@ -130,11 +129,11 @@ class SaveOnSignal(Callback):
         self._is_between_steps = False
         if isinstance(exception, Interrupted):
             self._asked = 0
-            if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
+            if takes_signals():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; Lightning puts back that of before
-        if isinstance(exception, Interrupted) and not exception.is_told:
-            self._end_others(trainer)
-            self._tell(trainer, exception, self._place(trainer), is_saved=False)
+            if not exception.is_told:
+                self._end_others(trainer)
+                self._tell(trainer, exception, self._place(trainer), is_saved=False)
         elif self._asked in _STOPPING and isinstance(exception, RuntimeError) and "DataLoader worker" in str(exception):
             # a worker of a loader that is not ours was sent the signal, too, and the step or the validation needed it
             stop = Interrupted(self._asked)

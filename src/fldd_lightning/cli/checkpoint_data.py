@@ -24,6 +24,7 @@ from .mistakes import OptionParser
 
 __all__ = [
     "check_device",
+    "check_free",
     "check_new",
     "check_output",
     "checkpoint_sections",
@@ -152,9 +153,15 @@ def check_device(device: str) -> None:
 
 def check_new(path: Path) -> None:
     """Raise FLDDError unless a file can be written here and replaces none; before the work, so that none is lost."""
-    if path.exists():
-        raise FLDDError(f"'{path}' is there already. Give another --output, or move it away.")
+    check_free(path)
     check_output(path)
+
+
+def check_free(*paths: Path) -> None:
+    """Raise FLDDError if there is a file already."""
+    for path in paths:
+        if path.exists():
+            raise FLDDError(f"'{path}' is there already. Give another --output, or move it away.")
 
 
 def check_output(path: Path) -> None:

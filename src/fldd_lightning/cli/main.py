@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, or 1 after a mistake in data or configuration, which is printed as one
-        paragraph, or 130 after a second Ctrl-C.
+        paragraph, or 130 after Ctrl-C on Windows.
 
     Raises:
         SystemExit: For options that cannot be parsed (status 2), for help, after SIGTERM (status 143) and Ctrl-C (130).

@@ -14,7 +14,7 @@ from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
-from .checkpoint_data import check_device, check_new, check_output, chosen_model, option, run_options
+from .checkpoint_data import check_device, check_free, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
 from .processes import this_process
@@ -52,10 +52,9 @@ def sample(
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
         output: Where to write; endings of .npy, .png, .txt and .csv are left out. A file with such a name must not
-            be there yet. OUTPUT.npy holds integers
-            (N, *shape), OUTPUT.png a grid of pictures and, if the model writes text, OUTPUT.txt one line per
-            sample; of tables OUTPUT.csv, with the names of the columns. There are no pictures of text that the
-            model does not render.
+            be there yet. OUTPUT.npy holds integers (N, *shape), OUTPUT.png a grid of pictures and, if the model writes
+            text, OUTPUT.txt one line per sample; of tables OUTPUT.csv, with the names of the columns. There are no
+            pictures of text that the model does not render.
         num_samples: How many; 64 if left out, or one for each example of --given or value of --condition if there are
             several.
         num_steps: T. That of the training; another one for models that were trained with budgets, and for masked
@@ -82,9 +81,12 @@ def sample(
     process = this_process()
     is_first, share = process.rank == 0, (process.rank, process.world)
     check_output(path)
-    for kind in ("", "_trajectory") if trajectory else ("",):
-        for ending in _ENDINGS:
-            check_new(path.with_name(path.name + kind + shard_mark(*share) + ending))
+
+    def file(ending: str, kind: str = "") -> Path:
+        return path.with_name(path.name + kind + shard_mark(*share) + ending)
+
+    kinds = ("", "_trajectory") if trajectory else ("",)
+    check_free(*(file(ending, kind) for kind in kinds for ending in _ENDINGS))
     device = process.device(device)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
@@ -107,21 +109,21 @@ def sample(
     has_picture = lines is None or type(model).render is not FLDD.render
     written: list[Path] = []
 
-    def file(ending: str, kind: str = "") -> Path:
-        written.append(path.with_name(path.name + kind + shard_mark(*share) + ending))
+    def new(ending: str, kind: str = "") -> Path:
+        written.append(file(ending, kind))
         return written[-1]
 
-    np.save(file(".npy"), samples.numpy())
+    np.save(new(".npy"), samples.numpy())
     if trajectory:
-        np.save(file(".npy", "_trajectory"), states.numpy())
+        np.save(new(".npy", "_trajectory"), states.numpy())
     if has_picture:
-        save_grid(model, samples, file(".png"))
+        save_grid(model, samples, new(".png"))
         if trajectory:
-            save_trajectory(model, states[:, :8], file(".png", "_trajectory"))
+            save_trajectory(model, states[:, :8], new(".png", "_trajectory"))
     if lines is not None:
-        write_lines([*model.text_head(), *lines], file(model.text_ending))
+        write_lines([*model.text_head(), *lines], new(model.text_ending))
         if trajectory:
-            write_lines(trajectory_lines(model, states[:, :8]), file(".txt", "_trajectory"))
+            write_lines(trajectory_lines(model, states[:, :8]), new(".txt", "_trajectory"))
     print("wrote " + ", ".join(str(p) for p in written))
 
 

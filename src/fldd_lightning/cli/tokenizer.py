@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.corpus import read_corpus
 from ..errors import FLDDError
-from .checkpoint_data import check_new, check_output, run_options, write_whole
+from .checkpoint_data import check_free, check_output, run_options, write_whole
 from .processes import one_process
 
 __all__ = ["tokenizer_command", "train_tokenizer"]
@@ -58,7 +58,7 @@ def train_tokenizer(
     check_output(file)
     if file.is_dir():
         raise FLDDError(f"'{file}' is a folder. Give the name of a file as --output.")
-    check_new(file)
+    check_free(file)
     corpus = read_corpus(path, name, subset, column)
     tokenizer, trainer = _words(vocab_size) if words else _bytes(vocab_size)
     tokenizer.train_from_iterator(iter(corpus.splits["train"]), trainer)
