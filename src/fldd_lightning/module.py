@@ -252,8 +252,11 @@ class FLDD(LightningModule, ModelHubMixin):
             self._compiled_loss = CompiledLoss(self)
         loss_of = self._compiled_loss or self.loss_of
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            # dropout draws from torch's own generator
-            torch.manual_seed(mixed_seed(generator.initial_seed(), self.global_rank))
+            # dropout draws from torch's own generators; torch.manual_seed notes a traceback for each kind of device
+            seed = mixed_seed(generator.initial_seed(), self.global_rank)
+            torch.default_generator.manual_seed(seed)
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             computed = loss_of(batch, generator, self.global_step, self._progress)
         self._log_training(computed)
         return computed.loss

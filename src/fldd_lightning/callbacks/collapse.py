@@ -20,6 +20,8 @@ from ..ranges import BELOW_ONE, BETWEEN, UP_TO_ONE, check_numbers
 
 __all__ = ["CollapseMonitor", "dependence_on_x", "marginal_entropy", "moved_from_base", "observed"]
 
+_EVERY = 4  # the gradient of each fourth step is looked at, as that takes as long as the optimiser
+
 
 class CollapseMonitor(Callback):
     """Compares ``val/nelbo`` with the entropy of the data's marginals, sum_i H(x_i).
@@ -58,7 +60,9 @@ class CollapseMonitor(Callback):
         self._lowest, self._warned = state_dict["lowest"], state_dict["warned"]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if isinstance(pl_module, FLDD) and trainer.global_step >= pl_module.held_steps:
+        if not isinstance(pl_module, FLDD) or trainer.global_step % _EVERY:
+            return
+        if trainer.global_step >= pl_module.held_steps:
             self._snr.update(pl_module.forward_process.parameters())
 
     def on_validation_batch_start(
@@ -156,7 +160,7 @@ class CollapseMonitor(Callback):
 
 
 class GradientSNR:
-    """Signal-to-noise ratio of a gradient: |mean|^2 / (total variance), over the last steps.
+    """Signal-to-noise ratio of a gradient: |mean|^2 / (total variance), over the last ones it was shown.
 
     The squared norm of a running mean of noisy gradients holds (1 - d) / (1 + d) of their
     variance, d being the decay; that part is taken off.

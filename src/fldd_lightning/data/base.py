@@ -80,16 +80,19 @@ class Split(Dataset[dict[str, Tensor]]):
         return len(self._x if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = index if self._rows is None else int(self._rows[index])
-        item = {"x": _usable(self._x[row]), "index": torch.tensor(index)}
-        if self._labels is not None:
-            item["label"] = self._labels[row]
-        return {**item, **{name: c[row] for name, c in self._conditions.items()}}
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """The examples of a batch, all looked up at once: one at a time they take longer than a small network."""
         if self._mapped is not None:
             self._mapped.read(len(indices), self._x[0].nbytes)
-        return [self[i] for i in indices]
+        index = torch.tensor(indices)  # (n,)
+        rows = index if self._rows is None else self._rows[index]
+        columns = {"x": _usable(self._x[rows]), "index": index}
+        if self._labels is not None:
+            columns["label"] = self._labels[rows]
+        columns |= {name: c[rows] for name, c in self._conditions.items()}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _usable(x: Tensor) -> Tensor:

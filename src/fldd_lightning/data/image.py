@@ -275,16 +275,16 @@ class ImageSplit(Split):
         super().__init__(x, labels)
         self.stochastic, self.flip, self.seed = stochastic, flip, seed
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = super().__getitem__(index)
-        if not (self.stochastic or self.flip):
-            return item
-        generator = index.generator(self.seed) if isinstance(index, Visit) else None
-        if self.stochastic:
-            item["x"] = binarise(item["x"], generator)
-        if self.flip and bool(torch.rand((), generator=generator) < 0.5):
-            item["x"] = item["x"].flip(-1)
-        return item
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        items = super().__getitems__(indices)
+        if self.stochastic or self.flip:
+            for index, item in zip(indices, items, strict=True):
+                generator = index.generator(self.seed) if isinstance(index, Visit) else None
+                if self.stochastic:
+                    item["x"] = binarise(item["x"], generator)
+                if self.flip and bool(torch.rand((), generator=generator) < 0.5):
+                    item["x"] = item["x"].flip(-1)
+        return items
 
 
 def binarise(images: Tensor, generator: torch.Generator | None = None) -> Tensor:

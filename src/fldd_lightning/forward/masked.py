@@ -113,6 +113,9 @@ class MaskProcess(ForwardProcess):
 
     def _odds_table(self, log_odds: Tensor) -> Tensor:
         """Log odds of staying in every step, ``(n + 1, *shape)``, from those of the times 2..T, ``(*shape, T - 1)``."""
+        if self.timesteps.are_times:
+            never = log_odds.new_full((2, *log_odds.shape[:-1]), NEVER)
+            return torch.cat([never, log_odds.movedim(-1, 0)])
         at_times, steps = logsigmoid(log_odds).movedim(-1, 0), self.timesteps  # (T - 1, *shape)
         at_times = at_times.repeat(len(steps.numbers), *[1] * (at_times.dim() - 1))
         log_stay = at_times.new_zeros(len(steps.t), *at_times.shape[1:]).index_add(0, steps.passing, at_times)
@@ -168,7 +171,11 @@ class MaskProcess(ForwardProcess):
             log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
             log_gamma = _between(log_stay, end, time)
             log_kept = _log_not(log_gamma).masked_fill(per_example(time == end, log_gamma), float("-inf"))
-            log_odds = _odds(_between(log_stay, time, before), before)
+            if self.timesteps.are_times:
+                log_odds = _at(odds, (time - 2).clamp_min(0)[:, None], x.shape).squeeze(1)  # (B, *shape)
+                log_odds = log_odds.masked_fill(per_example(before == 0, log_odds), NEVER)
+            else:
+                log_odds = _odds(_between(log_stay, time, before), before)
         log_kept, log_gamma, log_odds = (each.expand(x.shape) for each in (log_kept, log_gamma, log_odds))
         if self.spec.pad is not None:  # never masked
             is_pad = x == self.spec.pad

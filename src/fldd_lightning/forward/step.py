@@ -131,6 +131,7 @@ class Timesteps(nn.Module):
     Attributes:
         numbers: N, then the others.
         total: Steps of all of them together, n.
+        are_times: Whether T is the one number of steps, and above 1: then step t leaves the time t for t - 1.
         t: The time every step leaves, ``(n + 1,)``; 0 for step 0, which is the data.
         s: The time it goes to, ``(n + 1,)``.
         size: Of how many steps it is one, ``(n + 1,)``.
@@ -152,6 +153,7 @@ class Timesteps(nn.Module):
         super().__init__()
         self.numbers = (num_steps, *further)
         self.total = sum(self.numbers)
+        self.are_times = self.numbers == (grid,) and grid > 1
         sizes = torch.tensor(self.numbers)
         times = [even_times(grid, number) for number in self.numbers]
         passing = torch.arange(1, self.total + 1).repeat_interleave(torch.cat([each.diff() for each in times]))
