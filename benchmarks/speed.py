@@ -45,6 +45,7 @@ from fldd_lightning import (
     FLDD,
     MLP,
     RLOO,
+    Ancestral,
     ArrayDataModule,
     LearnedMaskProcess,
     MixtureLatent,
@@ -355,7 +356,8 @@ def measured_variants(device: str, turns: int) -> dict[str, Any]:
         loss.backward()
 
     found: dict[str, Any] = {"bf16_over_float32": compared(halved, step, turns, device)["ratio"]}
-    return found | {f"compiled_over_plain_{name}": compiled_over_plain(name, device, turns) for name in _COMPILED}
+    found |= {f"compiled_over_plain_{name}": compiled_over_plain(name, device, turns) for name in _COMPILED}
+    return found | {f"compiled_samples_over_plain_{name}": compiled_samples(name, device, turns) for name in _COMPILED}
 
 
 def compiled_over_plain(name: str, device: str, turns: int) -> float:
@@ -364,6 +366,15 @@ def compiled_over_plain(name: str, device: str, turns: int) -> float:
     step, _ = step_and_networks(model, x)
     compiled.train().compiled = True
     ratio: float = compared(lambda: compiled.training_step(x, 1).backward(), step, turns, device)["ratio"]
+    return ratio
+
+
+def compiled_samples(name: str, device: str, turns: int) -> float:
+    """A batch of samples of a config with ``compile``, over one without."""
+    model, x = made(name, device)
+    plain, compiled = Ancestral(), Ancestral(compile=True)
+    draw = partial(model.eval().sample, len(x), batch_size=len(x))
+    ratio: float = compared(partial(draw, decoding=compiled), partial(draw, decoding=plain), turns, device)["ratio"]
     return ratio
 
 

@@ -144,12 +144,11 @@ def test_samples_one_by_one_are_those_of_all_orders() -> None:
 def test_the_most_confident_comes_first() -> None:
     _, reverse = masked(Spec(3, (4,), 4))
     z_t = torch.tensor([[3, 0, 3, 3]]).expand(500, -1)
-    t = torch.full((500,), 3)
     p = torch.tensor([[0.3, 0.4, 0.3], [1.0, 0.0, 0.0], [0.0, 0.02, 0.98], [0.5, 0.25, 0.25]])
     log_v = torch.cat([p, torch.full((4, 1), 0.5)], 1).log().expand(500, -1, -1)  # the last: stays masked
     with patch.object(reverse, "log_prob", return_value=log_v):
-        sure = ConfidentFirst(noise=0.0).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
-        noisy = ConfidentFirst(noise=1e3).draw(reverse, z_t, t, torch.Generator().manual_seed(0), ())
+        sure = ConfidentFirst(noise=0.0).draw(reverse, z_t, 3, torch.Generator().manual_seed(0), ())
+        noisy = ConfidentFirst(noise=1e3).draw(reverse, z_t, 3, torch.Generator().manual_seed(0), ())
     assert ((sure != 3).sum(1) == 2).all()  # one more, of three
     assert 0.94 < float((sure[:, 2] == 2).float().mean()) <= 1  # but where it drew its unlikely value
     assert chisquare((noisy != 3)[:, [0, 2, 3]].sum(0)).pvalue > 1e-3

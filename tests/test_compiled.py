@@ -1,6 +1,7 @@
 """A compiled step has the loss, gradients, logs and noise of the plain one, in one graph, and resumes exactly.
 
-Most tests trace the graph and run it as it stands, which takes seconds. One compiles it for the machine.
+A compiled step of sampling has the samples of the plain one. Most tests trace the graph and run it as it stands, which
+takes seconds. Others compile it for the machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from conftest import small_mlp
 from fldd_lightning import (
@@ -22,16 +24,22 @@ from fldd_lightning import (
     MLP,
     RLOO,
     AbsorbingProcess,
+    Ancestral,
     AutoencoderLatent,
     ChainLatent,
     Concrete,
+    ConfidentFirst,
     D3PMProcess,
     EitherLatent,
+    ExactlyN,
     ExactMasks,
     FLDDError,
     GradientEstimator,
+    GreedyEnd,
+    Guided,
     LabelLatent,
     LearnedMaskProcess,
+    LengthLatent,
     MaskedReverse,
     MixtureLatent,
     PredictingReverse,
@@ -187,3 +195,90 @@ def test_a_compiled_model_can_be_copied_and_saved(traced: list[Any]) -> None:
     assert copied._compiled_loss is None
     assert list(copied.state_dict()) == list(model.state_dict())
     copied.training_step(batch_for(copied), 0)
+
+
+DECODINGS: dict[str, Any] = {
+    "Ancestral": Ancestral,
+    "tempered": partial(Ancestral, temperature=0.7, top_p=0.9),
+    "GreedyEnd": GreedyEnd,
+    "ExactlyN": ExactlyN,
+    "ConfidentFirst": ConfidentFirst,
+}
+
+
+def samples_are_those_of_the_plain_one(model: FLDD, decoding: Any, **options: Any) -> None:
+    """Two batches of samples, and states on the way."""
+    options |= {"trajectory": True, "batch_size": 32}
+    plain, compiled = (model.sample(64, decoding=decoding(compile=each), **options) for each in (False, True))
+    assert torch.equal(compiled, plain)
+
+
+@pytest.mark.parametrize(
+    "case", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in CASES]
+)
+def test_compiled_samples_are_the_plain_ones(case: str, traced: list[Any]) -> None:
+    options = {"estimator": partial(RLOO, samples=2), **CASES[case]}
+    model = build(**options, **({"latents": LengthLatent} if case == "padded" else {}))  # samples have to have one
+    batch = batch_for(model)
+    model.fit_latents(DataLoader([{name: value[i] for name, value in batch.items()} for i in range(8)], 8))
+    samples_are_those_of_the_plain_one(model, Ancestral)
+    assert 1 <= len(traced) <= 2  # the last step may be another
+    made = len(traced)
+    samples_are_those_of_the_plain_one(model, Ancestral)
+    assert len(traced) == made  # the graphs that there are serve again
+
+
+@pytest.mark.parametrize("name", DECODINGS)
+def test_every_decoding_can_be_compiled(name: str, traced: list[Any]) -> None:
+    model = build(forward_process=AbsorbingProcess, reverse=partial(MaskedReverse, time_independent=True), shape=(6,))
+    samples_are_those_of_the_plain_one(model, DECODINGS[name])
+    assert len(traced) <= 2
+    decoding = DECODINGS[name](compile=True)
+    model.sample(4, decoding=decoding)
+    assert "compile" not in decoding.configuration()  # samples are the same
+    for other in (copy.deepcopy(decoding), decoding.at(0.5)):
+        assert other.compile
+        assert other._compiled is None
+        assert len(model.sample(4, decoding=other)) == 4
+
+
+def test_what_latents_say_is_computed_outside_of_the_graph(traced: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all steps: the decoder of a latent may take as long as the denoiser."""
+    model = build(**CASES["autoencoder"])
+    plain = model.reverse._said
+
+    def said(condition: tuple[Tensor, ...]) -> Tensor | None:
+        assert not torch.compiler.is_compiling()
+        return plain(condition)
+
+    monkeypatch.setattr(model.reverse, "_said", said)
+    samples_are_those_of_the_plain_one(model, Ancestral)
+
+
+def test_guided_samples_can_be_compiled(traced: list[Any]) -> None:
+    label = partial(LabelLatent, num_labels=3, dropped=0.1)
+    model = build(forward_process=MASKS, latents=label)
+    samples_are_those_of_the_plain_one(model, lambda compile: Guided(1.5, Ancestral(compile=compile)))
+    assert len(traced) == 1
+
+
+@pytest.mark.slow
+def test_the_machine_compiles_samples() -> None:
+    torch._dynamo.reset()
+    model = build(**CASES["masks"])
+    plain, compiled = (model.sample(512, decoding=Ancestral(compile=each)) for each in (False, True))
+    assert float((plain == compiled).float().mean()) > 0.999  # rounding may turn a draw
+
+
+def test_a_reverse_process_that_cannot_be_compiled_is_told(traced: list[Any]) -> None:
+    model = build(forward_process=AbsorbingProcess, reverse=Waits)
+    model.sample(4)
+    with pytest.raises(FLDDError, match=r"this model cannot be compiled: .* Set decoding.compile to false"):
+        model.sample(4, decoding=Ancestral(compile=True))
+
+
+class Waits(MaskedReverse):
+    """Looks at a value."""
+
+    def logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        return super().logits(state, t, condition) * len(str(float(state.sum())))

@@ -43,11 +43,11 @@ class Probe(Ancestral):
 
     log_p: Tensor
 
-    def draw(
-        self, reverse: Reverse, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...]
+    def draw_from_uniform(
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         self.log_p = reverse.log_prob(z_t, t, condition)
-        return super().draw(reverse, z_t, t, generator, condition)
+        return super().draw_from_uniform(reverse, z_t, t, uniform, condition, is_last)
 
 
 @torch.no_grad()
@@ -67,14 +67,14 @@ def test_guided_probabilities_are_those_of_the_formula(name: str, kind: Any, pad
         assert float((told - untold).abs().max()) > 0.01
         for weight in (0.5, 3.0):
             probe = Probe()
-            drawn = Guided(weight, probe).draw(reverse, states, t, generator, (first, label))
+            drawn = Guided(weight, probe).draw(reverse, states, step, generator, (first, label))
             expected = torch.where(told > 0, told ** (1 + weight) / untold.clamp_min(1e-300) ** weight, 0.0)
             expected = expected / expected.sum(-1, keepdim=True)
             torch.testing.assert_close(probe.log_p.double().exp(), expected, atol=1e-5, rtol=1e-4)
             if padded:
                 assert torch.equal(drawn == 2, states == 2)  # PAD stays, and none gets there
         plain, guided = (
-            each.draw(reverse, states, t, torch.Generator().manual_seed(1), (first, label))
+            each.draw(reverse, states, step, torch.Generator().manual_seed(1), (first, label))
             for each in (Ancestral(), Guided(0.0))
         )
         assert torch.equal(plain, guided)

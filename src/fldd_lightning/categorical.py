@@ -18,7 +18,6 @@ __all__ = [
     "float32_or_better",
     "float64_device",
     "grey_levels",
-    "gumbel_noise",
     "gumbel_of",
     "log_one_hot",
     "no_integers",
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 
-_CHUNK = 2**22  # numbers of noise drawn at once: 32 MiB
+_CHUNK = 2**22  # probabilities drawn from at once: 32 MiB in float64
 
 
 def xlogy(x: Tensor, log_y: Tensor) -> Tensor:
@@ -108,12 +107,6 @@ def sum_dims(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise in float64, on the device of the generator."""
-    uniform = torch.rand(tuple(shape), dtype=torch.float64, device=generator.device, generator=generator)
-    return gumbel_of(uniform)
-
-
 def gumbel_of(uniform: Tensor) -> Tensor:
     """Standard Gumbel noise of float64 numbers in [0, 1)."""
     return -torch.log(-torch.log(uniform.clamp_min(1e-300)))
@@ -132,12 +125,8 @@ def sample_categorical(log_p: Tensor, generator: torch.Generator | None = None) 
         Integer states ``(...)`` on the device of ``log_p``.
     """
     generator = generator or torch.default_generator
-    num_states = log_p.shape[-1]
-    rows = log_p.reshape(-1, num_states)
-    uniform = torch.rand(len(rows), dtype=torch.float64, device=generator.device, generator=generator)
-    size = max(1, _CHUNK // num_states)
-    parts = zip(torch.split(rows, size), torch.split(uniform, size), strict=True)
-    return torch.cat([sample_from_uniform(*part) for part in parts]).view(log_p.shape[:-1])
+    uniform = torch.rand(log_p.shape[:-1], dtype=torch.float64, device=generator.device, generator=generator)
+    return sample_from_uniform(log_p, uniform)
 
 
 def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
@@ -145,7 +134,8 @@ def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
 
     Numbers in float32 would truncate the tails and lower the temperature of the samples (Zheng et al., 2024, arXiv
     2409.02908). Equal uniforms give equal states, whatever the batch an example stands in: evaluation uses
-    it so that metrics do not depend on batch size or on the number of processes.
+    it so that metrics do not depend on batch size or on the number of processes. Of many it is done a part at a time,
+    as it takes four times the memory of what is drawn from.
 
     Args:
         log_p: Log-probabilities ``(..., S)``, need not be normalised.
@@ -154,6 +144,15 @@ def sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         Integer states ``(...)`` on the device of ``log_p``. Never a state of probability zero.
     """
+    size = max(1, _CHUNK // log_p.shape[-1])
+    if uniform.numel() <= size:
+        return _sample_from_uniform(log_p, uniform)
+    rows = log_p.reshape(-1, log_p.shape[-1])
+    parts = zip(torch.split(rows, size), torch.split(uniform.reshape(-1), size), strict=True)
+    return torch.cat([_sample_from_uniform(*part) for part in parts]).view(log_p.shape[:-1])
+
+
+def _sample_from_uniform(log_p: Tensor, uniform: Tensor) -> Tensor:
     device = float64_device(log_p.device)
     log_p = float32_or_better(log_p.detach())
     p = (log_p - log_p.amax(-1, keepdim=True)).exp()

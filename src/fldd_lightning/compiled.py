@@ -1,4 +1,4 @@
-"""A step of training as one graph of torch.compile."""
+"""A step of training, and one of sampling, as one graph of torch.compile."""
 
 from __future__ import annotations
 
@@ -15,10 +15,43 @@ from .errors import FLDDError
 if TYPE_CHECKING:
     from .module import FLDD
 
-__all__ = ["CompiledLoss", "TrainingLoss"]
+__all__ = ["Compiled", "CompiledLoss", "TrainingLoss"]
 
 
 _GRAPHS = 64  # of all models in a process
+
+
+class Compiled:
+    """A function that torch.compile makes one graph of.
+
+    Args:
+        function: It.
+        option: The option that is to be set to false where it cannot be compiled.
+    """
+
+    def __init__(self, function: Callable[..., Any], option: str) -> None:
+        self._compiled, self._option = torch.compile(function, fullgraph=True), option
+
+    def __call__(self, *args: Any) -> Any:
+        """What the function gives.
+
+        Raises:
+            FLDDError: If a part of it cannot be compiled, or too many sizes of batches would have to be.
+        """
+        try:
+            with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+                return self._compiled(*args)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise FLDDError(
+                f"more than {_GRAPHS} graphs would have to be compiled: other sizes of batches need their own. Set "
+                f"{self._option} to false, or make batches of one size."
+            ) from error
+        except torch._dynamo.exc.TorchDynamoException as error:
+            said = " ".join(str(error).split("\n\n")[0].split())
+            raise FLDDError(
+                f"this model cannot be compiled: {said[:300]}. Set {self._option} to false, or leave out what torch "
+                "cannot compile; on a CPU it needs a C++ compiler."
+            ) from error
 
 
 class TrainingLoss(NamedTuple):
@@ -54,7 +87,7 @@ class CompiledLoss:
     def __init__(self, model: FLDD) -> None:
         self._model = model
         self._requests: dict[Any, list[Callable[[torch.Generator], Tensor]]] = {}
-        self._compiled = torch.compile(self._traced, fullgraph=True)
+        self._compiled = Compiled(self._traced, "model.compile")
 
     def __call__(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> TrainingLoss:
         """The loss of a batch; see :meth:`FLDD.loss_of`.
@@ -67,20 +100,8 @@ class CompiledLoss:
         if key not in self._requests:
             self._requests[key] = self._noted(batch, generator, global_step, progress)
         drawn = [request(generator) for request in self._requests[key]]
-        try:
-            with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-                return self._compiled(batch, drawn, generator.world, global_step, progress)
-        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-            raise FLDDError(
-                f"more than {_GRAPHS} graphs would have to be compiled: other sizes of batches need their own. Set "
-                "model.compile to false, or make batches of one size."
-            ) from error
-        except torch._dynamo.exc.TorchDynamoException as error:
-            said = " ".join(str(error).split("\n\n")[0].split())
-            raise FLDDError(
-                f"this model cannot be compiled: {said[:300]}. Set model.compile to false, or leave out what torch "
-                "cannot compile; on a CPU it needs a C++ compiler."
-            ) from error
+        loss: TrainingLoss = self._compiled(batch, drawn, generator.world, global_step, progress)
+        return loss
 
     def _noted(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> list[Any]:
         """What noise a batch takes; the generator, and the model's running means, are as they were before."""

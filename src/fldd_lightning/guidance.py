@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from copy import copy
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class Guided(Decoding):
     def __init__(self, weight: float, of: Decoding | None = None) -> None:
         check_numbers(locals(), weight=NOT_NEGATIVE)
         self.weight, self.of = float(weight), of or Ancestral()
+        self._followed: _GuidedReverse | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_followed": None}
 
     @property
     def passes(self) -> int:
@@ -66,10 +71,26 @@ class Guided(Decoding):
             )
 
     def draw(
-        self, reverse: Reverse, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...]
+        self, reverse: Reverse, z_t: Tensor, step: int, generator: torch.Generator, condition: tuple[Tensor, ...]
     ) -> Tensor:
-        followed = _GuidedReverse(reverse, self.weight) if self.weight else reverse
-        return self.of.draw(followed, z_t, t, generator, condition)
+        return self.of.draw(self._followed_by(reverse), z_t, step, generator, condition)
+
+    def draw_from_uniform(
+        self,
+        reverse: Reverse,
+        z_t: Tensor,
+        t: Tensor,
+        uniform: Tensor,
+        condition: tuple[Tensor, ...],
+        is_last: bool,
+    ) -> Tensor:
+        return self.of.draw_from_uniform(self._followed_by(reverse), z_t, t, uniform, condition, is_last)
+
+    def _followed_by(self, reverse: Reverse) -> Reverse:
+        """The guided reverse process, the same for the same one, as graphs are compiled for one."""
+        if self.weight and (self._followed is None or self._followed.plain is not reverse):
+            self._followed = _GuidedReverse(reverse, self.weight)
+        return self._followed if self.weight and self._followed is not None else reverse
 
 
 class _GuidedReverse(Reverse):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .categorical import float32_or_better, log_one_hot, only_states, sample_categorical
+from .categorical import float32_or_better, log_one_hot, only_states, sample_from_uniform
 from .errors import FLDDError
 from .factory import build
 from .forward.base import ForwardProcess
@@ -112,9 +112,19 @@ class Reverse(nn.Module, ABC):
             log v, ``(B, *shape, S)``, float32 or better; ``-inf`` where exactly 0.
         """
 
-    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        """Draw z_s ~ p(z_s|z_t), integers ``(B, *shape)``, for integers ``(B, *shape)`` and steps ``(B,)``."""
-        return sample_categorical(self.log_prob(z_t, t, condition), generator)
+    def draw_from_uniform(self, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        """Draw z_s ~ p(z_s|z_t).
+
+        Args:
+            z_t: Integer states ``(B, *shape)``.
+            t: Steps ``(B,)``.
+            uniform: Float64 numbers in [0, 1), ``(B, *shape)``; equal numbers give equal states.
+            condition: What networks see beside the state.
+
+        Returns:
+            Integer states ``(B, *shape)``.
+        """
+        return sample_from_uniform(self.log_prob(z_t, t, condition), uniform)
 
     @contextmanager
     def told(self, condition: tuple[Tensor, ...]) -> Iterator[None]:
@@ -279,17 +289,21 @@ class MaskedReverse(Reverse):
         odds = self._shared_odds()[t].expand(x.shape)
         return values.view(x.shape), odds + mask.view(x.shape) if self.corrects else odds
 
-    def draw(self, z_t: Tensor, t: Tensor, generator: torch.Generator, condition: tuple[Tensor, ...] = ()) -> Tensor:
+    def draw_from_uniform(self, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
         logits, odds = self._logits_odds(z_t, t, condition)
         masked = z_t == self.num_states - 1
-        parts = (torch.split(each[masked], _rows(self.num_states)) for each in (logits, odds))
-        drawn = [sample_categorical(self._joint(*part), generator) for part in zip(*parts, strict=True)]
+        if torch.compiler.is_compiling():  # a graph cannot have sizes that depend on values
+            return torch.where(masked, sample_from_uniform(self._joint(logits, odds), uniform), z_t)
+        numbers = uniform[masked.to(uniform.device)]
+        parts = (torch.split(each, _rows(self.num_states)) for each in (logits[masked], odds[masked], numbers))
+        drawn = [sample_from_uniform(self._joint(a, b), u) for a, b, u in zip(*parts, strict=True)]
         return z_t.masked_scatter(masked, torch.cat(drawn))
 
     def _logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
         logits, told = self.logits(state, t, condition), self._told
-        said = told[1] if told is not None and told[0] is condition else self._said(condition)
+        is_told = told is not None and all(a is b for a, b in zip(told[0], condition, strict=True))
+        said = told[1] if told is not None and is_told else self._said(condition)
         return logits if said is None else logits + said
 
     @contextmanager

@@ -151,8 +151,7 @@ def ancestral_sample(
     states = [z]
     with reverse.told(condition):
         for step in range(process.num_steps, 0, -1):
-            t = torch.full((num_samples,), step, device=device)
-            z = decoding.draw(reverse, z, t, generator, condition)
+            z = decoding.draw(reverse, z, step, generator, condition)
             z = z if held is None else torch.where(held < 0, z, held)
             if trajectory:
                 states.append(z)
