@@ -15,6 +15,7 @@ from fldd_lightning.cli import main
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = ["fit", "--config", str(CONFIGS / "digits.yaml")]
+TABLE = ["fit", "--config", str(CONFIGS / "table.yaml")]
 
 
 def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -34,7 +35,7 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit", "--config", str(CONFIGS / "array.yaml")], "--data: the following arguments are required: path"),
         (
             [*DIGITS, "--model", "ImageFLD"],
-            "--model: Expected a dot import path string: ImageFLD (did you mean ImageFLDD?)",
+            "--model: there is no class ImageFLD (did you mean ImageFLDD?)",
         ),
         ([*DIGITS, "--model.denoiser", "MLPP"], "--model.denoiser: "),
         ([*DIGITS, "--model.denoiser", "MLPP"], "MLPP (did you mean MLP?)"),
@@ -45,7 +46,18 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "--model.denoiser: Option 'widht' is not accepted (did you mean width?)",
         ),
         ([*DIGITS, "--trainer.mx_steps", "8"], "arguments: --trainer.mx_steps 8 (did you mean --trainer.max_steps?)"),
-        ([*DIGITS, "--trainer.max_steps", "ten"], "--trainer.max_steps: Expected a <class 'int'>. Got value: ten"),
+        ([*DIGITS, "--trainer.max_steps", "ten"], "--trainer.max_steps: expected a whole number, not ten"),
+        ([*DIGITS, "--model.budgets", "8"], "--model.budgets: expected a list, not 8: write [8]"),
+        (
+            [*DIGITS, "--model.condition_sizes", "8"],
+            "--model.condition_sizes: expected a mapping, such as {name: 1}",
+        ),
+        ([*DIGITS, "--model.lr", "fast"], "--model.lr: expected a number, not fast"),
+        ([*DIGITS, "--trainer.callbacks", "FIDCallbak"], "there is no class FIDCallbak (did you mean FIDCallback?)"),
+        (
+            ["fit", "--config", str(CONFIGS / "table.yaml"), "--data.leave_out", "id"],
+            "expected a list, not id: write [id]",
+        ),
         ([*DIGITS, "--trainer.max_step=8"], "--trainer.max_step=8 (did you mean --trainer.max_steps?)"),
         ([*DIGITS, "--trainer.precision", "8"], "--trainer.precision: "),
         ([*DIGITS, "stray"], "stray"),
@@ -80,7 +92,7 @@ def test_options_are_one_line(args: list[str], expected: str, capsys: pytest.Cap
         ("", "config"),
         ("modell: {lr: 1}", "(did you mean model?)"),
         ("trainer: {mx_steps: 3}", "(did you mean trainer.max_steps?)"),
-        ("trainer: {max_steps: ten}", "--trainer.max_steps: Expected a <class 'int'>. Got value: ten"),
+        ("trainer: {max_steps: ten}", "--trainer.max_steps: expected a whole number, not ten"),
         ("model: [1", "config"),
     ],
 )
@@ -140,6 +152,12 @@ def test_what_cannot_be_right_is_refused(args: list[str], expected: str, capsys:
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_why_a_single_callback_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own reason, and not that a list would do, too."""
+    assert main([*DIGITS, "--trainer.callbacks", "FIDCallback", "--trainer.logger", "false"]) == 1
+    assert "error: the Inception weights are not here" in capsys.readouterr().err
 
 
 def test_several_training_loaders_are_refused(tmp_path: Path) -> None:

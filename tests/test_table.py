@@ -83,6 +83,35 @@ def test_samples_come_back_as_csv(run: SimpleNamespace, tmp_path: Path) -> None:
     assert data.all_rows().x.tolist() == np.load(tmp_path / "x.npy").tolist()
 
 
+def test_rows_are_completed(run: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known, args = (
+        tmp_path / "known.csv",
+        ["sample", "--ckpt_path", run.checkpoint, "--given", str(tmp_path / "known.csv")],
+    )
+    known.write_text("sex,job,age\nF,Private,\n___,State,500\n")
+    assert main([*args, "--output", str(tmp_path / "x")]) == 0
+    first, second = read(tmp_path / "x.csv")
+    assert (first["sex"], first["job"], first["age"], second["job"]) == ("F", "Private", "", "State")
+    assert int(second["age"]) > 70
+    known.write_text("sex\nM\n")
+    assert main([*args, "--output", str(tmp_path / "y")]) == 0
+    assert [row["sex"] for row in read(tmp_path / "y.csv")] == ["M"] * 64
+    for text, said in (
+        ("sex,job\nF\n", "row 0 (from 0) has more or fewer fields than the header"),
+        ("sex\nF,State\n", "row 0 (from 0) has more or fewer fields than the header"),
+        ("sex\nX\n", "column 'sex' holds 'X', which was not there in training"),
+        ("sexes\nF\n", "'sexes' is no column of the model's: it has age, job, sex, gain"),
+        ("sex\n", "no row is given"),
+    ):
+        known.write_text(text)
+        assert main([*args, "--output", str(tmp_path / "z")]) == 1
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("z*"))
+    given = ["sample", "--pretrained", "digits", "--given", str(known), "--output", str(tmp_path / "z")]
+    assert main(given) == 1
+    assert "takes a .csv for models of tables, not ImageFLDD" in capsys.readouterr().err
+
+
 def test_samples_are_written_over_training(run: SimpleNamespace) -> None:
     (file,) = run.folder.rglob("samples_step2.csv")
     assert list(read(file)[0]) == ["age", "job", "sex", "gain"]

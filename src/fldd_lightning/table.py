@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,20 @@ class TableFLDD(FLDD):
         super().adopt(data)
         if isinstance(data, TableDataModule):
             self.columns = self._same_columns(data.columns)
+
+    def given_rows(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """What rows give that are known in part, for :meth:`sample`: ``(N, columns)``, -1 where nothing is given.
+
+        Args:
+            rows: Entries by the names of their columns, such as ``[{"job": "nurse", "hours": 38}]``. A column that is
+                left out, or holds ``"___"``, is not given. An entry that is empty or None is missing.
+
+        Raises:
+            FLDDError: If the columns are not known yet, a name is no column's, or an entry was not there in training.
+        """
+        if self.columns is None:
+            raise FLDDError("this model does not know its columns: train it on a TableDataModule first.")
+        return self.columns.given(rows)
 
     def to_text(self, x: Tensor) -> list[str] | None:
         """Rows of CSV, with a dot for MASK; None before the columns are known."""

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from fldd_lightning import FLDDError, TableDataModule
-from fldd_lightning.data.columns import Bins, Categories, Columns, find_column
+from fldd_lightning.data.columns import Bins, Categories, Columns
+from fldd_lightning.data.find_column import find_column
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,31 @@ def test_bins_hold_every_number_once_and_their_midpoints(numbers: list[float], b
     assert Columns.of_state(Columns([column]).state()).columns == (column,)
 
 
+def test_midpoints_are_written_as_people_write_numbers() -> None:
+    column = Bins("hours", False, low=(0.1, 40.1, 1e-9), high=(0.2, 40.6, 3e-9), whole=False)
+    assert [column.entry(place) for place in range(3)] == ["0.15", "40.35", "2e-09"]
+    assert Bins("n", False, low=(1.0,), high=(4.0,), whole=True).entry(0) == "2"
+
+
+def test_rows_that_are_known_in_part() -> None:
+    columns = Columns(
+        [
+            Bins("age", True, low=(17.0, 30.0), high=(29.0, 90.0), whole=True),
+            Categories("job", False, ("a", "b"), False),
+        ]
+    )
+    rows = [{"age": 35}, {"age": "", "job": " b "}, {"age": None, "job": "___"}, {"job": "a"}, {}]
+    assert columns.given(rows).tolist() == [[1, -1], [2, 1], [2, -1], [-1, 0], [-1, -1]]
+    for wrong, said in (
+        ([{"jobs": "a"}], "'jobs' is no column of the model's: it has age, job"),
+        ([{"job": "c"}], "column 'job' holds 'c'"),
+        ([{"job": ""}], "column 'job' lacks an entry"),
+        ([], "no row is given"),
+    ):
+        with pytest.raises(FLDDError, match=said):
+            columns.given(wrong)
+
+
 def test_parquet_is_read_by_its_types(tmp_path: Path) -> None:
     made = pa.table(
         {
@@ -155,7 +181,7 @@ def test_other_data_have_the_columns_they_are_given(tmp_path: Path) -> None:
         ("n,s\n3,\n", r"column 's' lacks an entry, but in training none was missing"),
         ("n,s\nx,a\n", r"column 'n' holds 'x', but in training it held numbers"),
         ("n,t\n3,a\n", r"no column 's', only n, t"),
-        ("n,s\n", "is empty"),
+        ("n,s\n", "is empty, or a header alone"),
         ("n,s\n,\n\n", "has no row for train"),
     ],
 )

@@ -83,6 +83,13 @@ def test_one_file_is_split_by_seed(folder: Path) -> None:
     assert len(given_val.splits["test"].x) == round(0.05 * total)
 
 
+@pytest.mark.parametrize("option", ["val_path", "test_path", "column", "subset"])
+def test_options_of_a_source_need_one(option: str) -> None:
+    """The corpus that Python carries would be read, and the option forgotten."""
+    with pytest.raises(FLDDError, match=f"--data.{option} goes with --data.path or --data.name"):
+        TextDataModule(**{option: "x"})
+
+
 def test_padded_lines(folder: Path) -> None:
     data = made(folder, padded=True, length=18)
     assert (data.num_classes, data.padded) == (23, True)  # 22 characters without the line break, and PAD
@@ -325,7 +332,7 @@ def test_short_and_empty_splits_are_named(folder: Path) -> None:
         _ = made(folder / "train.txt.gz", length=600).splits
     with gzip.open(folder / "valid.txt.gz", "wt") as file:
         file.write("")
-    with pytest.raises(FLDDError, match=r"a split in .* is empty.*val"):
+    with pytest.raises(FLDDError, match=r"the split 'val.*' of .* is empty"):
         _ = made(folder).splits
     (folder / "valid.txt.gz").unlink()
     with gzip.open(folder / "valid.txt.gz", "wt") as file:

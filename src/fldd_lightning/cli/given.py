@@ -1,7 +1,8 @@
-"""What ``sample`` is given: a file of an array, a prompt, or a text with blanks."""
+"""What ``sample`` is given: a file of an array or of rows, a prompt, or a text with blanks."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..data.archive import read_npy
 from ..errors import FLDDError
 from ..module import FLDD
+from ..table import TableFLDD
 from ..text import TextFLDD
 
 __all__ = ["CLAMPED", "read_given", "read_numbers"]
@@ -26,7 +28,8 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
 
     Args:
         model: The model.
-        file: A ``.npy`` of integers ``shape`` or ``(n, *shape)``, -1 where nothing is given.
+        file: A ``.npy`` of integers ``shape`` or ``(n, *shape)``, -1 where nothing is given; for models of tables also
+            a ``.csv`` of rows.
         prompt: How texts start.
         infill: A text with blanks.
 
@@ -38,7 +41,7 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
     if len(used) > 1:
         raise FLDDError(f"{' and '.join(used)} say the same thing: use one of them.")
     if file is not None:
-        return _read(Path(file))
+        return _read_rows(Path(file), model) if Path(file).suffix == ".csv" else _read(Path(file))
     text = prompt if prompt is not None else infill
     if text is None:
         return None
@@ -50,6 +53,21 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
             f"is {text!r}."
         )
     return model.given_text(text)
+
+
+def _read_rows(path: Path, model: FLDD) -> Tensor:
+    """What the rows of a table give."""
+    if not isinstance(model, TableFLDD):
+        raise FLDDError(f"--given takes a .csv for models of tables, not {type(model).__name__}: give a .npy.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restkey="", strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise FLDDError(f"cannot read '{path}': {error}. --given takes a .csv in UTF-8, with a header.") from error
+    for i, row in enumerate(rows):
+        if "" in row or None in row.values():
+            raise FLDDError(f"'{path}': row {i} (from 0) has more or fewer fields than the header. Correct it.")
+    return model.given_rows(rows)
 
 
 def _read(path: Path) -> Tensor:

@@ -68,6 +68,7 @@ def sample(
             ConfidentFirst. Each takes --decoding.temperature and --decoding.top_p.
         best_of: How many to draw for each sample, of which the one with the lowest bound is kept.
         given: A .npy file of integers, of one example or of n (n, *shape), -1 where unknown, which samples complete.
+            Of tables also a .csv file with the columns that are known; ___ stands for an entry that is not.
         prompt: How samples start, of models of text.
         infill: A text with blanks, such as "a ___ b", of models of text. A run of three underscores or more is a blank
             of as many tokens. What follows the text is not given.

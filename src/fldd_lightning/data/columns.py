@@ -9,9 +9,9 @@ import csv
 import json
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from io import StringIO
 from typing import Any
@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from ..errors import FLDDError
-from .entries import as_number, distinct, finite, is_number, stands_for_none, text_of
+from .entries import as_entry, as_number, distinct, finite, is_number, text_of
 
-__all__ = ["Bins", "Categories", "Column", "Columns", "find_column"]
+__all__ = ["Bins", "Categories", "Column", "Columns"]
 
-_MOST_CATEGORIES = 5_000  # networks have weights for each of them in every column
-_MASKED = "·"
+_MASKED, _UNKNOWN = "·", "___"
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ class Bins(Column):
         return max(0, bisect_right(self.low, float(entry)) - 1)
 
     def entry_of(self, place: int) -> str:
-        low, high = self.low[place], self.high[place]
-        middle = min(max(low / 2 + high / 2, low), high)
+        low, high = (Decimal(repr(each[place])) for each in (self.low, self.high))  # as they are written
+        middle = min(max((low + high) / 2, low), high)
         return text_of(round(middle) if self.whole else middle)
 
     def summary(self) -> str:
@@ -192,6 +191,23 @@ class Columns:
             x[:, i] = np.array([column.place(entry) for entry in entries], dtype)[which]
         return torch.from_numpy(x)
 
+    def given(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """What rows give that are known in part: integers ``(N, D)``, -1 where nothing is given.
+
+        Args:
+            rows: Entries by the names of their columns. A column that is left out, or holds ``___``, is not given. An
+                empty entry is one that is missing.
+
+        Raises:
+            FLDDError: If there is no row, a name is no column's, or an entry has no integer.
+        """
+        if not rows:
+            raise FLDDError("no row is given: give one or more.")
+        unknown = [name for row in rows for name in row if name not in self.names]
+        if unknown:
+            raise FLDDError(f"'{unknown[0]}' is no column of the model's: it has {', '.join(self.names)}.")
+        return torch.tensor([[_given_place(column, row) for column in self.columns] for row in rows])
+
     def lines(self, rows: Tensor) -> list[str]:
         """Rows ``(N, D)`` as lines of CSV; states with MASK have a dot there."""
         written = [[c.entry(place) for c, place in zip(self.columns, row, strict=True)] for row in rows.tolist()]
@@ -221,58 +237,9 @@ class Columns:
         return cls(columns)
 
 
-def find_column(name: str, counts: Mapping[str | None, int], bins: int, as_text: bool) -> Column:
-    """What a column holds, by its entries.
-
-    It holds numbers if every entry is one, but for those that are missing and for what usually stands for a missing
-    number. Numbers of up to ``bins`` kinds are categories.
-
-    Args:
-        name: What the header calls it.
-        counts: How often each entry stands there; None where it is missing.
-        bins: How many bins there may be.
-        as_text: Whether numbers are taken as texts.
-
-    Raises:
-        FLDDError: If there are too many categories.
-    """
-    texts = sorted(entry for entry in counts if entry is not None)
-    others = [text for text in texts if not is_number(text)]
-    if as_text or len(others) == len(texts) or any(not stands_for_none(text) for text in others):
-        if len(texts) > _MOST_CATEGORIES:
-            raise FLDDError(
-                f"column '{name}' holds {len(texts)} different texts, such as {texts[0]!r}, more than "
-                f"{_MOST_CATEGORIES}. If they are names or numbers of the rows, set --data.leave_out \"['{name}']\"."
-            )
-        return Categories(name, None in counts, tuple(texts), are_numbers=False)
-    numbers: Counter[float] = Counter()
-    for text in texts:
-        if is_number(text):
-            numbers[finite(float(text), name)] += counts[text]
-    missing = None in counts or bool(others)
-    if len(numbers) <= bins:
-        return Categories(name, missing, tuple(text_of(number) for number in sorted(numbers)), are_numbers=True)
-    low, high = _equal_bins(numbers, bins)
-    return Bins(name, missing, low, high, all(number.is_integer() for number in numbers))
-
-
-def _equal_bins(counts: Mapping[float, int], bins: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Least and largest number of up to ``bins`` bins with about equally many rows.
-
-    They are quantiles, but for numbers that are frequent: these fill a bin, and the others share the rest.
-    """
-    low: list[float] = []
-    high: list[float] = []
-    left, size = sum(counts.values()), 0  # rows from this bin on, and rows in it
-    for number in sorted(counts):
-        share = left / (bins - max(len(low) - 1, 0))
-        if not low or (len(low) < bins and size + counts[number] / 2 > share):
-            left, size = left - size, 0
-            low.append(number)
-            high.append(number)
-        high[-1] = number
-        size += counts[number]
-    return tuple(low), tuple(high)
+def _given_place(column: Column, row: Mapping[str, Any]) -> int:
+    entry = as_entry(row.get(column.name, _UNKNOWN), column.name)
+    return -1 if entry == _UNKNOWN else column.place(entry)
 
 
 def _line(fields: Sequence[str]) -> str:

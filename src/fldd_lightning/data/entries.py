@@ -14,10 +14,23 @@ import pyarrow as pa
 
 from ..errors import FLDDError
 
-__all__ = ["as_number", "count_entries", "distinct", "finite", "is_number", "stands_for_none", "text_of"]
+__all__ = ["as_entry", "as_number", "count_entries", "distinct", "finite", "is_number", "stands_for_none", "text_of"]
 
 _NO_NUMBER = ("?", "-", "na", "n/a", "nan", "null", "none")  # what stands for a missing number, in any case
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def as_entry(value: Any, name: str) -> str | None:
+    """A value of a table as text without white space around it; None if it is missing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, (bool, date, time, timedelta)):
+        return str(value)
+    if isinstance(value, (int, float, Decimal)):
+        return text_of(finite(value, name))
+    raise FLDDError(f"column '{name}' holds a {type(value).__name__}, not texts or numbers: leave it out.")
 
 
 def is_number(entry: str) -> bool:
@@ -50,7 +63,7 @@ def distinct(table: pa.Table, name: str) -> tuple[list[str | None], np.ndarray]:
         column = column.cast(column.type.value_type)
     coded = column.combine_chunks().dictionary_encode()
     coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
-    entries = [_entry(value, name) for value in coded.dictionary.to_pylist()]
+    entries = [as_entry(value, name) for value in coded.dictionary.to_pylist()]
     which = coded.indices.fill_null(len(entries)).to_numpy(zero_copy_only=False).astype(np.int64)
     return [*entries, *[None] * bool(coded.null_count)], which
 
@@ -75,16 +88,3 @@ def finite(number: Any, name: str) -> Any:
     if not isfinite(number):
         raise FLDDError(f"column '{name}' holds {number}, which is in no bin: correct it, or leave it empty.")
     return number
-
-
-def _entry(value: Any, name: str) -> str | None:
-    """A value of a table as text without white space around it; None if it is missing."""
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, (bool, date, time, timedelta)):
-        return str(value)
-    if isinstance(value, (int, float, Decimal)):
-        return text_of(finite(value, name))
-    raise FLDDError(f"column '{name}' holds a {type(value).__name__}, not texts or numbers: leave it out.")

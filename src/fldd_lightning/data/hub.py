@@ -16,6 +16,7 @@ __all__ = ["SPLITS", "TABLES", "download", "hub_error", "load_hub", "load_local"
 TABLES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _ABOUT_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _ABOUT = (*_ABOUT_IMAGES, "dataset_dict.json", "dataset_info.json", "state.json")  # and what save_to_disk writes
+_NO_DATA = re.compile(r'Instruction "(\w+)" corresponds to no data')
 SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -80,11 +81,11 @@ def load_local(
         mistake = error if isinstance(error, FLDDError) else error.__cause__
         if isinstance(mistake, FLDDError):  # of our own readers
             raise mistake from None
-        is_empty = "corresponds to no data" in str(error)
+        is_empty = _NO_DATA.search(str(error))
         if not files and (is_empty or isinstance(error, FileNotFoundError)):
             raise nothing_usable(path, wanted) from error
         if is_empty:
-            raise FLDDError(f"a split in '{path}' is empty ({_first_line(error)}): give more data.") from error
+            raise FLDDError(f"the split '{is_empty[1]}' of '{path}' is empty, or a header alone: give more.") from error
         is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
         advice = ". Convert it to UTF-8" if is_encoding else ""
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error

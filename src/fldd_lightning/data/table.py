@@ -14,8 +14,9 @@ from ..errors import FLDDError
 from ..memory import check_memory
 from ..ranges import AT_LEAST_TWO, check_kinds, check_numbers
 from .base import DiscreteDataModule, Split, check_shares, split_rows
-from .columns import Columns, find_column
+from .columns import Columns
 from .entries import count_entries
+from .find_column import find_column
 from .hub import load_local, split_names
 
 __all__ = ["TableDataModule"]

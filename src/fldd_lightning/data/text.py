@@ -95,9 +95,14 @@ class TextDataModule(DiscreteDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        check_kinds(locals(), path=str | PathLike | None)
+        places = dict.fromkeys(("path", "val_path", "test_path"), str | PathLike | None)
+        check_kinds(locals(), **places, name=str | None, column=str | None)
         check_numbers(locals(), length=COUNT, held_out=COUNT)
         check_shares(val_fraction, test_fraction)
+        of_source = {"subset": subset, "column": column, "val_path": val_path, "test_path": test_path}
+        lonely = [key for key, value in of_source.items() if value is not None]
+        if lonely and path is None and name is None:
+            raise FLDDError(f"--data.{lonely[0]} goes with --data.path or --data.name, and neither is given.")
         if tokenizer is not None and alphabet is not None:
             raise FLDDError("give a tokenizer or an alphabet, not both.")
         if streaming and path is None and name is None:
