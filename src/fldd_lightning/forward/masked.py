@@ -18,7 +18,7 @@ from math import log
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 from ..categorical import log_one_hot, one_hot
 from ..errors import FLDDError
@@ -157,26 +157,44 @@ class MaskProcess(ForwardProcess):
         if type(self).step is not MaskProcess.step:  # a subclass's own
             yield from super().steps(x, condition)
             return
-        odds = self.log_stay_odds_of(x, condition)  # the network runs once
+        log_gamma, log_odds = self._of_all_steps(self.log_stay_odds_of(x, condition))  # the network runs once
         for t in range(1, self.num_steps + 1):
-            yield self._step_of(x, torch.full((len(x),), t, device=x.device), condition, odds)
+            at_t = torch.full((len(x),), t, device=x.device)
+            yield self._made(x, at_t, condition, log_gamma[..., t - 1], log_odds[..., t - 1])
+
+    def _of_all_steps(self, odds: Tensor) -> tuple[Tensor, Tensor]:
+        """Log gamma_t and log odds of staying, ``(B or 1, *shape or 1.., N)``, from those of the times 2..T."""
+        steps, which = self.timesteps, slice(1, self.num_steps + 1)
+        log_gamma = _log_gammas(odds).index_select(-1, steps.t[which] - 1)
+        if steps.are_times:
+            return log_gamma, pad(odds, (1, 0), value=NEVER)
+        passing = steps.passing[: odds.shape[-1]] - 1  # the step that passes each of the times
+        log_stay = odds.new_zeros(*odds.shape[:-1], self.num_steps).index_add(-1, passing, logsigmoid(odds))
+        return log_gamma, (log_stay - _log_not(log_stay)).masked_fill(steps.s[which] == 0, NEVER)
 
     def _step_of(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...], odds: Tensor) -> MaskedStep:
         """The steps ``t``, ``(B,)``, from log odds of staying ``(B or 1, *shape or 1.., T - 1)``."""
         time, before = self.timesteps.t[t], self.timesteps.s[t]
         if len(odds) == 1:  # all examples share the schedule, and so all steps of one kind
-            log_kept, log_gamma = (_at(each, time[:, None], x.shape).squeeze(1) for each in log_kept_gamma(odds))
+            log_gamma = _at(log_kept_gamma(odds)[1], time[:, None], x.shape).squeeze(1)
             log_odds = self._odds_table(odds[0])[t]
         else:
             log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
             log_gamma = _between(log_stay, end, time)
-            log_kept = _log_not(log_gamma).masked_fill(per_example(time == end, log_gamma), float("-inf"))
             if self.timesteps.are_times:
                 log_odds = _at(odds, (time - 2).clamp_min(0)[:, None], x.shape).squeeze(1)  # (B, *shape)
                 log_odds = log_odds.masked_fill(per_example(before == 0, log_odds), NEVER)
             else:
                 log_odds = _odds(_between(log_stay, time, before), before)
-        log_kept, log_gamma, log_odds = (each.expand(x.shape) for each in (log_kept, log_gamma, log_odds))
+        return self._made(x, t, condition, log_gamma, log_odds)
+
+    def _made(
+        self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...], log_gamma: Tensor, log_odds: Tensor
+    ) -> MaskedStep:
+        """The steps of given log gamma_t and log odds of staying, ``(B or 1, *shape or 1..)``."""
+        time, before = self.timesteps.t[t], self.timesteps.s[t]
+        log_gamma, log_odds = log_gamma.expand(x.shape), log_odds.expand(x.shape)
+        log_kept = _log_not(log_gamma).masked_fill(per_example(time == self.spec.num_steps, log_gamma), float("-inf"))
         if self.spec.pad is not None:  # never masked
             is_pad = x == self.spec.pad
             log_kept, log_gamma = log_kept.masked_fill(is_pad, 0.0), log_gamma.masked_fill(is_pad, float("-inf"))
@@ -216,25 +234,33 @@ class StaggeredProcess(MaskProcess):
         spec: K, shape and T.
         slack: In (0, 1). At every step each coordinate does the opposite of what is its turn with a probability of
             about ``slack / T``. A learned process needs some, to see what another order would have brought.
+        missed: Probability that a coordinate misses its turn; it is then revealed as late as in masked diffusion. If
+            None it is ``slack / T``, and then again at each step. A process that learns for several ``budgets`` needs
+            it: else what is masked past its turn is gone within a step of the grid, and a long step, which has many of
+            those, has nothing to learn from.
 
     Raises:
-        FLDDError: If the slack is out of range.
+        FLDDError: If the slack or ``missed`` is out of range.
     """
 
     odds: Tensor
 
-    def __init__(self, spec: Spec, slack: float = 0.05) -> None:
-        check_numbers(locals(), slack=BETWEEN)
+    def __init__(self, spec: Spec, slack: float = 0.05, missed: float | None = None) -> None:
+        check_numbers(locals(), slack=BETWEEN, missed=BETWEEN.or_none)
         super().__init__(spec)
         num_steps = spec.num_steps
         turn = num_steps - bayer_order(spec.shape) * num_steps // spec.num_dims  # (*shape): the t of their step
         t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())
         odds = torch.where(t > turn, 1.0, -1.0) * log(num_steps / slack)  # (T + 1, *shape)
-        self.slack = slack
+        if missed is not None:
+            odds = torch.where(t < turn, (t - 1).clamp_min(1).log(), odds)
+            odds = odds.masked_fill(t == turn, log(missed / (1 - missed)))
+        self.slack, self.missed = slack, missed
         self.register_buffer("odds", odds.masked_fill(t < 2, NEVER), persistent=False)
 
     def configuration(self) -> str:
-        return f"{super().configuration()}(slack={self.slack})"
+        missed = "" if self.missed is None else f", missed={self.missed}"
+        return f"{super().configuration()}(slack={self.slack}{missed})"
 
     def log_stay_odds(self) -> Tensor:
         return self.odds
