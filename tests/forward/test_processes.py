@@ -177,28 +177,6 @@ def test_staggered_reveals_a_group_at_a_step() -> None:
             StaggeredProcess(spec, slack)
 
 
-def test_a_turn_that_is_missed_leaves_something_to_learn_for_long_steps() -> None:
-    """Masked past its turn, a coordinate is revealed as late as in masked diffusion."""
-    spec = Spec(2, (16,), 16, budgets=(2, 16))
-    process = StaggeredProcess(spec, slack=0.05, missed=0.02)
-    process.walk(16, [2])
-    turn = 16 - bayer_order(spec.shape)  # (16,): one coordinate a step
-    stay = process.shared_odds().double().sigmoid()  # (19, 16): 16 steps of one, then two of eight
-    late = [(1 - 0.05 / 16) ** min(8, 16 - k) * (0.02 * 8 / (k - 1) if k > 8 else 1.0) for k in turn.tolist()]
-    torch.testing.assert_close(stay[18], torch.tensor(late, dtype=torch.float64), rtol=0.01, atol=0)
-    for k, odds in zip(turn.tolist(), stay[:17].T, strict=True):
-        for t in range(2, 17):
-            expected = 0.02 if t == k else (t - 1) / t if t < k else 1 - 0.05 / 16
-            assert float(odds[t]) == pytest.approx(expected, rel=1e-3)
-    plain = StaggeredProcess(spec, slack=0.05)
-    plain.walk(16, [2])
-    assert float(plain.shared_odds()[18][turn > 8].max()) < -5  # next to nothing is masked past its turn
-    assert "missed=0.02" in process.configuration()
-    with pytest.raises(FLDDError, match="missed"):
-        StaggeredProcess(spec, missed=0.0)
-
-
-
 def test_the_base_is_a_fixed_mask_schedule() -> None:
     for base in (UniformProcess, partial(LearnedMaskProcess, network=small_mlp)):
         with pytest.raises(FLDDError, match=r"the base is|a MaskProcess is needed"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.loaders import apart_from_training
-from ..forward import ForwardProcess, MaskProcess
+from ..forward import ForwardProcess, LearnedMaskProcess, MaskProcess
 from ..latents import LabelLatent, LengthLatent
 from ..module import FLDD
 from ..ranges import BELOW_ONE, BETWEEN, UP_TO_ONE, check_numbers
@@ -241,8 +241,8 @@ def moved_from_base(module: FLDD, batch: Any) -> float | None:
     if not isinstance(base, ForwardProcess) or batch is None or module.spec.num_steps < 2:
         return None
     x, t, condition = _between(module, batch)
-    if isinstance(process, MaskProcess) and isinstance(base, MaskProcess):  # x and MASK are all there is
-        distance = (process.kept(x, t, condition) - base.kept(x, t)).abs()  # (B, T - 1, *shape)
+    if isinstance(process, LearnedMaskProcess):  # x and MASK are all there is
+        distance = (process.kept(x, t, condition) - process.kept_at_start(x, t)).abs()  # (B, T - 1, *shape)
     else:
         difference = process.log_marginals(x, t, condition).exp() - base.log_marginals(x, t).exp()
         distance = 0.5 * difference.abs().sum(-1)

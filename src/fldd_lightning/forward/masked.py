@@ -12,7 +12,7 @@ over several times multiplies what they stay with.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
@@ -27,7 +27,7 @@ from ..networks.base import Backbone
 from ..ranges import BETWEEN, check_numbers
 from ..spec import Spec
 from .base import ForwardProcess, floored, kept_logits
-from .step import Step
+from .step import Step, even_times
 
 __all__ = ["NEVER", "AbsorbingProcess", "LearnedMaskProcess", "MaskProcess", "MaskedStep", "StaggeredProcess"]
 
@@ -81,7 +81,14 @@ class MaskedStep(Step):
 
 
 class MaskProcess(ForwardProcess):
-    """Base class: a subclass gives :meth:`log_stay_odds`, and :meth:`log_stay_odds_of` if they depend on x."""
+    """Base class: a subclass gives :meth:`log_stay_odds`, and :meth:`log_stay_odds_of` if they depend on x.
+
+    Attributes:
+        odds_are_of_steps: Whether, of several numbers of steps, each has odds of its own, which stand at the times that
+            its steps leave. Otherwise a step has those of all times that it passes.
+    """
+
+    odds_are_of_steps = False
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, spec.num_classes + 1)
@@ -111,6 +118,10 @@ class MaskProcess(ForwardProcess):
     def _shared(self) -> Tensor:
         return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)  # (1, *shape or 1.., T - 1)
 
+    def _shared_of_steps(self) -> tuple[Tensor, Tensor]:
+        """:meth:`_shared` of m schedules ``(m, *shape or 1.., T - 1)``, and which of them a step has ``(n + 1,)``."""
+        return self._shared(), torch.zeros_like(self.timesteps.t)
+
     def _odds_table(self, log_odds: Tensor) -> Tensor:
         """Log odds of staying in every step, ``(n + 1, *shape)``, from those of the times 2..T, ``(*shape, T - 1)``."""
         if self.timesteps.are_times:
@@ -123,7 +134,8 @@ class MaskProcess(ForwardProcess):
 
     @torch.no_grad()
     def leaving(self, t: Tensor) -> Tensor:
-        log_gamma = log_kept_gamma(self._shared())[1][0].movedim(-1, 0)[self.timesteps.t]  # (n + 1, *shape or 1..)
+        tables, which = self._shared_of_steps()
+        log_gamma = log_kept_gamma(tables)[1].movedim(-1, 1)[which, self.timesteps.t]  # (n + 1, *shape or 1..)
         at_each = (log_gamma + logsigmoid(-self.shared_odds())).exp()
         return at_each[t].expand(len(t), *self.spec.shape)
 
@@ -151,7 +163,7 @@ class MaskProcess(ForwardProcess):
         return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
-        return self._step_of(x, t, condition, self.log_stay_odds_of(x, condition))
+        return self._step_of(x, t, condition, self._odds_at(x, t, condition))
 
     def steps(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Iterator[Step]:
         if type(self).step is not MaskProcess.step:  # a subclass's own
@@ -161,6 +173,10 @@ class MaskProcess(ForwardProcess):
         for t in range(1, self.num_steps + 1):
             at_t = torch.full((len(x),), t, device=x.device)
             yield self._made(x, at_t, condition, log_gamma[..., t - 1], log_odds[..., t - 1])
+
+    def _odds_at(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """:meth:`log_stay_odds_of` for the number of steps that each of the steps ``t``, ``(B,)``, is one of."""
+        return self.log_stay_odds_of(x, condition)
 
     def _of_all_steps(self, odds: Tensor) -> tuple[Tensor, Tensor]:
         """Log gamma_t and log odds of staying, ``(B or 1, *shape or 1.., N)``, from those of the times 2..T."""
@@ -181,7 +197,7 @@ class MaskProcess(ForwardProcess):
         else:
             log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
             log_gamma = _between(log_stay, end, time)
-            if self.timesteps.are_times:
+            if self.timesteps.are_times or self.odds_are_of_steps:
                 log_odds = _at(odds, (time - 2).clamp_min(0)[:, None], x.shape).squeeze(1)  # (B, *shape)
                 log_odds = log_odds.masked_fill(per_example(before == 0, log_odds), NEVER)
             else:
@@ -234,33 +250,25 @@ class StaggeredProcess(MaskProcess):
         spec: K, shape and T.
         slack: In (0, 1). At every step each coordinate does the opposite of what is its turn with a probability of
             about ``slack / T``. A learned process needs some, to see what another order would have brought.
-        missed: Probability that a coordinate misses its turn; it is then revealed as late as in masked diffusion. If
-            None it is ``slack / T``, and then again at each step. A process that learns for several ``budgets`` needs
-            it: else what is masked past its turn is gone within a step of the grid, and a long step, which has many of
-            those, has nothing to learn from.
 
     Raises:
-        FLDDError: If the slack or ``missed`` is out of range.
+        FLDDError: If the slack is out of range.
     """
 
     odds: Tensor
 
-    def __init__(self, spec: Spec, slack: float = 0.05, missed: float | None = None) -> None:
-        check_numbers(locals(), slack=BETWEEN, missed=BETWEEN.or_none)
+    def __init__(self, spec: Spec, slack: float = 0.05) -> None:
+        check_numbers(locals(), slack=BETWEEN)
         super().__init__(spec)
         num_steps = spec.num_steps
         turn = num_steps - bayer_order(spec.shape) * num_steps // spec.num_dims  # (*shape): the t of their step
         t = torch.arange(num_steps + 1).reshape(-1, *[1] * turn.dim())
         odds = torch.where(t > turn, 1.0, -1.0) * log(num_steps / slack)  # (T + 1, *shape)
-        if missed is not None:
-            odds = torch.where(t < turn, (t - 1).clamp_min(1).log(), odds)
-            odds = odds.masked_fill(t == turn, log(missed / (1 - missed)))
-        self.slack, self.missed = slack, missed
+        self.slack = slack
         self.register_buffer("odds", odds.masked_fill(t < 2, NEVER), persistent=False)
 
     def configuration(self) -> str:
-        missed = "" if self.missed is None else f", missed={self.missed}"
-        return f"{super().configuration()}(slack={self.slack}{missed})"
+        return f"{super().configuration()}(slack={self.slack})"
 
     def log_stay_odds(self) -> Tensor:
         return self.odds
@@ -281,6 +289,11 @@ class LearnedMaskProcess(MaskProcess):
     network learns an order more slowly than a table does. The reverse process starts from base + order, so that
     it follows a change of the order at once.
 
+    With ``budgets`` each of them has a base and a table of its own, and all share the network, which has an output for
+    each time of the grid. Were the odds of a long step those of the many times that it passes, next to nothing would be
+    masked past its turn, and the step could not learn; and what is best for few steps is not so for many. A number of
+    steps that is none of the budgets has the base as it is on the grid, and no table.
+
     Args:
         spec: K, shape and T.
         network: Makes the backbone from ``(spec, num_inputs, num_outputs)``; its outputs are
@@ -293,7 +306,12 @@ class LearnedMaskProcess(MaskProcess):
     """
 
     learned = True
+    odds_are_of_steps = True
     _order_scale = 10.0  # of the table, which Adam thereby moves ten times as fast as a weight
+    base_odds: Tensor
+    rows: Tensor
+    tables: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -309,18 +327,84 @@ class LearnedMaskProcess(MaskProcess):
                 "StaggeredProcess or AbsorbingProcess."
             )
         self.network = build(network, Backbone, spec, spec.num_classes, spec.num_steps - 1)
-        self.order = nn.Parameter(torch.zeros(spec.num_steps + 1, *spec.shape))
+        self._numbers = spec.budgets or (spec.num_steps,)
+        self.order = nn.Parameter(torch.zeros(sum(n + 1 for n in self._numbers), *spec.shape))
+        bases = [build(base, MaskProcess, replace(spec, num_steps=n, budgets=())) for n in self._numbers]
+        placed = [_on_grid(each.log_stay_odds(), spec) for each in bases]
+        steps = torch.cat([torch.arange(n + 1) for n in self._numbers])
+        times = torch.cat([even_times(spec.num_steps, n) for n in self._numbers])
+        which = torch.arange(len(placed)).repeat_interleave(torch.tensor([n + 1 for n in self._numbers]))
+        buffers = {
+            "base_odds": torch.stack(placed),  # (m, T + 1, *shape)
+            "rows": (steps > 1).nonzero().squeeze(1),  # of the table, those that are used: the others' odds are NEVER
+            "tables": (which * (spec.num_steps + 1) + times)[steps > 1],  # where in base_odds these belong
+            "places": torch.zeros(1, dtype=torch.long),
+        }
+        for name, buffer in buffers.items():  # no part of a checkpoint
+            self.register_buffer(name, buffer, persistent=False)
+        self.walk(self.num_steps)
+
+    def walk(self, num_steps: int, further: Sequence[int] = ()) -> None:
+        super().walk(num_steps, further)
+        known = list(self._numbers)
+        self.base_odds = self.base_odds[: len(known)]
+        if num_steps not in known:
+            as_it_is = _on_grid(self.base.shared_odds()[: num_steps + 1], self.spec)
+            self.base_odds = torch.cat([self.base_odds, as_it_is.unsqueeze(0)])
+            known.append(num_steps)
+        self._place = known.index(num_steps)
+        self.places = torch.tensor([known.index(n) for n in self.timesteps.numbers], device=self._one.device)
+
+    def _schedules(self) -> Tensor:
+        """Log odds of all schedules that examples share, one for each number of steps, ``(m, T + 1, *shape)``."""
+        if len(self.base_odds) == 1:
+            return self.base_odds + self._order_scale * self.order
+        flat = self.base_odds.flatten(0, 1)
+        return flat.index_add(0, self.tables, self._order_scale * self.order[self.rows]).view(self.base_odds.shape)
 
     def log_stay_odds(self) -> Tensor:
-        return self.base.log_stay_odds() + self._order_scale * self.order
+        return self._schedules()[self._place]
 
     def configuration(self) -> str:
         return f"{super().configuration()} over {self.base.configuration()}"
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
+        return self._residual(x, condition) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+
+    def shared_odds(self) -> Tensor:
+        if self.timesteps.are_times:
+            return self.log_stay_odds()
+        return self._schedules()[self.places[self.timesteps.which], self.timesteps.t]
+
+    def kept_at_start(self, x: Tensor, t: Tensor) -> Tensor:
+        """:meth:`kept` before anything is learned; for t in 1..T-1."""
+        odds = self.base_odds[self._place, 2:].movedim(0, -1).unsqueeze(0)
+        kept = _at(log_kept_gamma(odds)[0], t, x.shape).exp()
+        return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
+
+    def _shared_of_steps(self) -> tuple[Tensor, Tensor]:
+        return self._schedules()[:, 2:].movedim(1, -1), self.places[self.timesteps.which]
+
+    def _odds_at(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        if len(self.timesteps.numbers) == 1:
+            return self.log_stay_odds_of(x, condition)
+        shared, which = self._shared_of_steps()
+        return self._residual(x, condition) + shared.contiguous().index_select(0, which[t])
+
+    def _residual(self, x: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """What the network adds, ``(B, *shape, T - 1)``."""
         residual: Tensor = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
-        full = torch.promote_types(residual.dtype, torch.float32)
-        return residual.to(full) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        return residual.to(torch.promote_types(residual.dtype, torch.float32))
+
+
+def _on_grid(odds: Tensor, spec: Spec) -> Tensor:
+    """Odds of the steps 0..N of a schedule ``(N + 1, *shape or 1..)`` at the times they leave, ``(T + 1, *shape)``.
+
+    At the other times of the grid nothing changes: what is masked there stays so.
+    """
+    grid = torch.full((spec.num_steps + 1, *spec.shape), -NEVER, dtype=odds.dtype, device=odds.device)
+    times = even_times(spec.num_steps, len(odds) - 1).to(odds.device)
+    return grid.index_copy(0, times, odds.expand(-1, *spec.shape))
 
 
 def log_kept_gamma(log_odds: Tensor) -> tuple[Tensor, Tensor]:
