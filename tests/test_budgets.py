@@ -17,6 +17,7 @@ from torch import Tensor
 from conftest import PAIRS, PROCESSES, all_states, exact_log_likelihood, exact_step_kl, randomise, small_mlp
 from fldd_lightning import (
     FLDD,
+    MLP,
     DigitsDataModule,
     FLDDError,
     MaskedReverse,
@@ -27,7 +28,7 @@ from fldd_lightning import (
 from fldd_lightning.bound import states_drawn, step_terms
 from fldd_lightning.cli import main
 from fldd_lightning.estimators import RLOO, Concrete, Reinforce, WarmUp
-from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, LearnedMaskProcess
+from fldd_lightning.forward import AbsorbingProcess, ForwardProcess, LearnedMaskProcess, StaggeredProcess
 from fldd_lightning.forward.step import even_times
 from fldd_lightning.spec import Spec
 from joint_training import assert_gradients_of
@@ -162,6 +163,78 @@ def test_the_gradient_with_a_latent_that_learns() -> None:
         bound = bound + log_q[:, c].exp() * mean_bound(model, x, (torch.full((9, 1), c),))
     parts = {"latent": list(latent.parameters()), "process": list(process.parameters())}
     assert_gradients_of(bound.mean(), model, x, {**parts, "denoiser": list(reverse.parameters())}, most_error=0.12)
+
+
+def learned_on(shape: tuple[int, ...], budgets: tuple[int, ...], base: Any) -> LearnedMaskProcess:
+    """A schedule that is its base, in as many steps as the first of the budgets."""
+    spec = Spec(3, shape, max(budgets), budgets=budgets)
+    process = LearnedMaskProcess(spec, partial(MLP, width=8, depth=1), base)
+    process.walk(budgets[0], budgets[1:])
+    return process
+
+
+@pytest.mark.parametrize("base", [StaggeredProcess, AbsorbingProcess])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 8])
+def test_a_learned_schedule_starts_at_the_base_of_each_budget(base: Any, num_steps: int) -> None:
+    """As a model of that number of steps alone would."""
+    others = tuple(n for n in (1, 2, 3, 5, 8) if n != num_steps)
+    process, x = learned_on((8,), (num_steps, *others), base), torch.randint(3, (4, 8))
+    alone = base(Spec(3, (8,), num_steps))
+    torch.testing.assert_close(process.shared_odds()[: num_steps + 1], alone.log_stay_odds().expand(-1, 8))
+    for t in range(1, num_steps + 1):
+        mine, its = process.step(x, torch.full((4,), t)), alone.step(x, torch.full((4,), t))
+        for name in ("log_gamma", "log_kept", "log_odds"):
+            torch.testing.assert_close(getattr(mine, name), getattr(its, name), rtol=1e-4, atol=1e-5)
+        time = process.timesteps.t[torch.full((4, 1), t)]
+        torch.testing.assert_close(process.kept(x, time), process.kept_at_start(x, time))
+    for step, mine in enumerate(process.steps(x), start=1):
+        torch.testing.assert_close(mine.log_odds, alone.step(x, torch.full((4,), step)).log_odds, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(process.leaving(torch.tensor([1])), alone.leaving(torch.tensor([1])))
+
+
+@torch.no_grad()
+def test_each_budget_has_an_order_of_its_own() -> None:
+    process, x = learned_on((8,), (4, 1, 2), StaggeredProcess), torch.randint(3, (7, 8))
+    steps = torch.arange(1, 8)  # four, then one, then two
+
+    def odds() -> Tensor:
+        return process.step(x, steps).log_odds
+
+    before, shared = odds(), process.shared_odds()
+    process.order[2 + 2] += 1.0  # the rows are of the steps 0..1, 0..2 and 0..4: the second of two steps
+    differs = (odds() != before).any(1)
+    assert differs.tolist() == [False] * 6 + [True]
+    assert (process.shared_odds() != shared).any(1).tolist() == [False] * 7 + [True]
+
+
+def test_steps_that_are_no_budget_have_the_base_alone() -> None:
+    process, x = learned_on((8,), (4, 2), StaggeredProcess), torch.randint(3, (5, 8))
+    with torch.no_grad():
+        process.order += 1.0
+    process.walk(3, [2, 4])
+    base, t = StaggeredProcess(Spec(3, (8,), 4, budgets=(2, 4))), torch.tensor([1, 2, 3, 1, 2])
+    base.walk(3, [2, 4])
+    torch.testing.assert_close(process.step(x, t).log_odds, base.step(x, t).log_odds, rtol=1e-4, atol=1e-5)
+    assert (process.step(x, t + 3).log_odds - base.step(x, t + 3).log_odds).abs().max() > 1
+    process.walk(4, [2])
+    assert len(process.base_odds) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_steps", BUDGETS)
+def test_what_a_step_of_an_own_order_reveals(num_steps: int) -> None:
+    model = of_budgets()
+    process, x = model.forward_process, all_states(3, 2)
+    for p in process.network.parameters():  # type: ignore[union-attr]
+        p.zero_()
+    model._walk(2)
+    first = {2: 1, 1: 3, 4: 4}[num_steps]  # two steps, then one, then four
+    mixed = [process.leaving(torch.full((9,), first + i)) for i in range(num_steps)]
+    model._walk(num_steps)
+    for t in range(1, num_steps + 1):
+        times = torch.stack([process.timesteps.t[torch.full((9,), t)], process.timesteps.s[torch.full((9,), t)]], 1)
+        kept = process.kept(x, times)
+        torch.testing.assert_close(mixed[t - 1], kept[:, 1] - kept[:, 0])
 
 
 @pytest.mark.parametrize("name", ["absorbing", "staggered"])
