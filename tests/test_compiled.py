@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from conftest import small_mlp
+from conftest import randomise, small_mlp
 from fldd_lightning import (
     FLDD,
     MLP,
@@ -52,6 +52,7 @@ from fldd_lightning import (
     UniformProcess,
     WarmUp,
 )
+from fldd_lightning.compiled import Compiled
 from tiny import Pairs, build, trainer
 
 MASKS = partial(LearnedMaskProcess, network=small_mlp)
@@ -253,6 +254,32 @@ def test_what_latents_say_is_computed_outside_of_the_graph(traced: list[Any], mo
 
     monkeypatch.setattr(model.reverse, "_said", said)
     samples_are_those_of_the_plain_one(model, Ancestral)
+
+
+def test_a_decoding_may_be_changed(traced: list[Any]) -> None:
+    """After it was used: its weight, and whether it is compiled."""
+    model = build(forward_process=MASKS, latents=partial(LabelLatent, num_labels=3, dropped=0.1))
+    randomise(model.reverse)
+    guided = Guided(0.5, Ancestral(compile=True))
+    first = model.sample(64, decoding=guided)
+    guided.weight = 8.0
+    assert torch.equal(model.sample(64, decoding=guided), model.sample(64, decoding=Guided(8.0)))
+    assert not torch.equal(model.sample(64, decoding=guided), first)
+    decoding = guided.of
+    assert decoding._compiled is not None
+    decoding.compile, decoding._compiled = False, Refuses()
+    assert len(model.sample(4, decoding=guided)) == 4
+    assert guided._followed is None  # no model is kept
+
+
+class Refuses(Compiled):
+    """Must not be called."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, *args: Any) -> Any:
+        raise AssertionError
 
 
 def test_guided_samples_can_be_compiled(traced: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from functools import partial
 from pathlib import Path
@@ -96,10 +97,23 @@ def test_rows_are_completed(run: SimpleNamespace, tmp_path: Path, capsys: pytest
     known.write_text("sex\nM\n")
     assert main([*args, "--output", str(tmp_path / "y")]) == 0
     assert [row["sex"] for row in read(tmp_path / "y.csv")] == ["M"] * 64
+    with gzip.open(tmp_path / "blank.CSV.gz", "wt") as file:  # a blank line is a missing entry of the one column
+        file.write("\ufeff age \n20\n\n_____\n\n")
+    args[-1] = str(tmp_path / "blank.CSV.gz")
+    assert main([*args, "--output", str(tmp_path / "w")]) == 0
+    ages = [row["age"] for row in read(tmp_path / "w.csv")]
+    assert len(ages) == 4
+    assert (ages[0] != "", ages[1], ages[3]) == (True, "", "")
+    args[-1] = str(known)
     for text, said in (
-        ("sex,job\nF\n", "row 0 (from 0) has more or fewer fields than the header"),
-        ("sex\nF,State\n", "row 0 (from 0) has more or fewer fields than the header"),
-        ("sex\nX\n", "column 'sex' holds 'X', which was not there in training"),
+        ("sex,job\nF\n", "known.csv': row 0 (from 0) has 1 fields, and the header 2. Correct it."),
+        ("sex\nF,State\n", "row 0 (from 0) has 2 fields, and the header 1"),
+        (
+            "sex\nF\nX\n",
+            "row 1 (from 0): column 'sex' holds 'X', which was not there in training: it had 'F', 'M'. Write",
+        ),
+        ("sex,sex\nF,M\n", "has a column twice: sex, sex"),
+        ("sex\n\n", "row 0 (from 0): column 'sex' lacks an entry, but in training none was missing. Write ___ for"),
         ("sexes\nF\n", "'sexes' is no column of the model's: it has age, job, sex, gain"),
         ("sex\n", "no row is given"),
     ):

@@ -25,7 +25,7 @@ class Compiled:
     """A function that torch.compile makes one graph of.
 
     Args:
-        function: It.
+        function: What is compiled.
         option: The option that is to be set to false where it cannot be compiled.
     """
 

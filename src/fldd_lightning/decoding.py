@@ -116,7 +116,8 @@ class Decoding(ABC):
         t = torch.full((len(z_t),), step, device=z_t.device)
         if self.compile and self._compiled is None:
             self._compiled = Compiled(self.draw_from_uniform, "decoding.compile")
-        drawn: Tensor = (self._compiled or self.draw_from_uniform)(reverse, z_t, t, uniform, condition, step == 1)
+        draw = self._compiled if self.compile and self._compiled is not None else self.draw_from_uniform
+        drawn: Tensor = draw(reverse, z_t, t, uniform, condition, step == 1)
         return drawn
 
     @abstractmethod

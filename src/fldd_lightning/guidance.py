@@ -35,7 +35,7 @@ class Guided(Decoding):
 
     Args:
         weight: w, 0 or more. 0 is the decoding by itself; the more, the closer to the condition and the less diverse.
-        of: The decoding; None for :class:`Ancestral`.
+        of: The decoding; None for :class:`Ancestral`. Temperature, top-p and whether it is compiled are its own.
 
     Raises:
         FLDDError: If the weight is negative or not finite; later, if the model drops no condition, or cannot be sampled
@@ -87,10 +87,14 @@ class Guided(Decoding):
         return self.of.draw_from_uniform(self._followed_by(reverse), z_t, t, uniform, condition, is_last)
 
     def _followed_by(self, reverse: Reverse) -> Reverse:
-        """The guided reverse process, the same for the same one, as graphs are compiled for one."""
-        if self.weight and (self._followed is None or self._followed.plain is not reverse):
-            self._followed = _GuidedReverse(reverse, self.weight)
-        return self._followed if self.weight and self._followed is not None else reverse
+        """The guided reverse process; while steps are compiled the same one, as graphs are of one."""
+        if not self.weight:
+            return reverse
+        followed = self._followed
+        if followed is None or followed.plain is not reverse or followed.weight != self.weight:
+            followed = _GuidedReverse(reverse, self.weight)
+        self._followed = followed if self.of.compile else None
+        return followed
 
 
 class _GuidedReverse(Reverse):

@@ -252,11 +252,8 @@ class FLDD(LightningModule, ModelHubMixin):
             self._compiled_loss = CompiledLoss(self)
         loss_of = self._compiled_loss or self.loss_of
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            # dropout draws from torch's own generators; torch.manual_seed notes a traceback for each kind of device
-            seed = mixed_seed(generator.initial_seed(), self.global_rank)
-            torch.default_generator.manual_seed(seed)
-            if self.device.type == "cuda":
-                torch.cuda.manual_seed(seed)
+            # dropout draws from torch's own generators
+            _seed_torch(mixed_seed(generator.initial_seed(), self.global_rank), self.device)
             computed = loss_of(batch, generator, self.global_step, self._progress)
         self._log_training(computed)
         return computed.loss
@@ -964,6 +961,20 @@ class FLDD(LightningModule, ModelHubMixin):
         """For :meth:`nelbo_terms`, by each example's index and a seed; None for torch's."""
         seed = torch.initial_seed() % 2**31 if seed is None else seed
         return noise_of(index, self.spec, self.latents, seed).to(float64_device(self.device))
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators of the CPU and of a device.
+
+    ``torch.manual_seed`` seeds all kinds of devices, and keeps a traceback for each that is not there, which takes
+    longer than a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _means(values: Tensor, place: Tensor, num: int, world: int) -> dict[int, Tensor]:

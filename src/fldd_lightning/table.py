@@ -39,7 +39,8 @@ class TableFLDD(FLDD):
 
         Args:
             rows: Entries by the names of their columns, such as ``[{"job": "nurse", "hours": 38}]``. A column that is
-                left out, or holds ``"___"``, is not given. An entry that is empty or None is missing.
+                left out, or holds ``"___"``, is not given. An entry that is empty or None is missing. A number stands
+                for its bin, and comes back as that bin's midpoint.
 
         Raises:
             FLDDError: If the columns are not known yet, a name is no column's, or an entry was not there in training.

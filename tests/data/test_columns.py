@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -117,8 +118,15 @@ def test_rows_that_are_known_in_part() -> None:
             Categories("job", False, ("a", "b"), False),
         ]
     )
-    rows = [{"age": 35}, {"age": "", "job": " b "}, {"age": None, "job": "___"}, {"job": "a"}, {}]
-    assert columns.given(rows).tolist() == [[1, -1], [2, 1], [2, -1], [-1, 0], [-1, -1]]
+    rows = [
+        {"age": 35},
+        {"age": "", "job": " b "},
+        {"age": None, "job": "___"},
+        {"job": "a"},
+        {},
+        {"age": np.int64(20)},
+    ]
+    assert columns.given(rows).tolist() == [[1, -1], [2, 1], [2, -1], [-1, 0], [-1, -1], [0, -1]]
     for wrong, said in (
         ([{"jobs": "a"}], "'jobs' is no column of the model's: it has age, job"),
         ([{"job": "c"}], "column 'job' holds 'c'"),

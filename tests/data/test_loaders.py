@@ -144,3 +144,21 @@ def test_looking_at_the_data_apart_from_training_moves_nothing() -> None:
     assert seen + [batch["index"].tolist() for batch in batches] == expected
     assert isinstance(loader, ResumableLoader)
     assert loader.state_dict() == {"epoch": 1, "batches": 0}
+
+
+class Negated(Split):
+    """Examples of a class of one's own."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = super().__getitem__(index)
+        return {**item, "x": -item["x"]}
+
+
+def test_a_split_of_ones_own_is_asked_for_each_example() -> None:
+    x, rows = torch.arange(12).view(6, 2), torch.tensor([4, 1, 3])
+    plain, own = Split(x, torch.arange(6), rows), Negated(x, torch.arange(6), rows)
+    for split, sign in ((plain, 1), (own, -1)):
+        (batch,) = torch.utils.data.DataLoader(split, 3)
+        assert torch.equal(batch["x"], sign * x[rows])
+        assert (batch["index"].tolist(), batch["label"].tolist()) == ([0, 1, 2], [4, 1, 3])
+        assert torch.equal(split[2]["x"], sign * x[3])

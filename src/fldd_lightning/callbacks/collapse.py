@@ -35,7 +35,7 @@ class CollapseMonitor(Callback):
     - ``collapse/share_t{t}``: share of each step in the KL.
     - ``collapse/moved``: mean total variation between the learned marginals and their base, over one validation batch.
     - ``collapse/spread`` and ``collapse/mask_nats``: how the schedule depends on x; see :func:`dependence_on_x`.
-    - ``collapse/gradient_snr``: see :class:`GradientSNR`.
+    - ``collapse/gradient_snr``: of every fourth step; see :class:`GradientSNR`.
 
     Args:
         share: Share of one step above which the KL counts as being in one step.
@@ -160,7 +160,7 @@ class CollapseMonitor(Callback):
 
 
 class GradientSNR:
-    """Signal-to-noise ratio of a gradient: |mean|^2 / (total variance), over the last ones it was shown.
+    """Signal-to-noise ratio of a gradient: |mean|^2 / (total variance), over its last values.
 
     The squared norm of a running mean of noisy gradients holds (1 - d) / (1 + d) of their
     variance, d being the decay; that part is taken off.
@@ -178,7 +178,7 @@ class GradientSNR:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Take in the gradients of one step; steps without any, or that are not finite, are left out.
+        """Take in the gradients of a step; steps without any, or that are not finite, are left out.
 
         The device is not waited for.
         """

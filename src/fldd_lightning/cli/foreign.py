@@ -11,27 +11,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..errors import FLDDError
 from ..memory import told_bytes
+from .words import WRONG_TYPE, in_words
 
-__all__ = ["causes", "in_words", "mistakes_first"]
+__all__ = ["causes", "mistakes_first"]
 
 # Libraries that are handed options as they stand: what they raise themselves is about these.
 _TAKE_OPTIONS = ("jsonargparse", "lightning", "lightning_utilities", "yaml")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "overflow when unpacking", "out of memory")
 _BYTES = re.compile(r"allocate (\d+) bytes")
 _WHERE = "FLDD_TRACEBACK=1 shows where."
-_WRONG_TYPE = re.compile(r"Expected a <class '([\w.]+)'>\. Got value: (.*)", re.DOTALL)
 _ALTERNATIVE = re.compile(r"^\s*- (?!Expected a <class|Problem with)(.+)$", re.MULTILINE)  # of a union of types
-_NO_CLASS = re.compile(r"Expected a dot import path string: (.*)", re.DOTALL)
-_TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "list": "a list",
-    "collections.abc.Sequence": "a list",
-    "dict": "a mapping, such as {name: 1}",
-    "collections.abc.Mapping": "a mapping, such as {name: 1}",
-}
 
 
 @contextmanager
@@ -61,21 +50,10 @@ def _mistake_in(error: Exception) -> FLDDError | None:
     if _raised_by(error) != "jsonargparse":
         said = _told(error)
         return None if said is None else FLDDError(said)
-    if _WRONG_TYPE.match(str(chain[-1])) and (other := _ALTERNATIVE.search("\n".join(map(str, chain)))):
+    if WRONG_TYPE.match(str(chain[-1])) and (other := _ALTERNATIVE.search("\n".join(map(str, chain)))):
         return FLDDError(f"{_ended(other[1])} {_WHERE}")  # a class that could not be made, where a list would do, too
     said = _told(chain[-1])
     return None if said is None else FLDDError(in_words(said))
-
-
-def in_words(said: str) -> str:
-    """What jsonargparse says of a wrong type or an unknown class, without its names for them."""
-    if unknown := _NO_CLASS.match(said):
-        return f"there is no class {unknown[1]}"
-    found = _WRONG_TYPE.match(said)
-    if found is None or found[1] not in _TYPES:
-        return said
-    wanted, value = _TYPES[found[1]], found[2]
-    return f"expected {wanted}, not {value}{f': write [{value}]' if wanted == 'a list' else ''}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
     if len(used) > 1:
         raise FLDDError(f"{' and '.join(used)} say the same thing: use one of them.")
     if file is not None:
-        return _read_rows(Path(file), model) if Path(file).suffix == ".csv" else _read(Path(file))
+        is_table = file.lower().endswith((".csv", ".csv.gz"))
+        return _read_rows(Path(file), model) if is_table else _read(Path(file))
     text = prompt if prompt is not None else infill
     if text is None:
         return None
@@ -59,15 +61,27 @@ def _read_rows(path: Path, model: FLDD) -> Tensor:
     """What the rows of a table give."""
     if not isinstance(model, TableFLDD):
         raise FLDDError(f"--given takes a .csv for models of tables, not {type(model).__name__}: give a .npy.")
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restkey="", strict=True))
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
+            head, *rows = [*csv.reader(file, strict=True)] or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise FLDDError(f"cannot read '{path}': {error}. --given takes a .csv in UTF-8, with a header.") from error
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise FLDDError(f"cannot read '{path}': {said}. --given takes a .csv in UTF-8, with a header.") from error
+    head = [name.strip() for name in head]
+    # a blank line is an entry that is missing, where there is one column alone
+    rows = [row or [""] for row in rows if row or len(head) == 1]
+    if len(set(head)) < len(head):
+        raise FLDDError(f"'{path}' has a column twice: {', '.join(head)}. Leave one of them out.")
     for i, row in enumerate(rows):
-        if "" in row or None in row.values():
-            raise FLDDError(f"'{path}': row {i} (from 0) has more or fewer fields than the header. Correct it.")
-    return model.given_rows(rows)
+        if len(row) != len(head):
+            raise FLDDError(
+                f"'{path}': row {i} (from 0) has {len(row)} fields, and the header {len(head)}. Correct it."
+            )
+    try:
+        return model.given_rows([dict(zip(head, row, strict=True)) for row in rows])
+    except FLDDError as error:
+        raise FLDDError(f"'{path}': {error}") from error
 
 
 def _read(path: Path) -> Tensor:
@@ -93,8 +107,11 @@ def read_numbers(path: Path, option: str, kinds: str, what: str, wanted: str) ->
         array = read_npy(path)
     except FLDDError:
         raise
-    except (OSError, ValueError) as error:
-        raise FLDDError(f"cannot read '{path}': {error}. {option} takes a .npy file of {what}.") from error
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise FLDDError(f"cannot read '{path}': {said}. {option} takes a .npy file of {what}.") from error
+    except ValueError as error:
+        raise FLDDError(f"'{path}' is no whole .npy file. {option} takes one of {what}.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
         raise FLDDError(f"'{path}' holds no array of {wanted}.")
     return array

@@ -17,12 +17,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 import fldd_lightning
 
 from ..roles import options, role
-from .foreign import causes, in_words
+from .foreign import causes
+from .words import NO_CLASS, in_words
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
 _PROBLEM = re.compile(r"Problem with given class_path '[^']*':\s*([^\n]+)")
-_NO_CLASS = re.compile(r"Expected a dot import path string: [^\n]+")
 _NO_MODULE = re.compile(r"No module named '(\w+)")
 _IN_ROOT = ". Start in the root of the repository: its examples are found from there"
 
@@ -61,8 +61,8 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     keys = [step.split('"')[1] for step in chain if step.startswith('Parser key "')]
     where = ".".join(key for key, _ in groupby(keys))
     cause = chain[-1] if keys else chain[0]
-    if cause.startswith("Expected a <class 'list'>"):  # one was given, which may stand for a list
-        problem, unknown = (pattern.search("\n".join(chain)) for pattern in (_PROBLEM, _NO_CLASS))
+    if in_words(cause).startswith("expected a list"):  # one was given, which may stand for a list
+        problem, unknown = (pattern.search("\n".join(chain)) for pattern in (_PROBLEM, NO_CLASS))
         if problem is not None and not problem[1].startswith("Parser key"):
             cause = problem[1]
         elif unknown is not None:
@@ -70,6 +70,8 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
     if module := _NO_MODULE.search(cause):
         advice = _IN_ROOT if module[1] == "examples" else ""
+    elif (unknown := NO_CLASS.match(cause)) and unknown[1] in _classes():
+        cause, advice = f"{unknown[1]} is a class of another kind", ""
     else:
         advice = _meant(in_words(cause), parser)
     return f"{f'--{where}: ' if where else ''}{in_words(cause)}{advice}"

@@ -80,10 +80,15 @@ class Split(Dataset[dict[str, Tensor]]):
         return len(self._x if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
+        return self.look_up([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """The examples of a batch, all looked up at once: one at a time they take longer than a small network."""
+        if type(self).__getitem__ is not Split.__getitem__:  # a subclass's own
+            return [self[i] for i in indices]
+        return self.look_up(indices)
+
+    def look_up(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """The examples of a batch, all at once: one at a time they take longer than a small network."""
         if self._mapped is not None:
             self._mapped.read(len(indices), self._x[0].nbytes)
         index = torch.tensor(indices)  # (n,)

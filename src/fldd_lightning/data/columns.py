@@ -29,6 +29,19 @@ __all__ = ["Bins", "Categories", "Column", "Columns"]
 _MASKED, _UNKNOWN = "·", "___"
 
 
+class NoPlace(FLDDError):
+    """A column has no integer for an entry.
+
+    Args:
+        reason: Why, in a sentence.
+        advice: What to do where the entry is one of a whole row.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason} {advice}")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Column(ABC):
     """Base class. An entry is a text, or None where it is missing; integers are ``0..num_values-1``.
@@ -52,9 +65,9 @@ class Column(ABC):
         return self.num_present + self.missing
 
     def place(self, entry: str | None) -> int:
-        """The integer of an entry; raises FLDDError, naming column and entry, if there was none such in training."""
+        """The integer of an entry; raises :class:`NoPlace`, naming column and entry, if training had none such."""
         if entry is None and not self.missing:
-            raise FLDDError(f"column '{self.name}' lacks an entry, but in training none was missing. Fill it in.")
+            raise NoPlace(f"column '{self.name}' lacks an entry, but in training none was missing.", "Fill it in.")
         return self.num_present if entry is None else self.place_of(entry)
 
     @abstractmethod
@@ -102,10 +115,10 @@ class Categories(Column):
     def place_of(self, entry: str) -> int:
         if entry not in self._places:
             few = ", ".join(repr(each) for each in self.categories[:5])
-            raise FLDDError(
+            raise NoPlace(
                 f"column '{self.name}' holds {entry!r}, which was not there in training: it had "
-                f"{few or 'no entry'}{' and others' if len(self.categories) > 5 else ''}. Leave such rows out, or "
-                "train on data that have it."
+                f"{few or 'no entry'}{' and others' if len(self.categories) > 5 else ''}.",
+                "Leave such rows out, or train on data that have it.",
             )
         return self._places[entry]
 
@@ -142,7 +155,7 @@ class Bins(Column):
 
     def place_of(self, entry: str) -> int:
         if not is_number(entry):
-            raise FLDDError(f"column '{self.name}' holds {entry!r}, but in training it held numbers. Correct it.")
+            raise NoPlace(f"column '{self.name}' holds {entry!r}, but in training it held numbers.", "Correct it.")
         return max(0, bisect_right(self.low, float(entry)) - 1)
 
     def entry_of(self, place: int) -> str:
@@ -195,8 +208,8 @@ class Columns:
         """What rows give that are known in part: integers ``(N, D)``, -1 where nothing is given.
 
         Args:
-            rows: Entries by the names of their columns. A column that is left out, or holds ``___``, is not given. An
-                empty entry is one that is missing.
+            rows: Entries by the names of their columns. A column that is left out, or holds ``___`` (three underscores
+                or more), is not given. An empty entry is one that is missing.
 
         Raises:
             FLDDError: If there is no row, a name is no column's, or an entry has no integer.
@@ -206,7 +219,13 @@ class Columns:
         unknown = [name for row in rows for name in row if name not in self.names]
         if unknown:
             raise FLDDError(f"'{unknown[0]}' is no column of the model's: it has {', '.join(self.names)}.")
-        return torch.tensor([[_given_place(column, row) for column in self.columns] for row in rows])
+        places = []
+        for i, row in enumerate(rows):
+            try:
+                places.append([_given_place(column, row) for column in self.columns])
+            except NoPlace as error:
+                raise FLDDError(f"row {i} (from 0): {error.reason} Write ___ for what is not known.") from error
+        return torch.tensor(places)
 
     def lines(self, rows: Tensor) -> list[str]:
         """Rows ``(N, D)`` as lines of CSV; states with MASK have a dot there."""
@@ -239,7 +258,8 @@ class Columns:
 
 def _given_place(column: Column, row: Mapping[str, Any]) -> int:
     entry = as_entry(row.get(column.name, _UNKNOWN), column.name)
-    return -1 if entry == _UNKNOWN else column.place(entry)
+    is_unknown = entry is not None and len(entry) >= len(_UNKNOWN) and set(entry) == set(_UNKNOWN)
+    return -1 if is_unknown else column.place(entry)
 
 
 def _line(fields: Sequence[str]) -> str:

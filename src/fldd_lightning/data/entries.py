@@ -22,6 +22,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 def as_entry(value: Any, name: str) -> str | None:
     """A value of a table as text without white space around it; None if it is missing."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, str):

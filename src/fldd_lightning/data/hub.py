@@ -85,7 +85,9 @@ def load_local(
         if not files and (is_empty or isinstance(error, FileNotFoundError)):
             raise nothing_usable(path, wanted) from error
         if is_empty:
-            raise FLDDError(f"the split '{is_empty[1]}' of '{path}' is empty, or a header alone: give more.") from error
+            raise FLDDError(
+                f"the split '{is_empty[1]}' of '{path}' is empty, or a header alone: give it rows."
+            ) from error
         is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
         advice = ". Convert it to UTF-8" if is_encoding else ""
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error

@@ -275,8 +275,8 @@ class ImageSplit(Split):
         super().__init__(x, labels)
         self.stochastic, self.flip, self.seed = stochastic, flip, seed
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items = super().__getitems__(indices)
+    def look_up(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        items = super().look_up(indices)
         if self.stochastic or self.flip:
             for index, item in zip(indices, items, strict=True):
                 generator = index.generator(self.seed) if isinstance(index, Visit) else None

@@ -159,7 +159,11 @@ class MaskProcess(ForwardProcess):
         return log_one_hot(mask, self.num_states, self.dtype)
 
     def kept(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        kept = _at(self._log_kept_gamma(x, condition)[0], t, x.shape).exp()
+        return self._kept_under(self.log_stay_odds_of(x, condition), x, t)
+
+    def _kept_under(self, odds: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """:meth:`kept` under log odds ``(B or 1, *shape or 1.., T - 1)``."""
+        kept = _at(log_kept_gamma(odds)[0], t, x.shape).exp()
         return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
 
     def step(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> MaskedStep:
@@ -378,9 +382,7 @@ class LearnedMaskProcess(MaskProcess):
 
     def kept_at_start(self, x: Tensor, t: Tensor) -> Tensor:
         """:meth:`kept` before anything is learned; for t in 1..T-1."""
-        odds = self.base_odds[self._place, 2:].movedim(0, -1).unsqueeze(0)
-        kept = _at(log_kept_gamma(odds)[0], t, x.shape).exp()
-        return kept if self.spec.pad is None else kept.masked_fill((x == self.spec.pad).unsqueeze(1), 1.0)
+        return self._kept_under(self.base_odds[self._place, 2:].movedim(0, -1).unsqueeze(0), x, t)
 
     def _shared_of_steps(self) -> tuple[Tensor, Tensor]:
         return self._schedules()[:, 2:].movedim(1, -1), self.places[self.timesteps.which]
