@@ -306,7 +306,7 @@ def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "no.npy").write_text("no array")
     for options, message in (
         (["--given", str(tmp_path / "real.npy")], "holds no array of integers"),
-        (["--given", str(tmp_path / "no.npy")], "is no whole .npy file. --given takes one of integers"),
+        (["--given", str(tmp_path / "no.npy")], "cannot read"),
         (["--given", str(tmp_path / "absent.npy")], "cannot read"),
         (["--prompt", "a"], "--prompt is for models of text"),
         (["--prompt", "a", "--infill", "a ___"], "use one of them"),

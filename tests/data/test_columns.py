@@ -189,7 +189,7 @@ def test_other_data_have_the_columns_they_are_given(tmp_path: Path) -> None:
         ("n,s\n3,\n", r"column 's' lacks an entry, but in training none was missing"),
         ("n,s\nx,a\n", r"column 'n' holds 'x', but in training it held numbers"),
         ("n,t\n3,a\n", r"no column 's', only n, t"),
-        ("n,s\n", "is empty, or a header alone"),
+        ("n,s\n", "is empty, or has a header alone"),
         ("n,s\n,\n\n", "has no row for train"),
     ],
 )

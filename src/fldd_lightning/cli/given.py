@@ -107,11 +107,10 @@ def read_numbers(path: Path, option: str, kinds: str, what: str, wanted: str) ->
         array = read_npy(path)
     except FLDDError:
         raise
-    except OSError as error:
-        said = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        said = "it is no array of numbers" if "pickle" in said else said.rstrip(".")  # numpy's advice is not safe
         raise FLDDError(f"cannot read '{path}': {said}. {option} takes a .npy file of {what}.") from error
-    except ValueError as error:
-        raise FLDDError(f"'{path}' is no whole .npy file. {option} takes one of {what}.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
         raise FLDDError(f"'{path}' holds no array of {wanted}.")
     return array

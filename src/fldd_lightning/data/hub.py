@@ -86,7 +86,7 @@ def load_local(
             raise nothing_usable(path, wanted) from error
         if is_empty:
             raise FLDDError(
-                f"the split '{is_empty[1]}' of '{path}' is empty, or a header alone: give it rows."
+                f"the split '{is_empty[1]}' of '{path}' is empty, or has a header alone: give more data."
             ) from error
         is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
         advice = ". Convert it to UTF-8" if is_encoding else ""
