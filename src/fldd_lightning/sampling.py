@@ -193,6 +193,8 @@ def draw_samples(
     """
     from rich.progress import Progress
 
+    decoding = decoding or Ancestral()
+    decoding.check(process, reverse)  # before a progress bar is shown
     device = next(reverse.parameters()).device
     chosen = chosen or {}
     generator = torch.Generator(float64_device(device))
