@@ -10,6 +10,7 @@ reveal a fixed number. They draw from another distribution than the one that the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from math import inf
 from typing import Any
@@ -114,21 +115,14 @@ class Decoding(ABC):
         shape = (self.num_uniforms, *z_t.shape)
         uniform = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
         t = torch.full((len(z_t),), step, device=z_t.device)
-        if self.compile and self._compiled is None:
-            self._compiled = Compiled(self.draw_from_uniform, "decoding.compile")
-        draw = self._compiled if self.compile and self._compiled is not None else self.draw_from_uniform
-        drawn: Tensor = draw(reverse, z_t, t, uniform, condition, step == 1)
-        return drawn
+        draw: Callable[..., Tensor] = self.draw_from_uniform
+        if self.compile:
+            self._compiled = draw = self._compiled or Compiled(draw, "decoding.compile")
+        return draw(reverse, z_t, t, uniform, condition, step == 1)
 
     @abstractmethod
     def draw_from_uniform(
-        self,
-        reverse: Reverse,
-        z_t: Tensor,
-        t: Tensor,
-        uniform: Tensor,
-        condition: tuple[Tensor, ...],
-        is_last: bool,
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         """Draw z_s, integers ``(B, *shape)``.
 
@@ -155,13 +149,7 @@ class Ancestral(Decoding):
         """Every model can be."""
 
     def draw_from_uniform(
-        self,
-        reverse: Reverse,
-        z_t: Tensor,
-        t: Tensor,
-        uniform: Tensor,
-        condition: tuple[Tensor, ...],
-        is_last: bool,
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         if self.temperature == self.top_p == 1:
             return reverse.draw_from_uniform(z_t, t, uniform[0], condition)
@@ -191,13 +179,7 @@ class GreedyEnd(Ancestral):
     """
 
     def draw_from_uniform(
-        self,
-        reverse: Reverse,
-        z_t: Tensor,
-        t: Tensor,
-        uniform: Tensor,
-        condition: tuple[Tensor, ...],
-        is_last: bool,
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         if is_last:
             return reverse.log_prob(z_t, t, condition).argmax(-1)
@@ -228,13 +210,7 @@ class ExactlyN(Decoding):
             )
 
     def draw_from_uniform(
-        self,
-        reverse: Reverse,
-        z_t: Tensor,
-        t: Tensor,
-        uniform: Tensor,
-        condition: tuple[Tensor, ...],
-        is_last: bool,
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         mask = reverse.num_states - 1
         is_masked = (z_t == mask).flatten(1)  # (B, D)

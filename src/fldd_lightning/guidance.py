@@ -76,13 +76,7 @@ class Guided(Decoding):
         return self.of.draw(self._followed_by(reverse), z_t, step, generator, condition)
 
     def draw_from_uniform(
-        self,
-        reverse: Reverse,
-        z_t: Tensor,
-        t: Tensor,
-        uniform: Tensor,
-        condition: tuple[Tensor, ...],
-        is_last: bool,
+        self, reverse: Reverse, z_t: Tensor, t: Tensor, uniform: Tensor, condition: tuple[Tensor, ...], is_last: bool
     ) -> Tensor:
         return self.of.draw_from_uniform(self._followed_by(reverse), z_t, t, uniform, condition, is_last)
 

@@ -302,8 +302,10 @@ class MaskedReverse(Reverse):
     def _logits(self, state: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """Logits of the values, then that of MASK if there is one, ``(B, *shape, K or K + 1)``."""
         logits, told = self.logits(state, t, condition), self._told
-        is_told = told is not None and all(a is b for a, b in zip(told[0], condition, strict=True))
-        said = told[1] if told is not None and is_told else self._said(condition)
+        if told is None or any(a is not b for a, b in zip(told[0], condition, strict=True)):
+            said = self._said(condition)
+        else:
+            said = told[1]
         return logits if said is None else logits + said
 
     @contextmanager

@@ -66,8 +66,9 @@ def _read_rows(path: Path, model: FLDD) -> Tensor:
         with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             head, *rows = [*csv.reader(file, strict=True)] or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise FLDDError(f"cannot read '{path}': {said}. --given takes a .csv in UTF-8, with a header.") from error
+        raise FLDDError(
+            f"cannot read '{path}': {_reason(error)}. --given takes a .csv in UTF-8, with a header."
+        ) from error
     head = [name.strip() for name in head]
     # a blank line is an entry that is missing, where there is one column alone
     rows = [row or [""] for row in rows if row or len(head) == 1]
@@ -108,9 +109,14 @@ def read_numbers(path: Path, option: str, kinds: str, what: str, wanted: str) ->
     except FLDDError:
         raise
     except (OSError, ValueError) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        said = _reason(error)
         said = "it is no array of numbers" if "pickle" in said else said.rstrip(".")  # numpy's advice is not safe
         raise FLDDError(f"cannot read '{path}': {said}. {option} takes a .npy file of {what}.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
         raise FLDDError(f"'{path}' holds no array of {wanted}.")
     return array
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -18,7 +18,7 @@ import fldd_lightning
 
 from ..roles import options, role
 from .foreign import causes
-from .words import NO_CLASS, in_words
+from .words import NO_CLASS, in_words, wants_list
 
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
@@ -61,20 +61,21 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
     keys = [step.split('"')[1] for step in chain if step.startswith('Parser key "')]
     where = ".".join(key for key, _ in groupby(keys))
     cause = chain[-1] if keys else chain[0]
-    if in_words(cause).startswith("expected a list"):  # one was given, which may stand for a list
+    if wants_list(cause):  # one was given, which may stand for a list
         problem, unknown = (pattern.search("\n".join(chain)) for pattern in (_PROBLEM, NO_CLASS))
         if problem is not None and not problem[1].startswith("Parser key"):
             cause = problem[1]
         elif unknown is not None:
             cause = unknown[0]
     cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
+    said = in_words(cause)
     if module := _NO_MODULE.search(cause):
         advice = _IN_ROOT if module[1] == "examples" else ""
     elif (unknown := NO_CLASS.match(cause)) and unknown[1] in _classes():
-        cause, advice = f"{unknown[1]} is a class of another kind", ""
+        said, advice = f"{unknown[1]} is a class of another kind", ""
     else:
-        advice = _meant(in_words(cause), parser)
-    return f"{f'--{where}: ' if where else ''}{in_words(cause)}{advice}"
+        advice = _meant(said, parser)
+    return f"{f'--{where}: ' if where else ''}{said}{advice}"
 
 
 def _meant(cause: str, parser: ArgumentParser) -> str:

@@ -99,8 +99,8 @@ class TextDataModule(DiscreteDataModule):
         check_kinds(locals(), **places, name=str | None, column=str | None)
         check_numbers(locals(), length=COUNT, held_out=COUNT)
         check_shares(val_fraction, test_fraction)
-        of_source = {"subset": subset, "column": column, "val_path": val_path, "test_path": test_path}
-        lonely = [key for key, value in of_source.items() if value is not None]
+        further = {"subset": subset, "column": column, "val_path": val_path, "test_path": test_path}
+        lonely = [key for key, value in further.items() if value is not None]
         if lonely and path is None and name is None:
             raise FLDDError(f"--data.{lonely[0]} goes with --data.path or --data.name, and neither is given.")
         if tokenizer is not None and alphabet is not None:
@@ -110,8 +110,7 @@ class TextDataModule(DiscreteDataModule):
         if streaming and tokenizer is None and alphabet is None:
             raise FLDDError("streaming sees not all characters beforehand: set --data.alphabet or --data.tokenizer.")
         self.save_hyperparameters(logger=False)
-        self.source: dict[str, Any] = {"path": path, "name": name, "subset": subset, "column": column}
-        self.source |= {"val_path": val_path, "test_path": test_path, "skip_missing": skip_missing}
+        self.source: dict[str, Any] = {"path": path, "name": name, **further, "skip_missing": skip_missing}
         self.length, self._padded, self.separator = length, padded, separator
         self._tokenizer_source, self._alphabet = tokenizer, alphabet
         self.shares = {"val": val_fraction, "test": test_fraction}

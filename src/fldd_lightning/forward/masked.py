@@ -113,7 +113,7 @@ class MaskProcess(ForwardProcess):
         Returns:
             ``(n + 1, *shape)``, for all steps; ``NEVER`` at those to s = 0. Dimensions of ``shape`` may be 1.
         """
-        return self._odds_table(self._shared()[0])
+        return self._odds_of_steps(self._shared()[0], len(self.timesteps.numbers)).movedim(-1, 0)
 
     def _shared(self) -> Tensor:
         return self.log_stay_odds()[2:].movedim(0, -1).unsqueeze(0)  # (1, *shape or 1.., T - 1)
@@ -122,15 +122,23 @@ class MaskProcess(ForwardProcess):
         """:meth:`_shared` of m schedules ``(m, *shape or 1.., T - 1)``, and which of them a step has ``(n + 1,)``."""
         return self._shared(), torch.zeros_like(self.timesteps.t)
 
-    def _odds_table(self, log_odds: Tensor) -> Tensor:
-        """Log odds of staying in every step, ``(n + 1, *shape)``, from those of the times 2..T, ``(*shape, T - 1)``."""
-        if self.timesteps.are_times:
-            never = log_odds.new_full((2, *log_odds.shape[:-1]), NEVER)
-            return torch.cat([never, log_odds.movedim(-1, 0)])
-        at_times, steps = logsigmoid(log_odds).movedim(-1, 0), self.timesteps  # (T - 1, *shape)
-        at_times = at_times.repeat(len(steps.numbers), *[1] * (at_times.dim() - 1))
-        log_stay = at_times.new_zeros(len(steps.t), *at_times.shape[1:]).index_add(0, steps.passing, at_times)
-        return _odds(log_stay, steps.s)
+    def _odds_of_steps(self, log_odds: Tensor, numbers: int) -> Tensor:
+        """Log odds of staying in the steps of the first ``numbers`` numbers of steps, which are n, and in step 0.
+
+        Args:
+            log_odds: Of the times 2..T, ``(..., T - 1)``.
+            numbers: One, or all there are.
+
+        Returns:
+            ``(..., n + 1)``.
+        """
+        steps = self.timesteps
+        if steps.are_times:
+            return pad(log_odds, (2, 0), value=NEVER)
+        at_times = logsigmoid(log_odds).repeat(*[1] * (log_odds.dim() - 1), numbers)
+        passing, last = steps.passing[: at_times.shape[-1]], 1 + sum(steps.numbers[:numbers])
+        log_stay = at_times.new_zeros(*at_times.shape[:-1], last).index_add(-1, passing, at_times)
+        return (log_stay - _log_not(log_stay)).masked_fill(steps.s[:last] == 0, NEVER)
 
     @torch.no_grad()
     def leaving(self, t: Tensor) -> Tensor:
@@ -140,7 +148,8 @@ class MaskProcess(ForwardProcess):
         return at_each[t].expand(len(t), *self.spec.shape)
 
     def interior_log_marginals(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        log_kept, log_gamma = (_at(each, t, x.shape) for each in self._log_kept_gamma(x, condition))
+        both = log_kept_gamma(self.log_stay_odds_of(x, condition))
+        log_kept, log_gamma = (_at(each, t, x.shape) for each in both)
         kept = log_one_hot(x, self.spec.num_classes, self.dtype).unsqueeze(1) + log_kept.unsqueeze(-1)
         return torch.cat([kept, log_gamma.unsqueeze(-1)], -1)  # (B, M, *shape, K + 1)
 
@@ -173,31 +182,23 @@ class MaskProcess(ForwardProcess):
         if type(self).step is not MaskProcess.step:  # a subclass's own
             yield from super().steps(x, condition)
             return
-        log_gamma, log_odds = self._of_all_steps(self.log_stay_odds_of(x, condition))  # the network runs once
+        odds = self.log_stay_odds_of(x, condition)  # the network runs once
+        log_odds = self._odds_of_steps(odds, 1)  # (B or 1, *shape or 1.., N + 1)
+        log_gamma = _log_gammas(odds).index_select(-1, self.timesteps.t[1 : self.num_steps + 1] - 1)  # N in the last
         for t in range(1, self.num_steps + 1):
             at_t = torch.full((len(x),), t, device=x.device)
-            yield self._made(x, at_t, condition, log_gamma[..., t - 1], log_odds[..., t - 1])
+            yield self._made(x, at_t, condition, log_gamma[..., t - 1], log_odds[..., t])
 
     def _odds_at(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """:meth:`log_stay_odds_of` for the number of steps that each of the steps ``t``, ``(B,)``, is one of."""
         return self.log_stay_odds_of(x, condition)
 
-    def _of_all_steps(self, odds: Tensor) -> tuple[Tensor, Tensor]:
-        """Log gamma_t and log odds of staying, ``(B or 1, *shape or 1.., N)``, from those of the times 2..T."""
-        steps, which = self.timesteps, slice(1, self.num_steps + 1)
-        log_gamma = _log_gammas(odds).index_select(-1, steps.t[which] - 1)
-        if steps.are_times:
-            return log_gamma, pad(odds, (1, 0), value=NEVER)
-        passing = steps.passing[: odds.shape[-1]] - 1  # the step that passes each of the times
-        log_stay = odds.new_zeros(*odds.shape[:-1], self.num_steps).index_add(-1, passing, logsigmoid(odds))
-        return log_gamma, (log_stay - _log_not(log_stay)).masked_fill(steps.s[which] == 0, NEVER)
-
     def _step_of(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...], odds: Tensor) -> MaskedStep:
         """The steps ``t``, ``(B,)``, from log odds of staying ``(B or 1, *shape or 1.., T - 1)``."""
         time, before = self.timesteps.t[t], self.timesteps.s[t]
         if len(odds) == 1:  # all examples share the schedule, and so all steps of one kind
-            log_gamma = _at(log_kept_gamma(odds)[1], time[:, None], x.shape).squeeze(1)
-            log_odds = self._odds_table(odds[0])[t]
+            log_gamma = _at(_log_gammas(odds), time[:, None] - 1, x.shape).squeeze(1)
+            log_odds = self._odds_of_steps(odds[0], len(self.timesteps.numbers)).movedim(-1, 0)[t]
         else:
             log_stay, end = logsigmoid(odds), torch.full_like(time, self.spec.num_steps)
             log_gamma = _between(log_stay, end, time)
@@ -220,9 +221,6 @@ class MaskProcess(ForwardProcess):
             log_kept, log_gamma = log_kept.masked_fill(is_pad, 0.0), log_gamma.masked_fill(is_pad, float("-inf"))
         usual = (time - before).to(log_odds.dtype) / time
         return MaskedStep(x, t, condition, self.spec.pad, self.num_states - 1, log_gamma, log_kept, log_odds, usual)
-
-    def _log_kept_gamma(self, x: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return log_kept_gamma(self.log_stay_odds_of(x, condition))
 
 
 class AbsorbingProcess(MaskProcess):
@@ -333,7 +331,10 @@ class LearnedMaskProcess(MaskProcess):
         self.network = build(network, Backbone, spec, spec.num_classes, spec.num_steps - 1)
         self._numbers = spec.budgets or (spec.num_steps,)
         self.order = nn.Parameter(torch.zeros(sum(n + 1 for n in self._numbers), *spec.shape))
-        bases = [build(base, MaskProcess, replace(spec, num_steps=n, budgets=())) for n in self._numbers]
+        bases = [
+            self.base if n == spec.num_steps else build(base, MaskProcess, replace(spec, num_steps=n, budgets=()))
+            for n in self._numbers
+        ]
         placed = [_on_grid(each.log_stay_odds(), spec) for each in bases]
         steps = torch.cat([torch.arange(n + 1) for n in self._numbers])
         times = torch.cat([even_times(spec.num_steps, n) for n in self._numbers])
