@@ -152,6 +152,7 @@ def test_smiles_are_found_in_files(tmp_path: Path, name: str, header: str, row: 
         ("a.csv", "CCO,1\nCC,2\n", r"called smiles: none; all columns: \['CCO', '1'\]\. Set --data\.column"),
         ("a.csv", "r_smiles,p_smiles\nC,O\n", r"called smiles: \['r_smiles', 'p_smiles'\]"),
         ("a.csv", "smiles,y\nCCO,1,2\n", r"row 2 .* has 3 fields"),
+        ("a.csv", "smiles,name\nethanol,CCO\nwater,O\n", r"of 2 SMILES that were checked, RDKit cannot read 2.*column"),
         ("a.mol", "C", "no known kind"),
         (None, "", "does not exist"),
     ],
@@ -163,6 +164,15 @@ def test_files_without_smiles_are_named(tmp_path: Path, name: str | None, conten
         (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(FLDDError, match=message):
         _ = SmilesDataModule(str(tmp_path / (name or "no.smi"))).splits
+
+
+def test_smiles_that_rdkit_cannot_read_are_counted(tmp_path: Path) -> None:
+    from examples.molecules.smiles import SmilesDataModule
+
+    broken = [*MOLECULES, "C1CC", "C(=O"]
+    with pytest.warns(UserWarning, match=r"of 10 SMILES that were checked, RDKit cannot read 2, as 'C1CC'"):
+        splits = SmilesDataModule(write(tmp_path / "a.smi", broken), held_out=0.2).splits
+    assert sum(map(len, splits.values())) == len(broken)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:

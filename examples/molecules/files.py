@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rdkit import Chem
 
 from fldd_lightning import FLDDError
@@ -14,6 +14,7 @@ from fldd_lightning.data.readers import Csv, Lines
 
 LINES = dict.fromkeys((".smi", ".smiles", ".txt"), Lines)
 KINDS = {**TABLES, ".csv": Csv, **LINES}
+CHECKED = 1_000  # SMILES that RDKit reads beforehand, evenly spaced over the file
 
 
 def read_smiles(path: str, column: str | None = None) -> list[str]:
@@ -27,7 +28,8 @@ def read_smiles(path: str, column: str | None = None) -> list[str]:
         column: Of a table; by default ``smiles``, or the only one with ``smiles`` in its name, in any case.
 
     Raises:
-        FLDDError: If there is nothing to read, no such column, or something in it that is no SMILES.
+        FLDDError: If there is nothing to read, no such column, something in it that is no SMILES, or most of
+            a thousand of them cannot be read by RDKit.
     """
     table = load_local(Path(path).expanduser(), KINDS, one_split=True)["train"]
     names = table.column_names
@@ -51,4 +53,17 @@ def read_smiles(path: str, column: str | None = None) -> list[str]:
             f"'{path}': {wrong!r} is no SMILES. Give one SMILES a line, or fields between commas under a header in a "
             "file called .csv."
         )
+    _check_molecules(smiles, path)
     return smiles
+
+
+def _check_molecules(smiles: list[str], path: str) -> None:
+    """Refuse what is mostly no molecules, as names are, and say how many of others RDKit cannot read."""
+    checked = smiles[:: max(1, len(smiles) // CHECKED)]
+    wrong = [each for each in checked if Chem.MolFromSmiles(each) is None]
+    if not wrong:
+        return
+    found = f"'{path}': of {len(checked)} SMILES that were checked, RDKit cannot read {len(wrong)}, as {wrong[0]!r}."
+    if len(wrong) > len(checked) / 2:
+        raise FLDDError(f"{found} Give SMILES; of a table, their column by --data.column.")
+    rank_zero_warn(f"{found} They are trained on as they are.")

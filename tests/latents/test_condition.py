@@ -325,7 +325,7 @@ def test_several_conditions_on_the_command_line(
     assert main(["fit", "--config", str(next(trained.parents[3].glob("config.yaml"))), "--data.conditions", "[]"]) == 1
     assert "a LabelLatent of 'style' does not know its size" in capsys.readouterr().err
     for words, message in (
-        (["3"], "does not say of what; this model has several: style, embedding"),
+        (["3"], "several: style, embedding. Write --condition style=3, or --condition style=3 embedding=FILE.npy for"),
         (["style=one"], "the value 'one', which is no number"),
         (["style=1", "style=2"], "names 'style' twice"),
         (["style=1", "colour=2"], "cannot be asked for 'colour'"),

@@ -63,8 +63,11 @@ def read_condition(model: FLDD, words: Sequence[object]) -> dict[str, Tensor]:
                 raise FLDDError(
                     "--condition is given, but this model has no LabelLatent and no VectorLatent: leave it out."
                 )
-            several = ", ".join(possible)
-            raise FLDDError(f"--condition {word} does not say of what; this model has several: {several}. {_HOW}")
+            named = " ".join(f"{each}={'FILE.npy' if index else word}" for index, each in enumerate(possible))
+            raise FLDDError(
+                f"--condition {word} does not say of what; this model has several: {', '.join(possible)}. "
+                f"Write --condition {possible[0]}={word}, or --condition {named} for more than one."
+            )
         values.setdefault(name, []).append(after if equals else word)
     if not values:
         raise FLDDError(f"--condition has no value. {_HOW}")
