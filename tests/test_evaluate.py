@@ -38,9 +38,9 @@ def test_images_are_judged_at_every_budget(tmp_path: Path, capsys: pytest.Captur
         2, (8, 8), AbsorbingProcess, small_mlp, reverse=partial(MaskedReverse, time_independent=True), num_steps=4
     )
     args = ["evaluate", "--ckpt_path", saved(model, DigitsDataModule(), tmp_path), "--data", "DigitsDataModule"]
-    args += ["--output", str(tmp_path / "there"), "--num_steps", "[2,4]", "--num_samples", "70", "--seed", "3"]
+    args += ["--output", str(tmp_path / "there"), "--num_steps", "[2,4]", "--seed", "3"]
     capsys.readouterr()
-    assert main(args) == 0
+    assert main([*args, "--num_samples", "70"]) == 0
     page = (tmp_path / "there" / "evaluation.md").read_text()
     assert page in capsys.readouterr().out
     found = json.loads((tmp_path / "there" / "evaluation.json").read_text())
@@ -104,6 +104,11 @@ def test_a_fixed_budget_and_missing_data_are_one_sentence(tmp_path: Path, capsys
     args = ["evaluate", "--ckpt_path", saved(model, DigitsDataModule(), tmp_path), "--output", str(tmp_path / "there")]
     assert main(args) == 1
     assert "does not name its data: add --data CLASS" in capsys.readouterr().err
+    for judges in (["--callbacks", "[]"], ["--callbacks", "FIDCallback", "--callbacks.extractor", "PixelFeatures"]):
+        assert main([*args, "--data", "DigitsDataModule", *judges, "--num_samples", "7"]) == 1
+        assert "--num_samples is for the callbacks that are chosen for you" in capsys.readouterr().err
+    assert main([*args, "--data", "DigitsDataModule", "--num_samples", "0"]) == 1
+    assert "num_samples is 0" in capsys.readouterr().err
     assert main([*args, "--data", "DigitsDataModule", "--num_steps", "[2,8]"]) == 1
     assert "trained with T=2" in capsys.readouterr().err
     assert main([*args, "--data", "DigitsDataModule", "--data.binary", "false"]) == 1

@@ -274,8 +274,9 @@ def test_wrong_given_is_named() -> None:
     for given, message in (
         (torch.tensor([0.5, 1]), "dtype"),
         (torch.tensor([0, 1, 2]), "given has shape"),
-        (torch.tensor([0, 3]), "given has values"),
-        (torch.tensor([0, -2]), "-1 alone stands"),
+        (torch.tensor([0, 3]), "given has the value 3, but values must lie in 0..2, or be -1"),
+        (torch.tensor([0, -2]), "given has the value -2"),
+        (torch.tensor([0, 255], dtype=torch.uint8), "Unsigned integers have no -1"),
         (torch.zeros(3, 2, dtype=torch.long), "3 examples are given, and 4 samples"),
         (torch.zeros(0, 2, dtype=torch.long), "given is empty"),
     ):
@@ -304,9 +305,12 @@ def test_files_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     clear(tmp_path)
     np.save(tmp_path / "real.npy", np.array([0.0, -1.0]))
     (tmp_path / "no.npy").write_text("no array")
+    np.savez(tmp_path / "several.npz", x=np.zeros(2, int))
     for options, message in (
         (["--given", str(tmp_path / "real.npy")], "holds no array of integers"),
         (["--given", str(tmp_path / "no.npy")], "cannot read"),
+        (["--given", str(tmp_path / "several.npz")], "is no .npy file with one array"),
+        (["--prompt", ""], "--prompt is empty"),
         (["--given", str(tmp_path / "absent.npy")], "cannot read"),
         (["--prompt", "a"], "--prompt is for models of text"),
         (["--prompt", "a", "--infill", "a ___"], "use one of them"),
@@ -338,6 +342,7 @@ def test_prompts_and_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert model.given_text("____a").tolist() == [-1, -1, -1, -1, 1, -1, -1, -1]
     for options, message in (
         (["--infill", "a b"], "three underscores or more"),
+        (["--infill", "a __ ___"], "has a shorter one"),
         (["--prompt", "a ___"], "three underscores or more"),
         (["--prompt", "a bee a bee"], "has 11 tokens, but the model's have 8"),
         (["--prompt", "xyz"], "is not among the"),

@@ -159,6 +159,8 @@ def test_what_cannot_be_guided_is_refused() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(FLDDError, match="weight of Guided is"):
             Guided(weight)
+    with pytest.raises(FLDDError, match="weights would multiply"):
+        Guided(2.0, Guided(2.0))
     for latents in ((), MixtureLatent, partial(LabelLatent, num_labels=2)):
         model = build(forward_process=AbsorbingProcess, latents=latents)
         with pytest.raises(FLDDError, match="trained with its condition dropped"):

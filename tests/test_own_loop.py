@@ -136,12 +136,16 @@ def test_mistakes() -> None:
     model, data = with_latent(), Pairs()
     with pytest.raises(FLDDError, match="num_steps of OwnLoop"):
         OwnLoop(model, data, num_steps=0)
-    with pytest.raises(FLDDError, match="cannot look at the training data apart"):
+    with pytest.raises(FLDDError, match="can be gone through once only"):
         OwnLoop(model, iter(data.train_dataloader()), num_steps=3)
     loop = OwnLoop(model, data.train_dataloader(), num_steps=1)
     with pytest.raises(FLDDError, match="must lie in"):
         loop.loss(torch.full((4, 2), 7))
+    with pytest.raises(FLDDError, match=r"call loss\(batch\).backward\(\) before step"):
+        loop.step()
+    loop.loss(torch.zeros(4, 2, dtype=torch.long)).backward()
     loop.step()
+    loop.loss(torch.zeros(4, 2, dtype=torch.long)).backward()
     with pytest.warns(UserWarning, match="the training of 1 steps is over"):
         loop.step()
 

@@ -302,6 +302,13 @@ def test_push_to_the_hub(folder: Path) -> None:
     assert same(pushed["loaded"], model)
 
 
+@pytest.mark.parametrize("name", ["me/model", "my model"])
+def test_what_the_hub_does_not_take_is_one_sentence(folder: Path, name: str) -> None:
+    """Offline; and a name that none can have."""
+    with pytest.raises(FLDDError, match=f"cannot write '{name}' to the hub: .*'hf auth login'"):
+        FLDD.from_pretrained(folder).push_to_hub(name)
+
+
 # ---- those that come with the package -------------------------------------------------------
 
 

@@ -239,6 +239,40 @@ def test_every_line_of_a_text_has_its_line(lines: SimpleNamespace, tmp_path: Pat
     assert numbers(table["kl_length"]) == pytest.approx((-log_p[[2, 1, 6]]).tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("new.csv", 'text,n\n"ab",1\n,2\nc,3\n'),
+        ("new.jsonl", '{"text": "ab"}\n{"text": null}\n{"text": "c"}\n'),
+        ("new.fasta", ">1\nab\n>2\n>3\nc\n"),
+    ],
+)
+def test_a_row_without_text_is_not_left_out(
+    name: str, content: str, lines: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the numbers of the rows behind it would be those of others."""
+    (tmp_path / name).write_text(content)
+    args = ["score", "--ckpt_path", lines.checkpoint, "--data.path", str(tmp_path / name)]
+    capsys.readouterr()
+    assert main([*args, "--output", str(tmp_path / "scores.csv")]) == 1
+    assert "row 1 (from 0) has no text in column 'text'" in capsys.readouterr().err
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_a_pretrained_model_knows_its_length_and_names_a_separator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.txt").write_text("the cat\n" * 30)
+    args = ["score", "--pretrained", "text", "--data", "TextDataModule", "--data.path", str(tmp_path / "new.txt")]
+    args += ["--output", str(tmp_path / "scores.csv")]
+    assert main(args) == 1
+    assert "documents are joined by '\\n', but '\\n' is not among the characters. Set --data.separator" in (
+        capsys.readouterr().err
+    )
+    assert main([*args, "--data.separator", " "]) == 0
+    assert len(read(tmp_path / "scores.csv")["row"]) == 30 * 8 // 64  # blocks of its length
+
+
 def bad(values: object) -> bytes:
     """An array as a file holds it."""
     file = BytesIO()
@@ -302,7 +336,12 @@ def test_options_that_are_wrong_are_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         main([*args, "--data.pth", "new.npy"])
     assert "--data: Option 'pth' is not accepted" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert main([*args, "--draws", "0"]) == 1
-    assert "draws of FLDD is 0" in capsys.readouterr().err
+    for more, said in (
+        (["--draws", "0"], "draws is 0"),
+        (["--data.length", "3"], "--data.length is what the model was trained with"),
+        (["--data.bins=3"], "--data.bins is what the model was trained with"),
+    ):
+        assert main([*args, *more]) == 1
+        assert said in capsys.readouterr().err
     assert main([*args, "--data.num_classes", "3"]) == 1
     assert "num_classes is 3" in capsys.readouterr().err

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Trainer
@@ -124,6 +127,28 @@ def test_rows_are_completed(run: SimpleNamespace, tmp_path: Path, capsys: pytest
     given = ["sample", "--pretrained", "digits", "--given", str(known), "--output", str(tmp_path / "z")]
     assert main(given) == 1
     assert "takes a .csv for models of tables, not ImageFLDD" in capsys.readouterr().err
+
+
+def test_names_of_columns_have_no_white_space(tmp_path: Path) -> None:
+    """UCI's files have a space behind every comma."""
+    (tmp_path / "a.csv").write_text("age, job, number\n" + "".join(f"{i % 5}, {'ab'[i % 2]}, {i}\n" for i in range(20)))
+    data = TableDataModule(str(tmp_path / "a.csv"), leave_out=["number"], as_text=["age"])
+    assert data.columns.names == ["age", "job"]
+    assert data.num_values == [5, 2]
+    (tmp_path / "b.csv").write_text("age, age\n1,2\n2,1\n3,3\n4,4\n")
+    with pytest.raises(FLDDError, match="two columns are called 'age'"):
+        _ = TableDataModule(str(tmp_path / "b.csv")).splits
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_files_of_a_folder_have_the_same_columns(ending: str, tmp_path: Path) -> None:
+    for name, other in (("a", "y"), ("b", "z")):
+        table = pa.table({"x": ["1", "2", "3"], other: ["1", "2", "3"]})
+        path = tmp_path / f"{name}.{ending}"
+        pa_csv.write_csv(table, path) if ending == "csv" else pq.write_table(table, path)
+    said = r"b.csv' has the columns \['x', 'z'\]" if ending == "csv" else "must have the same columns"
+    with pytest.raises(FLDDError, match=said):
+        _ = TableDataModule(str(tmp_path)).splits
 
 
 def test_samples_are_written_over_training(run: SimpleNamespace) -> None:

@@ -220,11 +220,13 @@ def check_same(module: FLDD, checkpoint: Mapping[str, Any]) -> None:
         FLDDError: If anything differs that weights depend on, or it is not a checkpoint of this version.
     """
     there, here = check_about(checkpoint, "this checkpoint")["identity"], _identity(module)
+    if there.get("budgets") != here["budgets"]:  # which say more than the number of times
+        here.pop("num_steps")
     differences = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
     if differences:
         raise FLDDError(
-            "the checkpoint is of another configuration (" + "; ".join(differences) + "). Use the config "
-            "and the data it was trained with, and no options that change them; without any it uses its own."
+            "the checkpoint is of another configuration (" + "; ".join(differences) + "). Leave out --config "
+            "and the options that change it: a checkpoint knows its own. Or give what it was trained with."
             + _last_classes(module, there.get("num_classes"))
         )
 

@@ -38,12 +38,14 @@ class Guided(Decoding):
         of: The decoding; None for :class:`Ancestral`. Temperature, top-p and whether it is compiled are its own.
 
     Raises:
-        FLDDError: If the weight is negative or not finite; later, if the model drops no condition, or cannot be sampled
-            by the decoding.
+        FLDDError: If the weight is negative or not finite, or the decoding is guided itself; later, if the model drops
+            no condition, or cannot be sampled by the decoding.
     """
 
     def __init__(self, weight: float, of: Decoding | None = None) -> None:
         check_numbers(locals(), weight=NOT_NEGATIVE)
+        if isinstance(of, Guided):
+            raise FLDDError("what is guided is to be guided again, and the weights would multiply. Give one weight.")
         self.weight, self.of = float(weight), of or Ancestral()
         self._followed: _GuidedReverse | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from .data.base import DiscreteDataModule
+from .errors import FLDDError
 from .module import FLDD
 from .ranges import COUNT, check_numbers
 from .training import RisingAverage
@@ -48,7 +50,7 @@ class OwnLoop:
         averages: Keeps the averaged weights.
 
     Raises:
-        FLDDError: If there is no step to take, or the data does not fit the model.
+        FLDDError: If there is no step to take, the data can be gone through once only, or it does not fit the model.
     """
 
     def __init__(self, model: FLDD, data: Any, num_steps: int) -> None:
@@ -57,6 +59,8 @@ class OwnLoop:
         model.own_steps, model.trained_steps = 0, 0
         self.model, self.num_steps = model.train(), num_steps
         self._batches = 0  # of this step so far: several may make one
+        if isinstance(data, Iterator):
+            raise FLDDError("data can be gone through once only: give OwnLoop a list, a loader or a data module.")
         batches = data
         if isinstance(data, DiscreteDataModule):
             model.adopt(data)
@@ -91,7 +95,13 @@ class OwnLoop:
         return loss
 
     def step(self) -> None:
-        """Clip and apply the gradients that are there, clear them, and average the weights."""
+        """Clip and apply the gradients that are there, clear them, and average the weights.
+
+        Raises:
+            FLDDError: If there are no gradients.
+        """
+        if all(weight.grad is None for group in self.optimizer.param_groups for weight in group["params"]):
+            raise FLDDError("there is no gradient to step along: call loss(batch).backward() before step().")
         self.model.configure_gradient_clipping(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -55,7 +55,7 @@ from .latents.given import GivenLatent, random_subset
 from .latents.several import fit_latents, fit_without_trainer, make_latents, settled
 from .memory import check_memory
 from .networks import Backbone, StateEmbedding
-from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder
+from .pretrained import check_options, check_own, load_pretrained, model_card, write_folder, writing_to_hub
 from .ranges import ANY_SEED, BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SHARE, check_kinds, check_numbers
 from .reverse import DirectReverse, MaskedReverse, Reverse
 from .sampling import (
@@ -842,8 +842,6 @@ class FLDD(LightningModule, ModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write a folder that :meth:`from_pretrained` loads: configuration, averaged weights and a model card.
 
-        ``push_to_hub("OWNER/NAME")`` takes the same options and writes to the Hugging Face hub.
-
         Args:
             save_directory: The folder. A model that is there already is replaced, its card is kept.
             options: Of ``huggingface_hub.ModelHubMixin``. ``model_card_kwargs`` are those of
@@ -857,6 +855,21 @@ class FLDD(LightningModule, ModelHubMixin):
         check_options(options)
         check_own(Path(save_directory))
         made: str | None = super().save_pretrained(save_directory, **options)
+        return made
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Write what :meth:`save_pretrained` writes to the Hugging Face hub; returns the address of the commit.
+
+        Args:
+            repo_id: ``OWNER/NAME``.
+            options: Of ``huggingface_hub.ModelHubMixin``, such as ``private`` and ``token``, and
+                ``model_card_kwargs`` as for :meth:`save_pretrained`.
+
+        Raises:
+            FLDDError: If the hub cannot be reached or does not take it, and as for :meth:`save_pretrained`.
+        """
+        with writing_to_hub(repo_id):
+            made: str = super().push_to_hub(repo_id, **options)
         return made
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -236,9 +236,13 @@ def given_rows(given: Tensor, spec: Spec, num_samples: int) -> Tensor:
         raise FLDDError(f"given is a {type(given).__name__}, not a tensor of integers.")
     rows = given.unsqueeze(0) if given.shape == torch.Size(spec.shape) else given
     check_integers(rows, "given")
+    wrong = rows[(rows < -1) | (rows >= spec.num_classes)]
+    if len(wrong):
+        raise FLDDError(
+            f"given has the value {int(wrong[0])}, but values must lie in 0..{spec.num_classes - 1}, or be -1 where "
+            "nothing is known. Unsigned integers have no -1."
+        )
     check_states(rows.clamp_min(0), spec.num_classes, spec.shape, "given")
-    if int(rows.min()) < -1:
-        raise FLDDError(f"given has the value {int(rows.min())}, but -1 alone stands for what is not known.")
     if spec.num_values is not None:
         check_values(rows, spec.num_values)
     if num_samples % len(rows):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from .data import TextDataModule, Tokenizer
-from .data.tokenizer import restore_tokenizer
+from .data.tokenizer import CharacterTokenizer, restore_tokenizer
 from .errors import FLDDError
 from .metrics import TokenBound
 from .module import FLDD
@@ -87,6 +87,11 @@ class TextFLDD(FLDD):
         if self.tokenizer is None:
             raise FLDDError("this model has no tokenizer: train it on a TextDataModule, or set model.tokenizer.")
         parts = re.split(r"(_{3,})", text)
+        known = self.tokenizer.alphabet if isinstance(self.tokenizer, CharacterTokenizer) else "_"
+        if "_" not in known and any("_" in part and not _is_blank(part) for part in parts):
+            raise FLDDError(
+                f"a blank is a run of three underscores or more, and {shorten(text, 60)!r} has a shorter one."
+            )
         encoded = self.tokenizer.encode([part for part in parts if not _is_blank(part)])
         blanks = [torch.full((len(part),), -1) for part in parts if _is_blank(part)]
         tokens = [torch.from_numpy(each.astype("int64")) for each in encoded]

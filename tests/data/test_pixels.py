@@ -186,6 +186,8 @@ def test_images_without_a_number_are_refused(tmp_path: Path) -> None:
         ({"value_range": [1, 1]}, r"value_range is \[1, 1\]"),
         ({"value_range": [1]}, r"two numbers, \[low, high\]"),
         ({"label_maps": True, "value_range": [0, 1]}, "label_maps takes values as they are"),
+        ({"label_maps": True, "threshold": 0.4}, "label_maps takes values as they are"),
+        ({"label_maps": True, "background": 0.0}, "label_maps takes values as they are"),
         ({"levels": 300}, "levels of .* is 300"),
     ],
 )

@@ -256,7 +256,7 @@ def test_conditions_of_a_file_keep_to_their_examples(tmp_path: Path) -> None:
     for name, conditions, message in (
         ("c.npy", ["style"], "holds one array, and no style"),
         ("b.npz", ["colour"], "holds no 'colour_train', which --data.conditions asks for"),
-        ("d.npz", ["style"], "must be finite numbers"),
+        ("d.npz", ["style"], "a number that is not finite in row 0"),
         ("e.npz", ["style"], r"not \(4,\). If these are labels, convert them to integers: array.astype\(int\)"),
         ("d.npz", ["label"], "which means something else"),
     ):
@@ -303,6 +303,7 @@ def test_several_conditions_on_the_command_line(
     for words, expected in (
         (["style=4", "0", f"embedding={tmp_path / 'vectors.npy'}"], {"style": [4, 0], "embedding": vectors}),
         (["embedding=0.5", "-0.5", "style=1", "3"], {"embedding": [0.5, -0.5], "style": [1, 3]}),
+        (["embedding=0.5", "-0.5", "--condition=style=1", "3"], {"embedding": [0.5, -0.5], "style": [1, 3]}),
     ):
         assert main([*start, "--condition", *words, "--seed", "3"]) == 0
         assert np.array_equal(np.load(tmp_path / "s.npy"), model.sample(2, 3, condition=expected))
@@ -328,6 +329,7 @@ def test_several_conditions_on_the_command_line(
         (["3"], "several: style, embedding. Write --condition style=3, or --condition style=3 embedding=FILE.npy for"),
         (["style=one"], "the value 'one', which is no number"),
         (["style=1", "style=2"], "names 'style' twice"),
+        (["style=1", "--condition", "style=2"], "names 'style' twice"),
         (["style=1", "colour=2"], "cannot be asked for 'colour'"),
         (["style=5"], "the model has 5 labels"),
         (["style=3.5"], "style has dtype torch.float32, but a label is a whole number from 0 to 4."),

@@ -22,19 +22,19 @@ _HOW = "Write --condition 3, --condition label=3, --condition label=0 1 2, or --
 
 
 def condition_words(args: Sequence[str]) -> list[str]:
-    """The options with all words of ``--condition`` as one, which the parser takes as a list."""
-    args, joined = list(args), []
+    """The options with all words of every ``--condition`` as one list, which the parser takes."""
+    args, others, values, is_given = list(args), [], [], False
     while args:
         word = args.pop(0)
         name, equals, value = word.partition("=")
         if name != "--condition":
-            joined.append(word)
+            others.append(word)
             continue
-        values = [value] if equals else []
+        is_given = True
+        values += [value] if equals else []
         while args and not re.match(r"--|-[a-z]", args[0]):  # -0.5 is a number
             values.append(args.pop(0))
-        joined += [name, json.dumps(values)]
-    return joined
+    return [*others, "--condition", json.dumps(values)] if is_given else others
 
 
 def read_condition(model: FLDD, words: Sequence[object]) -> dict[str, Tensor]:

@@ -17,11 +17,13 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from ..callbacks import FIDCallback, PerplexityCallback
 from ..callbacks.report_facts import num_parameters, versions
 from ..data import DiscreteDataModule
+from ..errors import FLDDError
 from ..factory import describe, public_path
 from ..image import ImageFLDD
 from ..metrics import PixelFeatures
 from ..module import FLDD
 from ..pretrained import WEIGHTS, find_folder
+from ..ranges import COUNT, check_numbers
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, chosen_model, run_with_data, write_whole
 from .defaults import listed
@@ -40,7 +42,7 @@ def evaluate(
     output: str = "evaluation",
     num_steps: list[int] | None = None,
     callbacks: Callback | list[Callback] | None = None,
-    num_samples: int = 1_000,
+    num_samples: int | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
@@ -50,16 +52,19 @@ def evaluate(
     which is also printed.
 
     Args:
-        data: That of the checkpoint; options of it may be changed.
+        data: Left out, the data that the checkpoint was trained on, of which the test split is taken. Options change
+            it.
         ckpt_path: The checkpoint. If it names classes of your own, add --trust my_file.
         pretrained: In place of a checkpoint: digits or text, which come with this package; a folder of a trained
             model; or OWNER/NAME on the Hugging Face hub.
         output: The folder to write into. Files of an evaluation that are there already are left alone.
-        num_steps: Each T to evaluate, such as [4,16,64]. That of the training if left out; others for
-            models that were trained with budgets, and for masked diffusion that is not told the step.
+        num_steps: Numbers of steps T, such as [4,16,64]; each has its column. Left out, that of the training. Others
+            are for models that were trained with budgets, and for masked diffusion whose denoiser does not see the
+            step (time_independent).
         callbacks: One or several that judge samples in testing. If left out: FIDCallback in PixelFeatures for images,
             PerplexityCallback with an NGramJudge for text, and none for other data.
-        num_samples: Samples of the callbacks that are chosen if none are given.
+        num_samples: How many samples are judged, 1,000 if left out. Callbacks that you name have their own
+            --callbacks.num_samples.
         seed: Seed of the bound's noise. Callbacks have seeds of their own.
         device: Where to run, such as cpu or cuda.
     """
@@ -67,10 +72,14 @@ def evaluate(
     files = [folder / "evaluation.json", folder / "evaluation.md"]
     for file in files:
         check_new(file)
+    check_numbers(locals(), num_samples=COUNT.or_none)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
     weights = find_folder(str(pretrained), local_files_only=True) / WEIGHTS if ckpt_path is None else Path(ckpt_path)
-    judges = _judges(model, num_samples) if callbacks is None else listed(callbacks)
+    judges = _judges(model, num_samples or 1_000) if callbacks is None else listed(callbacks)
+    if num_samples is not None and (callbacks is not None or not judges):
+        instead = "set --callbacks.num_samples" if judges else "leave it out"
+        raise FLDDError(f"--num_samples is for the callbacks that are chosen for you, and there is none: {instead}.")
     trained = model.spec.num_steps
     models = [model if steps == trained else model.with_num_steps(steps) for steps in num_steps or [trained]]
     results = []

@@ -47,6 +47,8 @@ def read_given(model: FLDD, file: str | None, prompt: str | None, infill: str | 
     text = prompt if prompt is not None else infill
     if text is None:
         return None
+    if not text:
+        raise FLDDError(f"{used[0]} is empty: give a text, or leave it out.")
     if not isinstance(model, TextFLDD):
         raise FLDDError(f"{used[0]} is for models of text, not {type(model).__name__}: use --given FILE.")
     if (infill is not None) == (text.count("___") == 0):
@@ -112,7 +114,9 @@ def read_numbers(path: Path, option: str, kinds: str, what: str, wanted: str) ->
         said = _reason(error)
         said = "it is no array of numbers" if "pickle" in said else said.rstrip(".")  # numpy's advice is not safe
         raise FLDDError(f"cannot read '{path}': {said}. {option} takes a .npy file of {what}.") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+    if not isinstance(array, np.ndarray):
+        raise FLDDError(f"'{path}' is no .npy file with one array: {option} takes one of {what}.")
+    if array.dtype.kind not in kinds:
         raise FLDDError(f"'{path}' holds no array of {wanted}.")
     return array
 

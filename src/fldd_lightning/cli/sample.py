@@ -57,12 +57,12 @@ def sample(
             pictures of text that the model does not render.
         num_samples: How many; 64 if left out, or one for each example of --given or value of --condition if there are
             several.
-        num_steps: T. That of the training; another one for models that were trained with budgets, and for masked
-            diffusion that is not told the step.
+        num_steps: Number of steps T. Left out, that of the training. Another one is for models that were trained with
+            budgets, and for masked diffusion whose denoiser does not see the step (time_independent).
         batch_size: How many at once.
         seed: Seed; equal seeds give equal samples.
         device: Where to run, such as cpu or cuda. With cuda, several processes on a machine take a GPU each.
-        trajectory: Also write OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
+        trajectory: true also writes OUTPUT_trajectory.npy, all states (T + 1, N, *shape), and picture and text of
             the first 8 samples.
         decoding: Ancestral, which is meant if left out, or GreedyEnd; for masked diffusion also ExactlyN or
             ConfidentFirst. Each takes --decoding.temperature and --decoding.top_p.
@@ -103,7 +103,7 @@ def sample(
     states = model.sample(
         num_samples, seed, num_steps, trajectory, batch_size, is_first, decoding, known, best_of, asked, share
     )
-    if known is not None and is_first:
+    if known is not None and is_first and bool((known >= 0).any()):
         print("The model was trained to complete examples." if model.observed else CLAMPED)
     samples = states[-1] if trajectory else states
     lines = model.to_text(samples)

@@ -165,9 +165,14 @@ def _condition(part: Examples, name: str) -> Tensor:
     values = part.conditions[name]
     if values.dtype.kind != "f":
         return _integers(values, f"'{name}' of {part.name}", part)
-    if values.ndim != 2 or len(values) != len(part.x) or not np.isfinite(values).all():
+    if values.ndim == 2 and (wrong := np.flatnonzero(~np.isfinite(values).all(1))).size:
         raise FLDDError(
-            f"'{name}' of {part.name} must be finite numbers (N, m) for {len(part.x)} examples, not {values.shape}. If "
+            f"'{name}' of {part.name} has a number that is not finite in row {wrong[0]} (from 0). Replace it, or leave "
+            "the example out."
+        )
+    if values.ndim != 2 or len(values) != len(part.x):
+        raise FLDDError(
+            f"'{name}' of {part.name} must be numbers (N, m) for {len(part.x)} examples, not {values.shape}. If "
             "these are labels, convert them to integers: array.astype(int)."
         )
     return torch.from_numpy(values.astype(np.float32))

@@ -103,8 +103,8 @@ class Documents:
 
     def _refused(self, number: int) -> FLDDError:
         return FLDDError(
-            f"{self.what}: row {number} (from 0) has no text in column '{self.column}'. Give it one, or set "
-            "--data.skip_missing true to leave out such rows."
+            f"{self.what}: row {number} (from 0) has no text in column '{self.column}'. Give it one, or remove the "
+            "row; in training --data.skip_missing true leaves out such rows."
         )
 
     def _tell_missing(self, missing: int, rows: int) -> None:

@@ -90,6 +90,10 @@ def load_local(
             ) from error
         is_encoding = isinstance(error.__cause__ or error, UnicodeDecodeError)
         advice = ". Convert it to UTF-8" if is_encoding else ""
+        if not advice and len(files) > 1:
+            advice = (
+                ". The files of a folder must have the same columns; if they do, read each alone to find the broken one"
+            )
         raise FLDDError(f"cannot read '{path}': {_first_line(error)}{advice}") from error
 
 

@@ -98,9 +98,11 @@ class ImageDataModule(DiscreteDataModule):
         check_numbers(locals(), size=COUNT.or_none, padding=NATURAL, background=SHARE, levels=most.or_none)
         check_numbers(locals(), threshold=BETWEEN, num_val=COUNT)
         if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
-            raise FLDDError(f"value_range is {value_range}, but it must be two numbers, [low, high].")
-        if label_maps and (stochastic or value_range is not None):
-            raise FLDDError("label_maps takes values as they are: leave value_range and stochastic out.")
+            raise FLDDError(f"value_range is {value_range}, but it must be two numbers, [low, high], the lower first.")
+        if label_maps and (stochastic or value_range is not None or (threshold, background) != (0.5, 1.0)):
+            raise FLDDError(
+                "label_maps takes values as they are: leave value_range, threshold, background and stochastic out."
+            )
         if stochastic and levels != 2:
             raise FLDDError(f"stochastic binarisation needs levels=2, not {levels}.")
         self.save_hyperparameters(logger=False)

@@ -79,8 +79,15 @@ class _Reader(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         ]
 
     def _generate_tables(self, files: list[str], names: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        columns: list[str] = []
         for number, (file, name) in enumerate(zip(files, names, strict=True)):
             for part, table in enumerate(self.tables(file, name)):
+                columns = columns or table.column_names
+                if table.column_names != columns:
+                    raise FLDDError(
+                        f"'{name}' has the columns {table.column_names}, but '{names[0]}' has {columns}: give files of "
+                        "the same columns, or one file."
+                    )
                 yield (number, part), table
 
 

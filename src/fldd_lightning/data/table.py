@@ -28,7 +28,8 @@ class TableDataModule(DiscreteDataModule):
     Texts are categories. Numbers are binned: each bin has about equally many rows, and a number is never in two.
     A column with no more different numbers than bins has each as a category. Missing entries (an empty field, null,
     NaN; in a column of numbers also ``?``, ``-``, ``NA``, ``N/A``, ``null`` and ``None``) are a value of their own.
-    White space around an entry does not count. Rows at the end of a file that have no entry at all are left out.
+    White space around an entry or a name does not count. Rows at the end of a file that have no entry at all are left
+    out.
 
     Categories and bins are found in all rows, those held out included, and kept in checkpoints: other data then
     have the same ones. An entry that was not there in training is refused. A number beyond those of training is
@@ -133,7 +134,7 @@ class TableDataModule(DiscreteDataModule):
         read = split_names(load_local(Path(self.path), kinds, one_split=one_split))
         needed = 8 * sum(each.num_rows * each.num_columns for each in read.values())
         check_memory(needed, f"the table '{self.path}'", "Give fewer rows, or leave out columns with --data.leave_out.")
-        tables = {name: _shortened(each.with_format("arrow")[:]) for name, each in read.items()}
+        tables = {name: _shortened(_plain_names(each.with_format("arrow")[:])) for name, each in read.items()}
         empty = [name for name, table in tables.items() if table.num_rows == 0]
         if empty:
             raise FLDDError(f"'{self.path}' has no row for {empty[0]}: give a table with rows below its header.")
@@ -161,6 +162,15 @@ class TableDataModule(DiscreteDataModule):
         if max(found.num_values, default=0) < 2:
             raise FLDDError(f"'{self.path}' has no column with two different entries: there is nothing to learn.")
         return found
+
+
+def _plain_names(table: pa.Table) -> pa.Table:
+    """A table whose names of columns have no white space around them."""
+    names = [name.strip() for name in table.column_names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise FLDDError(f"two columns are called '{twice}' but for white space: give each a name of its own.")
+    return table.rename_columns(names)
 
 
 def _shortened(table: pa.Table) -> pa.Table:

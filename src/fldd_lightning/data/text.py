@@ -142,9 +142,17 @@ class TextDataModule(DiscreteDataModule):
         for row in self.splits[split].x:
             yield self.tokenizer.decode([i for i in row.tolist() if i < self.tokenizer.vocab_size])
 
-    def write_in(self, tokenizer: Tokenizer) -> None:
-        """Write the texts in a model's tokens, instead of those that the options or the characters give."""
+    def write_in(self, tokenizer: Tokenizer, length: int | None = None, padded: bool | None = None) -> None:
+        """Write the texts as a model takes them, instead of as the options or the characters say.
+
+        Args:
+            tokenizer: The model's.
+            length: Tokens per example; None for what the option says.
+            padded: Whether there is one document per example; None for what the option says.
+        """
         self._chosen = tokenizer
+        self.length = self.length if length is None else length
+        self._padded = self._padded if padded is None else padded
 
     def all_rows(self) -> Split:
         """The texts of ``path`` or ``name`` in their order: blocks, or one row for each document if ``padded``.
@@ -153,10 +161,11 @@ class TextDataModule(DiscreteDataModule):
         the number of its tokens is told.
 
         Raises:
-            FLDDError: If a document is empty, so that rows and documents would not agree, and as :meth:`load`.
+            FLDDError: If a row has no text or a document is empty, so that rows and documents would not agree, and as
+                :meth:`load`.
         """
         path, name, subset, column = (self.source[key] for key in ("path", "name", "subset", "column"))
-        corpus = read_corpus(path, name, subset, column, cache_dir=self.cache_dir)
+        corpus = read_corpus(path, name, subset, column, skip_missing=False, cache_dir=self.cache_dir)
         documents = [corpus.splits[name] for name in ("train", "val", "test") if name in corpus.splits]
         separator = "" if self.padded else self.separator
         self._tokenizer = self._given_tokenizer() or found_characters(documents, separator)
@@ -165,13 +174,13 @@ class TextDataModule(DiscreteDataModule):
             rows = self._rows(self._tokenizer)
             parts.append(rows.all_of(each))
             self._check(rows, len(parts[-1]), each.what)
-            self._tell(each.what, rows.counts)
             number, tokens = rows.counts["documents"], rows.counts["tokens"]
             if self.padded and len(parts[-1]) < number:
                 raise FLDDError(
                     f"{each.what}: {number - len(parts[-1])} of {number} documents are empty and have no bound. Remove "
                     "them, so that rows and documents agree."
                 )
+            self._tell(each.what, rows.counts)
             if not self.padded and (rest := tokens - parts[-1].numel()):
                 rank_zero_info(f"{each.what}: the last {rest} of {tokens} tokens fill no block of {self.length}.")
         return Split(torch.cat(parts))

@@ -1,7 +1,17 @@
 """Trained models as folders: a configuration, weights and a model card; and the two that come with this package."""
 
 from .card import check_options, model_card
-from .folder import CONFIG, WEIGHTS, check_own, find_folder, load_pretrained, read_folder, shipped, write_folder
+from .folder import (
+    CONFIG,
+    WEIGHTS,
+    check_own,
+    find_folder,
+    load_pretrained,
+    read_folder,
+    shipped,
+    write_folder,
+    writing_to_hub,
+)
 
 __all__ = [
     "CONFIG",
@@ -14,4 +24,5 @@ __all__ = [
     "read_folder",
     "shipped",
     "write_folder",
+    "writing_to_hub",
 ]

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
 
     from ..module import FLDD
 
-__all__ = ["CONFIG", "WEIGHTS", "check_own", "find_folder", "load_pretrained", "read_folder", "shipped", "write_folder"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "check_own",
+    "find_folder",
+    "load_pretrained",
+    "read_folder",
+    "shipped",
+    "write_folder",
+    "writing_to_hub",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _HERE = Path(__file__).parent
@@ -71,6 +82,28 @@ def write_folder(module: FLDD, folder: Path) -> None:
             file.write(_as_json({**made_by, **about}).encode())
     except OSError as error:
         raise FLDDError(f"cannot write to '{folder}': {error.strerror or error}. Choose another folder.") from error
+
+
+@contextmanager
+def writing_to_hub(name: str) -> Iterator[None]:
+    """Say in one sentence why the hub did not take a model.
+
+    Args:
+        name: Of the model on the hub.
+
+    Raises:
+        FLDDError: If it did not.
+    """
+    try:
+        yield
+    except FLDDError:
+        raise
+    except Exception as error:  # the hub's library raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise FLDDError(
+            f"cannot write '{name}' to the hub: {reason}. Log in with 'hf auth login', or give token. A name is "
+            "OWNER/NAME, and the network must be there (HF_HUB_OFFLINE not set)."
+        ) from error
 
 
 def check_own(folder: Path) -> None:
