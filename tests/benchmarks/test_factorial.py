@@ -12,6 +12,7 @@ import autoregressive
 import factorial
 import held
 import kinds
+import one_stage
 import published
 import pytest
 import torch
@@ -294,3 +295,33 @@ def test_rows_of_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert int(str(row["own_steps"])) > 6
     assert float(str(row["nelbo"])) > 0
     assert len(read_rows(tmp_path / "tuning.csv")) == 2
+
+
+def test_one_stage_spends_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
+    monkeypatch.setitem(one_stage.SMALL, "mnist16", small_mlp)
+    data = TINY.data("", batch_size=32, seed=0)
+    model = one_stage.made("mnist16", 1e-3, data)
+    assert type(model.forward_process.base) is AbsorbingProcess  # no order by hand
+    assert model.forward_process.learned
+    (latent,) = model.latents
+    assert isinstance(latent, TrainedMixtureLatent)
+    assert all(p.requires_grad for p in model.parameters())
+    step = held.operations(model, data)
+    monkeypatch.setitem(one_stage.OPERATIONS, "mnist16", 7.5 * step / 1e9)
+    assert one_stage.num_steps_of("mnist16", data) == 7
+    assert set(one_stage.OPERATIONS) == set(one_stage.SMALL) == set(one_stage.RATES) == set(kinds.KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
+    monkeypatch.setitem(one_stage.SMALL, "mnist16", small_mlp)
+    monkeypatch.setitem(one_stage.RATES, "mnist16", (1e-3, 2e-3))
+    monkeypatch.setattr(one_stage, "num_steps_of", lambda *_: 6)
+    row = one_stage.run("mnist16", 0, "", tmp_path / "one_stage.csv")
+    assert row["steps"] == 6
+    assert float(str(row["nelbo"])) > 0
+    assert [tried["process"] for tried in read_rows(tmp_path / "tuning.csv")] == ["one stage"] * 2
+    assert one_stage.count("mnist16", "") > 0

@@ -19,6 +19,7 @@ import held
 import kinds
 import mnist
 import molecules
+import one_stage
 import published
 import pytest
 import text
@@ -42,7 +43,8 @@ KNOWN = {  # CSV, column: what may stand there
     "file_size": {"kind": file_size.KINDS},
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "soak": {"outcome": ["ok", "ok, enumerated"]},
-    "tuning": {"kind": kinds.KINDS, "process": factorial.PROCESSES},
+    "one_stage": {"kind": one_stage.OPERATIONS},
+    "tuning": {"kind": kinds.KINDS, "process": [*factorial.PROCESSES, "one stage"]},
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},
     "text": {"process": text.PROCESSES, "network": text.NETWORKS},

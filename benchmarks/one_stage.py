@@ -1,0 +1,120 @@
+"""Nothing fitted beforehand and nothing set by hand, at the operations of the recipe that has both.
+
+    python benchmarks/one_stage.py --kind qm9 --path train_smile.txt
+
+Training starts at conventional masked diffusion with T = 4. From the first step gradients on the bound move all parts:
+denoiser, schedule and latent. A learned schedule hardly depends on x, so its network is small here, and the operations
+that this saves go into more steps. ``OPERATIONS`` says how many there are: those of an order by hand with a schedule
+learned from it and a latent that is fitted beforehand, of the fit, too; ``--count`` counts them again.
+
+The learning rate is chosen for the whole model, by ``val/nelbo`` after a third of the steps (``tuning.csv``). Rows that
+are there are not measured again. One thread a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import joined, made_with, measured, one_thread, run_missing, train, tuned_rate
+from factorial import STEPS, build
+from held import LEARNED, operations
+from kinds import KINDS, Kind
+from lightning.pytorch import seed_everything
+from work import TrainingWork, sampling_work, trained_numbers
+
+from fldd_lightning import FLDD, MLP, DiscreteDataModule, Transformer, UNet
+
+__all__ = ["OPERATIONS", "SMALL", "main", "run"]
+
+# GFLOP of the recipe that is partly fitted and set by hand: steps of ``kinds.py``, and the latent's fit
+OPERATIONS = {"mnist16": 36_295, "mnist28": 220_700, "qm9": 14_198, "text64": 32_810}
+SMALL: dict[str, Any] = {
+    "mnist16": partial(MLP, width=64, embedding=4),
+    "mnist28": partial(UNet, widths=(8, 16, 32)),
+    "qm9": partial(MLP, width=64),
+    "text64": partial(Transformer, width=32, depth=1, heads=2),
+}
+RATES = {
+    "mnist16": (2e-3, 4e-3, 8e-3), "mnist28": (1e-3, 2e-3), "qm9": (2e-3, 4e-3, 8e-3), "text64": (1e-3, 2e-3),
+}  # fmt: skip
+
+
+def small(name: str) -> Kind:
+    """A kind of data whose learned processes have a small network."""
+    return replace(KINDS[name], forward=SMALL[name])
+
+
+def made(name: str, rate: float, data: DiscreteDataModule) -> FLDD:
+    """The model of a row."""
+    return build(small(name), LEARNED, "joint", STEPS[0], rate, data)
+
+
+def num_steps_of(name: str, data: DiscreteDataModule) -> int:
+    """As many optimiser steps as the operations allow."""
+    return int(OPERATIONS[name] * 1e9 // operations(made(name, 1e-3, data), data))
+
+
+def try_rate(name: str, path: str, rate: float, steps: int) -> tuple[float, float]:
+    """Train at a learning rate; returns ``val/nelbo`` and seconds."""
+    seed_everything(0, verbose=False)
+    data = KINDS[name].data(path, batch_size=KINDS[name].batch, seed=0)
+    model = made(name, rate, data)
+    model.freeze_steps //= 3  # as the steps
+    return train(model, data, steps)
+
+
+def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
+    """Train and measure one row."""
+    chosen = KINDS[kind]
+    data, work = chosen.data(path, batch_size=chosen.batch, seed=0), TrainingWork()
+    steps = num_steps_of(kind, data)
+    tuned, at = {"kind": kind, "process": "one stage"}, partial(try_rate, kind, path)
+    rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
+    seed_everything(seed, verbose=False)
+    model = made(kind, rate, data)
+    val, seconds = train(model, data, steps, [work])
+    logged = measured(model, data, [], chosen.tested)
+    x = model.sample(chosen.samples, seed, batch_size=500)
+    said = chosen.measure(model, data, x, output.parent)
+    _, numbers = sampling_work(model)
+    return {
+        "kind": kind, "seed": seed, "num_steps": STEPS[0], "steps": steps, "lr": rate, "val_nelbo": f"{val:.4f}",
+        **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
+        "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
+        "measures": joined(said), "samples": chosen.samples, "training_gflop": round(work.total(steps) / 1e9),
+        "allowed_gflop": OPERATIONS[kind], "numbers_sampling": numbers, "numbers_training": trained_numbers(model),
+        "seconds": round(seconds), **made_with(),
+    }  # fmt: skip
+
+
+def count(name: str, path: str) -> float:
+    """GFLOP of the recipe that is partly fitted and set by hand, whose latent is fitted for it."""
+    kind, work = KINDS[name], TrainingWork()
+    data = kind.data(path, batch_size=kind.batch, seed=0)
+    train(build(kind, "learned", "yes", STEPS[0], 1e-3, data), data, 4, [work])
+    return work.total(kind.steps) / 1e9
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=OPERATIONS, required=True)
+    parser.add_argument("--path", required=True, help="the kind's data: a folder or a file")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--count", action="store_true", help="count the operations that are allowed, and train nothing")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/one_stage.csv"))
+    arguments = parser.parse_args()
+    one_thread()
+    if arguments.count:
+        print(f"{arguments.kind}: {count(arguments.kind, arguments.path):,.0f} GFLOP")
+        return
+    keys = [{"kind": arguments.kind, "seed": seed} for seed in arguments.seeds]
+    run_missing(arguments.output, keys, partial(run, path=arguments.path, output=arguments.output))
+
+
+if __name__ == "__main__":
+    main()
