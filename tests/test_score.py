@@ -266,7 +266,7 @@ def test_a_pretrained_model_knows_its_length_and_names_a_separator(
     args = ["score", "--pretrained", "text", "--data", "TextDataModule", "--data.path", str(tmp_path / "new.txt")]
     args += ["--output", str(tmp_path / "scores.csv")]
     assert main(args) == 1
-    assert "documents are joined by '\\n', but '\\n' is not among the characters. Set --data.separator" in (
+    assert "documents are joined by '\\n', which 27 characters ' abcdefghijklmnopqrstuvwxyz' cannot write." in (
         capsys.readouterr().err
     )
     assert main([*args, "--data.separator", " "]) == 0

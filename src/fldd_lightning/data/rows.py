@@ -126,20 +126,18 @@ class _Encoder:
     def __call__(self, texts: Sequence[Any], numbers: Sequence[int]) -> dict[str, list[np.ndarray]]:
         if self.documents is not None:
             texts = self.documents.texts(texts, numbers[0])
-        if self.separator is not None:  # so that a text split into lines is the same text again
-            if numbers[-1]:
-                self._check_separator(self.separator)
-            texts = [self.separator + text if number else text for text, number in zip(texts, numbers, strict=True)]
-        return {"ids": self.tokenizer.encode(texts)}
-
-    def _check_separator(self, separator: str) -> None:
-        alphabet = self.tokenizer.alphabet if isinstance(self.tokenizer, CharacterTokenizer) else separator
-        missing = next((character for character in separator if character not in alphabet), None)
-        if missing is not None:
+        if self.separator is None:
+            return {"ids": self.tokenizer.encode(texts)}
+        # with the separator, so that a text split into lines is the same text again
+        joined = [self.separator + text if number else text for text, number in zip(texts, numbers, strict=True)]
+        try:
+            return {"ids": self.tokenizer.encode(joined)}
+        except FLDDError:
+            self.tokenizer.encode(texts)  # says which text cannot be written, if it is not the separator
             raise FLDDError(
-                f"documents are joined by {separator!r}, but {missing!r} is not among the characters. Set "
-                "--data.separator to what is, such as ' ', or to '' for nothing."
-            )
+                f"documents are joined by {self.separator!r}, which {self.tokenizer.describe()} cannot write. Set "
+                "--data.separator to what it can, such as ' ', or to '' for nothing."
+            ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         """What the library finds kept tokens by: all that decides them, nothing that changes in use."""
