@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common import joined, made_with, measured, one_thread, run_missing, train, tuned_rate
-from factorial import STEPS, build
+from factorial import STEPS, build, train_a_third
 from held import LEARNED, operations
 from kinds import KINDS, Kind
 from lightning.pytorch import seed_everything
@@ -58,21 +58,12 @@ def num_steps_of(name: str, data: DiscreteDataModule) -> int:
     return int(OPERATIONS[name] * 1e9 // operations(made(name, 1e-3, data), data))
 
 
-def try_rate(name: str, path: str, rate: float, steps: int) -> tuple[float, float]:
-    """Train at a learning rate; returns ``val/nelbo`` and seconds."""
-    seed_everything(0, verbose=False)
-    data = KINDS[name].data(path, batch_size=KINDS[name].batch, seed=0)
-    model = made(name, rate, data)
-    model.freeze_steps //= 3  # as the steps
-    return train(model, data, steps)
-
-
 def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
     """Train and measure one row."""
     chosen = KINDS[kind]
     data, work = chosen.data(path, batch_size=chosen.batch, seed=0), TrainingWork()
     steps = num_steps_of(kind, data)
-    tuned, at = {"kind": kind, "process": "one stage"}, partial(try_rate, kind, path)
+    tuned, at = {"kind": kind, "process": "one stage"}, partial(train_a_third, small(kind), LEARNED, "joint", path)
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
     seed_everything(seed, verbose=False)
     model = made(kind, rate, data)
