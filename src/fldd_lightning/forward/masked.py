@@ -279,9 +279,12 @@ class StaggeredProcess(MaskProcess):
 class LearnedMaskProcess(MaskProcess):
     """A mask schedule that is learned, over a fixed one.
 
-    The log odds that a coordinate masked at t is masked at s = t - 1 are base + order + network(x). So gamma is
+    The log odds that a coordinate masked at t is masked at s = t - 1 are base + pace (order + network(x)). So gamma is
     monotone in t, gamma_T is exactly 1, and a masked coordinate never returns. With ``order`` and the network's last
     layer at zero the process is its base.
+
+    ``pace`` is 1 up to T = 8 and 8 / T above. Adam moves what it learns at one rate, however little a gradient says.
+    With more steps each of them says less, and gamma, a product over them, would drift away on noise.
 
     The network sees x, so that examples may have schedules of their own. On all data tried they hardly do:
     ``collapse/spread`` says how far their schedules are apart.
@@ -310,7 +313,9 @@ class LearnedMaskProcess(MaskProcess):
     learned = True
     odds_are_of_steps = True
     _order_scale = 10.0  # of the table, which Adam thereby moves ten times as fast as a weight
+    _full_pace = 8  # the T up to which pace is 1
     base_odds: Tensor
+    paces: Tensor
     rows: Tensor
     tables: Tensor
     places: Tensor
@@ -344,6 +349,7 @@ class LearnedMaskProcess(MaskProcess):
             "rows": (steps > 1).nonzero().squeeze(1),  # of the table, those that are used: the others' odds are NEVER
             "tables": (which * (spec.num_steps + 1) + times)[steps > 1],  # where in base_odds these belong
             "places": torch.zeros(1, dtype=torch.long),
+            "paces": torch.ones(1),  # of each schedule
         }
         for name, buffer in buffers.items():  # no part of a checkpoint
             self.register_buffer(name, buffer, persistent=False)
@@ -358,14 +364,16 @@ class LearnedMaskProcess(MaskProcess):
             self.base_odds = torch.cat([self.base_odds, as_it_is.unsqueeze(0)])
             known.append(num_steps)
         self._place = known.index(num_steps)
+        self.paces = torch.tensor([min(1.0, self._full_pace / n) for n in known], device=self._one.device)  # (m,)
         self.places = torch.tensor([known.index(n) for n in self.timesteps.numbers], device=self._one.device)
 
     def _schedules(self) -> Tensor:
         """Log odds of all schedules that examples share, one for each number of steps, ``(m, T + 1, *shape)``."""
         if len(self.base_odds) == 1:
-            return self.base_odds + self._order_scale * self.order
-        flat = self.base_odds.flatten(0, 1)
-        return flat.index_add(0, self.tables, self._order_scale * self.order[self.rows]).view(self.base_odds.shape)
+            return self.base_odds + self._order_scale * self.paces * self.order
+        moved = torch.zeros_like(self.base_odds).flatten(0, 1).index_add(0, self.tables, self.order[self.rows])
+        scale = self._order_scale * self.paces.reshape(-1, *[1] * (self.base_odds.dim() - 1))
+        return self.base_odds + scale * moved.view(self.base_odds.shape)
 
     def log_stay_odds(self) -> Tensor:
         return self._schedules()[self._place]
@@ -374,7 +382,8 @@ class LearnedMaskProcess(MaskProcess):
         return f"{super().configuration()} over {self.base.configuration()}"
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        return self._residual(x, condition) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        pace = self.paces[self._place]
+        return pace * self._residual(x, condition) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
     def shared_odds(self) -> Tensor:
         if self.timesteps.are_times:
@@ -392,10 +401,13 @@ class LearnedMaskProcess(MaskProcess):
         if len(self.timesteps.numbers) == 1:
             return self.log_stay_odds_of(x, condition)
         shared, which = self._shared_of_steps()
-        return self._residual(x, condition) + shared.contiguous().index_select(0, which[t])
+        schedule = which[t]
+        residual = self._residual(x, condition)
+        pace = per_example(self.paces[schedule], residual)
+        return pace * residual + shared.contiguous().index_select(0, schedule)
 
     def _residual(self, x: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        """What the network adds, ``(B, *shape, T - 1)``."""
+        """What the network adds at full pace, ``(B, *shape, T - 1)``."""
         residual: Tensor = self.network(x, torch.zeros(len(x), dtype=torch.long, device=x.device), condition)
         return residual.to(torch.promote_types(residual.dtype, torch.float32))
 
