@@ -207,6 +207,25 @@ def test_each_budget_has_an_order_of_its_own() -> None:
     assert (process.shared_odds() != shared).any(1).tolist() == [False] * 7 + [True]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("first", [4, 16])
+def test_what_is_learned_of_many_steps_counts_less(first: int) -> None:
+    """Above eight steps by 8 / T, of the table and of the network, alone and among others."""
+    process, x = learned_on((8,), (first, 20 - first), StaggeredProcess), torch.randint(3, (20, 8))
+    t = torch.arange(1, 21)
+    base = process.step(x, t).log_odds
+    process.order += 0.1
+    for p in process.network.parameters():
+        p.normal_(std=0.3)
+    at = process.timesteps.t[t].view(-1, 1, 1).expand(-1, 8, 1) - 2
+    residual = process.network(x, torch.zeros_like(t), ()).gather(-1, at.clamp_min(0)).squeeze(-1)
+    pace = torch.where(process.timesteps.which[t] == (0 if first == 16 else 1), 0.5, 1.0).unsqueeze(1)
+    moved = (pace * (1.0 + residual)).masked_fill((process.timesteps.s[t] == 0).unsqueeze(1), 0.0)
+    torch.testing.assert_close(process.step(x, t).log_odds, base + moved, rtol=1e-4, atol=1e-4)
+    for step, each in enumerate(process.steps(x[:1]), start=1):
+        torch.testing.assert_close(each.log_odds, process.step(x[:1], torch.tensor([step])).log_odds)
+
+
 def test_steps_that_are_no_budget_have_the_base_alone() -> None:
     process, x = learned_on((8,), (4, 2), StaggeredProcess), torch.randint(3, (5, 8))
     with torch.no_grad():

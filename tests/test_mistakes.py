@@ -33,6 +33,7 @@ def mistake(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["test"], "Give --ckpt_path FILE"),
         (["fit", "--config", "no.yaml"], "--config: File does not exist"),
         (["fit", "--config", str(CONFIGS / "array.yaml")], "--data: the following arguments are required: path"),
+        (["fit", "--data.path", "x.npy"], "--data: 'path' is an option of a class, and none is named. Name it first"),
         (
             [*DIGITS, "--model", "ImageFLD"],
             "--model: there is no class ImageFLD (did you mean ImageFLDD?)",

@@ -23,6 +23,7 @@ from .words import NO_CLASS, in_words, wants_list
 __all__ = ["OptionParser", "TrainerOptionParser"]
 
 _PROBLEM = re.compile(r"Problem with given class_path '[^']*':\s*([^\n]+)")
+_OF_NO_DATA = re.compile(r"class_path 'lightning[\w.]*\.LightningDataModule':\s*Option '([^']*)' is not accepted")
 _NO_MODULE = re.compile(r"No module named '(\w+)")
 _IN_ROOT = ". Start in the root of the repository: its examples are found from there"
 
@@ -69,7 +70,10 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
             cause = unknown[0]
     cause = cause.partition('":')[2] if cause.startswith('Parser key "') else cause
     said = in_words(cause)
-    if module := _NO_MODULE.search(cause):
+    if option := _OF_NO_DATA.search("\n".join(chain)):
+        said = f"'{option[1]}' is an option of a class, and none is named"
+        advice = ". Name it first, such as --data ArrayDataModule, or give a config that does"
+    elif module := _NO_MODULE.search(cause):
         advice = _IN_ROOT if module[1] == "examples" else ""
     elif (unknown := NO_CLASS.match(cause)) and unknown[1] in _classes():
         said, advice = f"{unknown[1]} is a class of another kind", ""
