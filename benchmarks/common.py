@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
+import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from fldd_lightning import (
 
 __all__ = [
     "MASKED",
+    "UNFINISHED",
     "UNIFORM",
     "Recipe",
     "append_row",
@@ -53,6 +57,8 @@ __all__ = [
     "tuned_rate",
 ]
 
+UNFINISHED = Path(__file__).parent / "results" / "unfinished"  # trainings that were interrupted
+_KEPT_EVERY = timedelta(minutes=10)
 _QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -176,8 +182,11 @@ def train_and_test(
 def train(model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback] = ()) -> tuple[float, float]:
     """Train; the model ends with the weights of the lowest ``val/nelbo`` out of four validations.
 
+    A training that is interrupted loses ten minutes at most. Its checkpoints stay in ``results/unfinished`` until it
+    ends, and the same call goes on from them. Delete that folder to start anew, as after a change of the code.
+
     Args:
-        model: What to train.
+        model: What to train, just made.
         data: Its data.
         steps: Optimiser steps.
         callbacks: Of the training.
@@ -185,18 +194,37 @@ def train(model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence
     Returns:
         That ``val/nelbo``, and the seconds of training.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        best = ModelCheckpoint(folder, monitor="val/nelbo")
-        trainer = Trainer(
-            max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
-            limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[best, *callbacks], **_QUIET,
-        )  # fmt: skip
-        start = time.monotonic()
-        trainer.fit(model, data)
-        seconds = time.monotonic() - start
-        model.load_state_dict(torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"])
-        assert best.best_model_score is not None
-        return float(best.best_model_score), seconds
+    settings = (model.hparams, data.hparams, data.batch_size, steps, torch.initial_seed(), __version__)
+    folder = UNFINISHED / sha256(repr(settings).encode()).hexdigest()[:16]
+    best, clock = ModelCheckpoint(folder, "best", monitor="val/nelbo"), _Clock()
+    last = ModelCheckpoint(folder, "last", train_time_interval=_KEPT_EVERY, enable_version_counter=False)
+    trainer = Trainer(
+        max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
+        limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[clock, best, *callbacks, last], **_QUIET,
+    )  # fmt: skip
+    kept = folder / "last.ckpt"
+    trainer.fit(model, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
+    model.load_state_dict(torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"])
+    shutil.rmtree(folder)
+    assert best.best_model_score is not None
+    return float(best.best_model_score), clock.seconds
+
+
+class _Clock(Callback):
+    """Seconds of a training, those before it was interrupted included."""
+
+    def __init__(self) -> None:
+        self._before, self._start = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._before = state_dict["seconds"]
 
 
 def measured(

@@ -43,7 +43,7 @@ class TrainingWork(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._counter is not None:
-            self.fit = self._stop()
+            self.fit = self._stop() or self.fit  # a run that goes on has fitted before
             self._start()
 
     def on_train_batch_end(
@@ -51,6 +51,12 @@ class TrainingWork(Callback):
     ) -> None:
         if self._counter is not None:
             self.step = self._stop()
+
+    def state_dict(self) -> dict[str, int]:
+        return {"fit": self.fit}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.fit = state_dict["fit"]
 
     def total(self, steps: int) -> int:
         """Operations of a training of so many steps."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import any_steps
 import autoregressive
+import common
 import factorial
 import held
 import kinds
@@ -18,6 +20,8 @@ import pytest
 import torch
 from common import append_row, read_rows
 from factorial_figure import draw, steps_saved
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch import Tensor
 from work import TrainingWork, counted, sampling_work, trained_numbers
 
@@ -25,6 +29,7 @@ from conftest import all_states, small_mlp
 from fldd_lightning import (
     FLDD,
     AbsorbingProcess,
+    AutoencoderLatent,
     Backbone,
     DigitsDataModule,
     DiscreteDataModule,
@@ -55,6 +60,43 @@ TINY = kinds.Kind(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kinds.KINDS, "mnist16", TINY)
     monkeypatch.setattr(factorial, "STEPS", (4, 2))
+
+
+class Interrupted(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            raise KeyError("the lights went out")
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(common, "_KEPT_EVERY", timedelta(microseconds=1))
+
+    kind = replace(TINY, latent=partial(AutoencoderLatent, fit_steps=2))
+
+    def trained(*callbacks: Callback) -> tuple[dict[str, Tensor], float, TrainingWork]:
+        seed_everything(0, verbose=False)
+        data, work = DigitsDataModule(batch_size=32, seed=0), TrainingWork()
+        model = factorial.build(kind, "learned", "yes", 4, 1e-2, data)
+        val, _ = common.train(model, data, 8, [work, *callbacks])
+        return model.state_dict(), val, work
+
+    whole, val, work = trained()
+    assert not any(common.UNFINISHED.iterdir())
+    with pytest.raises(KeyError, match="lights"):
+        trained(Interrupted(5))
+    assert len(list(common.UNFINISHED.glob("*/last.ckpt"))) == 1
+    started: list[int] = []
+    noted = LambdaCallback(on_train_batch_start=lambda trainer, *_: started.append(trainer.global_step))
+    after, its_val, its_work = trained(noted)
+    assert started == [5, 6, 7]
+    assert its_val == val
+    assert its_work.total(8) == work.total(8) > 8 * work.step
+    torch.testing.assert_close(after, whole, rtol=0, atol=0, equal_nan=True)
+    assert not any(common.UNFINISHED.iterdir())
 
 
 def test_every_combination_is_there_once() -> None:
