@@ -18,8 +18,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from common import append_row, joined, made_with, measured, one_thread, rows_of, train, tuned_rate
-from factorial import PROCESSES, train_at
+from common import append_row, joined, made_with, measured, one_thread, rows_of, train
+from factorial import PROCESSES, chosen_rate
 from kinds import KINDS
 from lightning.pytorch import seed_everything
 
@@ -74,8 +74,7 @@ def run(
         missing = [key for key in missing if not taken_over(key, output)]
     if not missing:
         return
-    tuned, at = {"kind": kind, "process": process}, partial(train_at, kind, process, path)
-    rate = rate or tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, chosen.steps, at)
+    rate = rate or chosen_rate(kind, process, "no", path, output)
     seed_everything(seed, verbose=False)
     data = chosen.data(path, batch_size=chosen.batch, seed=0)
     trained = build(kind, process, budgets, rate, data)

@@ -129,7 +129,7 @@ def row(path: str, output: Path, kind: str, seed: int, steps: int) -> dict[str, 
         seed_everything(0, verbose=False)
         return train(make(lr=lr), data, steps)
 
-    tuned = {"kind": kind, "process": "autoregressive"}
+    tuned = {"kind": kind, "process": "autoregressive", "latent": "no"}
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, chosen.rates, steps, train_at)
     seed_everything(seed, verbose=False)
     model, work = make(lr=rate), TrainingWork()

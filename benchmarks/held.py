@@ -8,7 +8,7 @@ A row holds none of them, the schedule, the encoder, or both. The denoiser learn
 and the prior of an autoencoder. (The tables of a mixture or a chain are encoder and decoder in one.)
 
 A model whose schedule is held has no network for it, and trains for as many more steps as that network would have cost.
-All rows of a kind have one learning rate: the one that was chosen for the learned model (``tuning.csv``). Rows that are
+All rows of a kind have one learning rate: the one that was chosen for the learned model without a latent (``tuning.csv``). Rows that are
 there are not measured again. One thread a run.
 """
 
@@ -18,8 +18,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from common import made_with, measured, one_thread, run_missing, train, tuned_rate
-from factorial import STEPS, build, train_at
+from common import made_with, measured, one_thread, run_missing, train
+from factorial import STEPS, build, chosen_rate
 from kinds import KINDS, Kind
 from lightning.pytorch import seed_everything
 from torch import nn
@@ -56,10 +56,7 @@ def operations(model: FLDD, data: DiscreteDataModule) -> int:
 def run(kind: str, held: str, seed: int, steps: int, path: str, output: Path) -> dict[str, object]:
     """Train and measure one row."""
     chosen = KINDS[kind]
-    at = partial(train_at, kind, LEARNED, path)
-    rate = tuned_rate(
-        output.with_name("tuning.csv"), {"kind": kind, "process": LEARNED}, chosen.rates, chosen.steps, at
-    )
+    rate = chosen_rate(kind, LEARNED, "no", path, output)
     seed_everything(seed, verbose=False)
     data = chosen.data(path, batch_size=chosen.batch, seed=0)
     whole, own = (operations(made(chosen, each, rate, data), data) for each in ("nothing", held))

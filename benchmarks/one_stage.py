@@ -63,7 +63,8 @@ def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
     chosen = KINDS[kind]
     data, work = chosen.data(path, batch_size=chosen.batch, seed=0), TrainingWork()
     steps = num_steps_of(kind, data)
-    tuned, at = {"kind": kind, "process": "one stage"}, partial(train_a_third, small(kind), LEARNED, "joint", path)
+    tuned = {"kind": kind, "process": "one stage", "latent": "joint"}
+    at = partial(train_a_third, small(kind), LEARNED, "joint", path)
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
     seed_everything(seed, verbose=False)
     model = made(kind, rate, data)

@@ -129,7 +129,7 @@ def test_rows_are_complete_and_not_measured_again(tiny: None, tmp_path: Path) ->
     assert len(rows) == sum(len(cell.rows(3)) for cell in chosen)
     assert {row["lr"] for row in rows} <= {"0.001", "0.002"}
     tried = read_rows(tmp_path / "tuning.csv")
-    assert len(tried) == 2 * len({cell.process for cell in chosen})  # the same effort for all
+    assert len(tried) == 2 * len({(cell.process, cell.latent) for cell in chosen})  # the same effort for all
     for row in rows:
         assert float(row["nelbo_se"]) > 0
         assert int(row["numbers_training"]) >= int(row["numbers_sampling"]) > 0

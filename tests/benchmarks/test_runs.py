@@ -44,7 +44,11 @@ KNOWN = {  # CSV, column: what may stand there
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "soak": {"outcome": ["ok", "ok, enumerated"]},
     "one_stage": {"kind": one_stage.OPERATIONS},
-    "tuning": {"kind": kinds.KINDS, "process": [*factorial.PROCESSES, "one stage"]},
+    "tuning": {
+        "kind": kinds.KINDS,
+        "process": [*factorial.PROCESSES, "one stage", "autoregressive"],
+        "latent": ["no", "yes", "joint"],
+    },
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},
     "text": {"process": text.PROCESSES, "network": text.NETWORKS},
