@@ -8,7 +8,7 @@ A row holds none of them, the schedule, the encoder, or both. The denoiser learn
 and the prior of an autoencoder. (The tables of a mixture or a chain are encoder and decoder in one.)
 
 A model whose schedule is held has no network for it, and trains for as many more steps as that network would have cost.
-All rows of a kind have one learning rate: the one that was chosen for the learned model without a latent (``tuning.csv``). Rows that are
+All rows of a kind have one learning rate: that of the learned model without a latent (``tuning.csv``). Rows that are
 there are not measured again. One thread a run.
 """
 
