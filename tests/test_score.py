@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -329,6 +330,30 @@ def test_a_file_that_is_there_is_left_alone(
     assert "cannot write into" in capsys.readouterr().err
 
 
+def test_another_file_replaces_all_of_the_checkpoint(tmp_path: Path) -> None:
+    """Those of its further splits, too: of which would the numbers be?"""
+    for name in ("my", "val", "test", "new"):
+        (tmp_path / f"{name}.txt").write_text("".join("abcd"[: 1 + i % 4] + "\n" for i in range(40 + len(name))))
+    others = ["--data.val_path", str(tmp_path / "val.txt"), "--data.test_path", str(tmp_path / "test.txt")]
+    checkpoint = fitted("text", tmp_path / "my.txt", "--data.padded", "true", "--data.length", "6", *others)
+
+    def examples(*options: str) -> int:
+        folder = tmp_path / f"evaluated{len(list(tmp_path.glob('evaluated*')))}"
+        args = ["evaluate", "--ckpt_path", checkpoint, "--output", str(folder), "--callbacks", "[]", *options]
+        assert main(args) == 0
+        return int(json.loads((folder / "evaluation.json").read_text())["examples"])
+
+    assert examples() == 44
+    assert examples("--data.path", str(tmp_path / "new.txt"), "--data.test_fraction", "0.5") == round(43 / 2)
+    assert examples("--data.test_path", str(tmp_path / "new.txt")) == 43
+
+
+def test_without_a_model_it_is_said_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("score", "evaluate"):
+        assert main([command]) == 1
+        assert "give a model: --ckpt_path FILE" in capsys.readouterr().err
+
+
 def test_options_that_are_wrong_are_one_sentence(
     array: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,6 +365,8 @@ def test_options_that_are_wrong_are_one_sentence(
         (["--draws", "0"], "draws is 0"),
         (["--data.length", "3"], "--data.length is what the model was trained with"),
         (["--data.bins=3"], "--data.bins is what the model was trained with"),
+        (["--data.test_path", "my.txt"], "give the file as --data.path, not --data.test_path"),
+        (["--seed", "-1"], "seed is -1"),
     ):
         assert main([*args, *more]) == 1
         assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Masked diffusion in any order: the bound of infinitely many steps, for denoisers that are not told the step."""
+"""Masked diffusion in any order: the bound of infinitely many steps, for denoisers that do not see the step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exactly_masked(step: MaskedStep, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_any_order(process: ForwardProcess, reverse: Reverse) -> bool:
-    """Whether this is masked diffusion whose denoiser is not told the step: one training then serves every T."""
+    """Whether this is masked diffusion whose denoiser does not see the step: one training then serves every T."""
     is_masked = type(process) is AbsorbingProcess and isinstance(reverse, MaskedReverse)
     return is_masked and reverse.time_independent
 

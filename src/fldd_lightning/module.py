@@ -224,7 +224,9 @@ class FLDD(LightningModule, ModelHubMixin):
         self.latent_score = self._score_of_latents()
         self.estimator.check(self.forward_process, self.reverse)
         if budgets and has_any_order(self.forward_process, self.reverse):
-            raise FLDDError("masked diffusion that is not told the step serves any number of steps: leave out budgets.")
+            raise FLDDError(
+                "masked diffusion whose denoiser does not see the step serves any number of steps: leave out budgets."
+            )
         self.lr, self.forward_lr_ratio, self.weight_decay = float(lr), float(forward_lr_ratio), float(weight_decay)
         self.freeze_steps = self.held_steps = freeze_steps
         self.ema_decay, self.auxiliary_weight = ema_decay, auxiliary_weight
@@ -708,7 +710,7 @@ class FLDD(LightningModule, ModelHubMixin):
     def with_num_steps(self, num_steps: int) -> Any:
         """A copy of this model with another T.
 
-        For models of several ``budgets``, and for masked diffusion whose denoiser is not told the step. A T that is
+        For models of several ``budgets``, and for masked diffusion whose denoiser does not see the step. A T that is
         none of the budgets takes evenly spaced times, too; it was not trained for, and a warning says so. Saved, such
         a copy is loaded with the T of the training.
 
@@ -721,11 +723,14 @@ class FLDD(LightningModule, ModelHubMixin):
         if not budgets and not any_order:
             raise FLDDError(
                 f"this model was trained with T={self.spec.num_steps} alone: for another T train one with budgets, as "
-                f"in --model.budgets [{self.spec.num_steps},{num_steps}], or masked diffusion that is not told the "
-                "step (AbsorbingProcess, and a reverse process with time_independent: true)."
+                f"in --model.budgets [{self.spec.num_steps},{num_steps}], or masked diffusion whose denoiser "
+                "does not see the step (AbsorbingProcess, and a reverse process with time_independent: true)."
             )
         if budgets and num_steps > self.spec.grid:
-            raise FLDDError(f"this model takes from 1 to {self.spec.grid} steps, not {num_steps}.")
+            raise FLDDError(
+                f"this model takes from 1 to {self.spec.grid} steps, not {num_steps}: for more, train one with "
+                f"{num_steps} among its budgets."
+            )
         other: FLDD = deepcopy(self)
         if any_order:
             other.spec = replace(self.spec, num_steps=num_steps)

@@ -45,7 +45,7 @@ class Reverse(nn.Module, ABC):
         process: The forward process; only its schedule that all examples share, or its base, is used.
         denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
         num_outputs: Logits that the denoiser gives for each coordinate.
-        time_independent: Whether the denoiser is not told the step.
+        time_independent: Whether the denoiser does not see the step.
 
     Attributes:
         num_steps: Steps that make a sample of noise.
@@ -234,7 +234,7 @@ class MaskedReverse(Reverse):
         process: The forward process; only the schedule that all examples share is used.
         denoiser: Makes the backbone from ``(spec, num_inputs, num_outputs)``.
         latents: What networks see.
-        time_independent: Whether the denoiser is not told the step.
+        time_independent: Whether the denoiser does not see the step.
 
     Raises:
         FLDDError: If the process does more than mask.

@@ -101,6 +101,8 @@ def test_numbers_of_no_known_range(values: np.ndarray, ending: str, value_range:
     with pytest.raises(FLDDError) as caught:
         read(path)
     assert f'set --data.value_range "{value_range}"' in str(caught.value)
+    with pytest.raises(FLDDError, match="does not say which values are black and white"):
+        ImageDataModule(path, levels=2).all_rows()  # to be scored
     x, _ = read(path, value_range=value_range)
     assert sorted(x.flatten(1).tolist()) == as_read(np.round(VALUES / 63 * 255).astype(int))
     x, _ = read(path, value_range=value_range, levels=2)
@@ -113,6 +115,8 @@ def test_sixteen_bits_of_which_ten_are_used(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(FLDDError, match=r'every pixel of every image is equal.*value_range "\[0, 1008\]"'):
         read(path, levels=4)
+    with pytest.warns(UserWarning, match=r'go from 0 to 1008.*value_range "\[0, 1008\]"'):
+        ImageDataModule(path, levels=4).all_rows()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         x, _ = read(path, value_range=[0, 1008], levels=4)
@@ -169,6 +173,7 @@ def test_images_of_one_colour_are_refused(options: dict[str, Any], tmp_path: Pat
     path = folder(tmp_path, [Image.new("L", (8, 8), 5)] * 4)
     with pytest.raises(FLDDError, match=r"every pixel of every image is equal.*one colour: set --data\.path"):
         read(path, **options)
+    assert len(ImageDataModule(path, **options).all_rows()) == 4  # which a model may be asked about
 
 
 def test_images_without_a_number_are_refused(tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def test_frechet_of_known_gaussians() -> None:
     assert distance(x[:2000], x[2000:]) < 0.05
 
 
+def test_a_root_that_is_not_found_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: torch.Tensor) -> torch.Tensor:
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigvals", fails)
+    with pytest.warns(UserWarning, match="recorded as NaN: give more pictures and samples"):
+        assert torch.tensor(distance(torch.randn(8, 3), torch.randn(8, 3))).isnan()
+
+
 def test_frechet_keeps_the_real_side() -> None:
     x, y = torch.randn(50, 3), torch.randn(60, 3) + 1
     metric = FrechetDistance(3)

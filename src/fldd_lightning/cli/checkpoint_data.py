@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+_SOURCES = ("path", "name", "subset", "val_path", "test_path")  # options that say where data come from
+
+
 def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) -> None:
     """Parse the options of a function with ``ckpt_path``, ``pretrained`` and ``data``, and call it.
 
@@ -62,6 +65,8 @@ def run_with_data(command: Callable[..., None], name: str, args: Sequence[str]) 
             args = ["--config", str(config), *args]
         elif (name_of := option(args, "--pretrained")) and not (option(args, "--data") or option(args, "--config")):
             raise _nameless_data(name_of)
+        elif name_of is None and not {"-h", "--help", "--config"} & {arg.partition("=")[0] for arg in args}:
+            raise _no_model()
         run_options(command, name, args)
 
 
@@ -85,6 +90,8 @@ def run_options(command: Callable[..., None], name: str, args: Sequence[str]) ->
 def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:
     """The sections ``model`` and ``data`` of a checkpoint, for the parser.
 
+    Where another source is given, by ``--data.path`` or ``--data.name``, none of the checkpoint's is left.
+
     Args:
         path: The checkpoint.
         args: The options beside it, which must name the data if the checkpoint does not.
@@ -95,6 +102,9 @@ def checkpoint_sections(path: str, args: Sequence[str]) -> dict[str, Any]:
     sections = checkpoint_config(path)
     if "data" not in sections and option(args, "--data") is None:
         raise _nameless_data(path)
+    if "data" in sections and any(option(args, f"--data.{name}") is not None for name in ("path", "name")):
+        kept = {name: value for name, value in sections["data"]["init_args"].items() if name not in _SOURCES}
+        return {**sections, "data": {**sections["data"], "init_args": kept}}
     return sections
 
 
@@ -110,14 +120,18 @@ def chosen_model(ckpt_path: str | None, pretrained: str | None, device: str) -> 
         FLDDError: Unless one of both is given and can be loaded.
     """
     if (ckpt_path is None) == (pretrained is None):
-        raise FLDDError(
-            "give a model: --ckpt_path FILE for a checkpoint, or --pretrained NAME for a trained model "
-            f"({', '.join(shipped())}, a folder, or OWNER/NAME on the Hugging Face hub); one of both."
-        )
+        raise _no_model()
     if ckpt_path is not None:
         return load_model(ckpt_path, device)
     model: FLDD = FLDD.from_pretrained(str(pretrained), map_location=device)
     return model
+
+
+def _no_model() -> FLDDError:
+    return FLDDError(
+        "give a model: --ckpt_path FILE for a checkpoint, or --pretrained NAME for a trained model "
+        f"({', '.join(shipped())}, a folder, or OWNER/NAME on the Hugging Face hub); one of both."
+    )
 
 
 def _nameless_data(model: str) -> FLDDError:

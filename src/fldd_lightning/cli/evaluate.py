@@ -133,7 +133,10 @@ def evaluate_command(args: Sequence[str]) -> None:
 def _judges(model: FLDD, num_samples: int) -> list[Callback]:
     """What judges samples of this kind of data without further weights."""
     if isinstance(model, TextFLDD):
-        return [PerplexityCallback(num_samples=num_samples)]
+        try:
+            return [PerplexityCallback(num_samples=num_samples)]
+        except FLDDError as error:
+            raise FLDDError(f"{error} The bound alone is measured with --callbacks [].") from error
     return [FIDCallback(PixelFeatures(), num_samples)] if isinstance(model, ImageFLDD) else []
 
 

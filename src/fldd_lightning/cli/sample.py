@@ -14,6 +14,7 @@ from ..files import shard_mark
 from ..guidance import Guided
 from ..latents import ConditionLatent
 from ..module import FLDD
+from ..ranges import NOT_NEGATIVE, check_numbers
 from .checkpoint_data import check_device, check_free, check_output, chosen_model, option, run_options
 from .condition import condition_words, read_condition
 from .given import CLAMPED, read_given
@@ -90,6 +91,7 @@ def sample(
     check_free(*(file(ending, kind) for kind in kinds for ending in _ENDINGS))
     device = process.device(device)
     check_device(device)
+    check_numbers(locals(), guidance=NOT_NEGATIVE.or_none)
     model = chosen_model(ckpt_path, pretrained, device)
     known = read_given(model, given, prompt, infill)
     asked = {} if condition is None else read_condition(model, condition)

@@ -15,7 +15,7 @@ from ..checkpoint import same_vocabulary
 from ..data import DiscreteDataModule, TableDataModule, TextDataModule
 from ..errors import FLDDError
 from ..evaluation import Scores
-from ..ranges import COUNT, check_numbers
+from ..ranges import ANY_SEED, COUNT, check_numbers
 from ..table import TableFLDD
 from ..text import TextFLDD
 from .checkpoint_data import check_device, check_new, chosen_model, option, run_with_data, write_whole
@@ -58,7 +58,7 @@ def score(
     """
     file = Path(output)
     check_new(file)
-    check_numbers(locals(), draws=COUNT)
+    check_numbers(locals(), draws=COUNT, seed=ANY_SEED)
     check_device(device)
     model = chosen_model(ckpt_path, pretrained, device)
     if num_steps not in (None, model.spec.num_steps):
@@ -90,6 +90,9 @@ def table(scores: Scores) -> str:
 def score_command(args: Sequence[str]) -> None:
     """Parse the options of ``score`` and run it."""
     one_process("score")
+    for name in ("val_path", "test_path"):
+        if option(args, f"--data.{name}") is not None:
+            raise FLDDError(f"score reads one source, without splits: give the file as --data.path, not --data.{name}.")
     for name in _TOLD:
         if option(args, f"--data.{name}") is not None:
             raise FLDDError(f"--data.{name} is what the model was trained with: leave it out.")

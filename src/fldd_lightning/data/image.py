@@ -142,7 +142,9 @@ class ImageDataModule(DiscreteDataModule):
         parts = self._parts_of_one_shape(pixels)
         generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1))
         found = [parts[name] for name in ("train", "val", "test") if name in parts]
-        return joined([Split(self._quantise(images, generator), labels) for images, labels in found])
+        splits = [Split(self._quantise(images, generator), labels) for images, labels in found]
+        pixels.check((split.x for split in splits), learns=False)
+        return joined(splits)
 
     def _pixels(self) -> Pixels:
         """What turns images into levels or classes."""
@@ -150,6 +152,7 @@ class ImageDataModule(DiscreteDataModule):
 
     def _parts_of_one_shape(self, pixels: Pixels) -> dict[str, tuple[Tensor, Tensor | None]]:
         parts = self._parts(pixels)
+        pixels.check_scale()
         shapes = {name: tuple(images.shape[1:]) for name, (images, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise FLDDError(f"images of the splits differ in shape: {shapes}. {_ONE_SIZE}")

@@ -111,23 +111,26 @@ class Pixels:
             self._unknown = self._unknown or what
         return (values // 257).astype(np.int64).clip(0, _BYTE).astype(np.uint8)
 
-    def check(self, images: Iterable[Tensor]) -> None:
+    def check_scale(self) -> None:
+        """Raise FLDDError if it is not known which of the values that were read are black and white."""
+        if self._unknown is not None:
+            raise FLDDError(
+                f"{self._unknown} does not say which values are black and white: it holds real numbers, or more than "
+                f"16 bits. In all images {self._found()}: {self._scale()}."
+            )
+
+    def check(self, images: Iterable[Tensor], learns: bool = True) -> None:
         """Raise FLDDError if the images cannot be what was meant, and warn if they are nearly so.
 
         Args:
             images: What was made of all that were read: levels or classes, of each split.
+            learns: Whether a model is to learn from them. Otherwise all pixels may be equal, as those of one picture.
         """
-        found = f"pixel values go from {self.low} to {self.high}"
-        scale = f'set --data.value_range "[{self.low}, {self.high}]" to scale them by their range'
-        if self._unknown is not None:
-            raise FLDDError(
-                f"{self._unknown} does not say which values are black and white: it holds real numbers, or more than "
-                f"16 bits. In all images {found}: {scale}."
-            )
+        found, scale = self._found(), self._scale()
         is_narrow = (self.high - self.low) * 16 < self._full and self.value_range is None and not self.label_maps
         ranges = [torch.stack(part.aminmax()).tolist() for part in images]
-        if self.low < self.high and min(low for low, _ in ranges) < max(high for _, high in ranges):
-            if is_narrow:
+        if not learns or (self.low < self.high and min(low for low, _ in ranges) < max(high for _, high in ranges)):
+            if is_narrow and self.low < self.high:
                 rank_zero_warn(
                     f"{found}, and could go to {self._full}: most levels stay without use. If they are brightness, "
                     f"{scale}; if they are classes, set --data.label_maps true."
@@ -147,6 +150,12 @@ class Pixels:
         else:
             cause = f"{found}, but become one level: {scale}, or set --data.levels or --data.threshold"
         raise FLDDError(f"every pixel of every image is equal, so there is nothing to learn: {cause}.")
+
+    def _found(self) -> str:
+        return f"pixel values go from {self.low} to {self.high}"
+
+    def _scale(self) -> str:
+        return f'set --data.value_range "[{self.low}, {self.high}]" to scale them by their range'
 
     def _values(self, image: Image.Image, what: str) -> np.ndarray:
         """Values of an image, ``(H, W)`` or ``(H, W, 3)``: bytes, or larger or real numbers."""

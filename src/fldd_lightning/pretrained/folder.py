@@ -96,7 +96,7 @@ def writing_to_hub(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except FLDDError:
+    except (FLDDError, TypeError):  # an option that is none
         raise
     except Exception as error:  # the hub's library raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
