@@ -162,7 +162,11 @@ def kl_shares(logged: Mapping[str, float], num_steps: int) -> str:
 
 
 def train_and_test(
-    model: FLDD, data: DiscreteDataModule, steps: int, measures: Sequence[Callback] = ()
+    model: FLDD,
+    data: DiscreteDataModule,
+    steps: int,
+    measures: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[dict[str, float], float]:
     """Train, then test the checkpoint of the lowest ``val/nelbo`` out of four validations.
 
@@ -171,11 +175,12 @@ def train_and_test(
         data: Its data.
         steps: Optimiser steps.
         measures: Callbacks that log more while testing.
+        callbacks: Of the training.
 
     Returns:
         What testing logged, and the seconds of training. The model ends with the tested weights.
     """
-    _, seconds = train(model, data, steps)
+    _, seconds = train(model, data, steps, callbacks)
     return measured(model, data, measures), seconds
 
 

@@ -38,6 +38,7 @@ from common import (
 )
 from lightning.pytorch import seed_everything
 from torch import Tensor
+from work import COSTS, TrainingWork, costs
 
 from fldd_lightning import (
     MLP,
@@ -109,6 +110,17 @@ SHOWN = {  # process and T, of a figure that would have more panels
 KEYS = ("network", "size", "process", "num_steps", "seed", "steps")
 
 
+def made(
+    path: str, network: str, size: int, process: str, num_steps: int, seed: int
+) -> tuple[ImageFLDD, MNISTDataModule]:
+    """The model of a row, and its data."""
+    seed_everything(seed, verbose=False)
+    chosen = NETWORKS[network]
+    backbone, data = chosen.make(size), MNISTDataModule(path, size=size, batch_size=chosen.passes, seed=seed)
+    arguments = PROCESSES[process].arguments(backbone)
+    return ImageFLDD(2, (size, size), denoiser=backbone, num_steps=num_steps, **arguments), data
+
+
 def run(
     path: str,
     output: Path,
@@ -122,18 +134,17 @@ def run(
 ) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
     classifier = classifier_features(path, size, output.parent)  # its training sets a seed of its own
-    seed_everything(seed, verbose=False)
     key = dict(zip(KEYS, (network, size, process, num_steps, seed, steps), strict=True))
-    passes, backbone = NETWORKS[network].passes, NETWORKS[network].make(size)
-    data = MNISTDataModule(path, size=size, batch_size=passes, seed=seed)
-    real = data.splits["test"].x
+    passes = NETWORKS[network].passes
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
+    spent: dict[str, object] = dict.fromkeys(COSTS, "")
     if process == "data":
+        data = MNISTDataModule(path, size=size, batch_size=passes, seed=seed)
         drawn = data.splits["val"].x[:samples]
     else:
-        arguments = PROCESSES[process].arguments(backbone)
-        model = ImageFLDD(2, (size, size), denoiser=backbone, num_steps=num_steps, **arguments)
-        logged, seconds = train_and_test(model, data, steps)
+        (model, data), work = made(path, network, size, process, num_steps, seed), TrainingWork()
+        logged, seconds = train_and_test(model, data, steps, callbacks=[work])
+        spent = costs(model, work.total(steps))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         drawn = model.sample(samples, 0, batch_size=500)
         samples_path = samples_file(output, key)
@@ -142,11 +153,12 @@ def run(
         shares = kl_shares(logged, num_steps)
         row |= {"nelbo": f"{logged['test/nelbo']:.4f}", "shares": shares, "seconds": round(seconds)}
     for name, extractor in (("frechet", classifier), ("frechet_pixels", PixelFeatures())):
-        values = quality(extractor, drawn, real)
+        values = quality(extractor, drawn, data.splits["test"].x)
         row[name] = f"{values[extractor.metric_name]:.4f}"
         if extractor is classifier:
             row |= {each: f"{values[f'{each}_{extractor.name}']:.4f}" for each in ("density", "coverage")}
-    return {**row, "samples": samples, "passes": passes, "torch": torch.__version__, "machine": machine()}
+    made_with = {"torch": torch.__version__, "machine": machine()}
+    return {**row, "samples": samples, "passes": passes, **made_with, **spent}
 
 
 def classifier_features(path: str, size: int, folder: Path) -> ClassifierFeatures:

@@ -26,6 +26,7 @@ from common import (
 )
 from lightning.pytorch import seed_everything
 from other_estimators import FirstOrder, StraightThrough
+from work import TrainingWork, costs
 
 from fldd_lightning import (
     MLP,
@@ -84,10 +85,10 @@ PROCESSES = {
 MEASURES = ("nelbo", "bpd", "valid", "unique", "novel", "fcd")
 
 
-def run(
-    path: str, network: str, process: str, num_steps: int, seed: int, steps: int, samples: int
-) -> dict[str, object]:
-    """Train and test one model; returns a row of the table."""
+def made(
+    path: str, network: str, process: str, num_steps: int, seed: int, samples: int = 1_000
+) -> tuple[MoleculeFLDD, SmilesDataModule]:
+    """The model of a row, and its data."""
     seed_everything(seed, verbose=False)
     chosen, recipe = NETWORKS[network], PROCESSES[process]
     data = SmilesDataModule(path, batch_size=chosen.passes // recipe.draws, seed=seed)
@@ -95,11 +96,20 @@ def run(
         data.num_classes, data.shape, denoiser=chosen.make, num_steps=num_steps, padded=data.padded, lr=chosen.lr,
         num_samples=samples, **recipe.arguments(chosen.make),
     )  # fmt: skip
-    logged, seconds = train_and_test(model, data, steps)
+    return model, data
+
+
+def run(
+    path: str, network: str, process: str, num_steps: int, seed: int, steps: int, samples: int
+) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    (model, data), work = made(path, network, process, num_steps, seed, samples), TrainingWork()
+    logged, seconds = train_and_test(model, data, steps, callbacks=[work])
     measured = {name: round(logged[f"test/{name}"], 4) if f"test/{name}" in logged else "" for name in MEASURES}
     row = {"network": network, "process": process, "num_steps": num_steps, "seed": seed, "steps": steps}
     row |= {"samples": samples, **measured}
-    return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+    row |= {"seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+    return {**row, **costs(model, work.total(steps))}
 
 
 def main() -> None:

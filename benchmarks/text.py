@@ -24,6 +24,7 @@ from common import (
     train_and_test,
 )
 from lightning.pytorch import seed_everything
+from work import TrainingWork, costs
 
 from fldd_lightning import (
     AbsorbingProcess,
@@ -77,10 +78,10 @@ PROCESSES = {
 MEASURES = ("bits_per_char", "gen_bits_5gram", "entropy", "distinct_4")
 
 
-def run(
-    path: str, network: str, length: int, process: str, num_steps: int, seed: int, steps: int, samples: int
-) -> dict[str, object]:
-    """Train and test one model; returns a row of the table."""
+def made(
+    path: str, network: str, length: int, process: str, num_steps: int, seed: int
+) -> tuple[TextFLDD, TextDataModule]:
+    """The model of a row, and its data."""
     seed_everything(seed, verbose=False)
     chosen = NETWORKS[network]
     data = TextDataModule(path, length=length, batch_size=chosen.tokens // length, seed=seed)
@@ -88,14 +89,23 @@ def run(
         data.num_classes, data.shape, denoiser=chosen.denoiser, num_steps=num_steps, lr=chosen.lr,
         **PROCESSES[process].arguments(chosen.forward),
     )  # fmt: skip
-    logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)])
+    return model, data
+
+
+def run(
+    path: str, network: str, length: int, process: str, num_steps: int, seed: int, steps: int, samples: int
+) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    (model, data), work = made(path, network, length, process, num_steps, seed), TrainingWork()
+    logged, seconds = train_and_test(model, data, steps, [PerplexityCallback(num_samples=samples)], [work])
     row: dict[str, object] = {"network": network, "length": length, "process": process, "num_steps": num_steps}
     row |= {"seed": seed, "steps": steps, "samples": samples}
     for name in MEASURES:
         row[name] = f"{logged[f'test/{name}_T{num_steps}']:.4f}"
         if name != "bits_per_char":
             row[f"{name}_data"] = f"{logged[f'test/{name}_data']:.4f}"
-    return {**row, "seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+    row |= {"seconds": round(seconds), "torch": torch.__version__, "machine": machine()}
+    return {**row, **costs(model, work.total(steps))}
 
 
 def main() -> None:

@@ -20,9 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fldd_lightning import FLDD
+from fldd_lightning import FLDD, DiscreteDataModule
 
-__all__ = ["TrainingWork", "counted", "sampling_work", "trained_numbers"]
+__all__ = ["COSTS", "TrainingWork", "costs", "costs_untrained", "counted", "sampling_work", "trained_numbers"]
+
+
+COSTS = ("training_gflop", "numbers_sampling", "numbers_training")  # columns of a table
 
 
 class TrainingWork(Callback):
@@ -107,6 +110,47 @@ def sampling_work(model: FLDD, num_samples: int = 64) -> tuple[int, int]:
     read = {p.untyped_storage().data_ptr(): p.numel() for p in held if p.is_floating_point()}
     numbers = sum(numel for place, numel in read.items() if place in touched.places)
     return operations // num_samples, numbers
+
+
+def costs(model: FLDD, training: int) -> dict[str, object]:
+    """The columns of a table that say what a row costs.
+
+    Args:
+        model: After its training.
+        training: Operations of that.
+    """
+    values = (round(training / 1e9), sampling_work(model)[1], trained_numbers(model))
+    return dict(zip(COSTS, values, strict=True))
+
+
+def costs_untrained(make: Callable[[], tuple[FLDD, DiscreteDataModule]], steps: int) -> dict[str, object]:
+    """:func:`costs` of a model that is not trained for it: of two steps, and two short fits of its latents.
+
+    The operations of a fit are linear in its steps, while they are a multiple of the ten looks at held-out examples.
+
+    Args:
+        make: Makes the model and its data.
+        steps: Optimiser steps of its training.
+    """
+
+    def short(fit_steps: int) -> tuple[FLDD, TrainingWork, int]:
+        model, data = make()
+        fitted = [latent for latent in model.latents if getattr(latent, "fit_steps", 0)]
+        whole = max((int(latent.fit_steps) for latent in fitted), default=0)
+        for latent in fitted:
+            latent.fit_steps = fit_steps
+        work = TrainingWork()
+        Trainer(
+            max_steps=2, callbacks=[work], limit_val_batches=0, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        ).fit(model, data)  # fmt: skip
+        return model, work, whole
+
+    model, work, whole = short(10)
+    fit = work.fit
+    if whole:
+        fit += round((whole - 10) * (short(20)[1].fit - work.fit) / 10)
+    return costs(model, fit + steps * work.step)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 import any_steps
 import autoregressive
 import common
+import count
 import factorial
 import held
 import kinds
@@ -18,6 +19,7 @@ import one_stage
 import published
 import pytest
 import torch
+import work as work_of
 from common import append_row, read_rows
 from factorial_figure import draw, steps_saved
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -97,6 +99,43 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, monke
     assert its_work.total(8) == work.total(8) > 8 * work.step
     torch.testing.assert_close(after, whole, rtol=0, atol=0, equal_nan=True)
     assert not any(common.UNFINISHED.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_costs_are_known_without_a_training() -> None:
+    def make() -> tuple[FLDD, DiscreteDataModule]:
+        data = TINY.data("", batch_size=32, seed=0)
+        return factorial.build(kind, "learned", "yes", 4, 1e-2, data), data
+
+    kind, work = replace(TINY, latent=partial(AutoencoderLatent, fit_steps=30)), TrainingWork()
+    model, data = make()
+    common.train(model, data, 3, [work])
+    costs = work_of.costs_untrained(make, 3)
+    assert costs == work_of.costs(model, work.total(3))
+    assert work.fit > 3 * work.step
+    assert costs["numbers_training"] > costs["numbers_sampling"]
+
+
+def test_rows_that_do_not_say_their_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, made = tmp_path / "out.csv", []
+    for process, seed in (("data", 0), ("absorbing", 0), ("absorbing", 1), ("learned", 0)):
+        append_row(path, {"process": process, "seed": seed, "steps": 10, "nelbo": f"{seed}.5"})
+
+    def costs(make: Any, steps: int) -> dict[str, object]:
+        made.append(make.keywords)
+        return dict.fromkeys(work_of.COSTS, steps)
+
+    monkeypatch.setattr(count, "costs_untrained", costs)
+    monkeypatch.setitem(count.TABLES, "mnist", (FLDD, ("process", "seed")))
+    count.fill("mnist", "folder", path, ["absorbing"])
+    assert made == [{"process": "absorbing", "seed": 0}]  # once for both seeds
+    count.fill("mnist", "folder", path)
+    assert len(made) == 2
+    rows = read_rows(path)
+    assert [row["training_gflop"] for row in rows] == ["", "10", "10", "10"]
+    assert [row["nelbo"] for row in rows] == ["0.5", "0.5", "1.5", "0.5"]
 
 
 def test_every_combination_is_there_once() -> None:
