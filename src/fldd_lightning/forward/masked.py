@@ -364,16 +364,14 @@ class LearnedMaskProcess(MaskProcess):
             self.base_odds = torch.cat([self.base_odds, as_it_is.unsqueeze(0)])
             known.append(num_steps)
         self._place = known.index(num_steps)
-        self.paces = torch.tensor([self._pace(n) for n in known], device=self._one.device)  # (m,)
+        paces = [min(1.0, self._full_pace / n) for n in known]
+        self._pace, self.paces = paces[self._place], torch.tensor(paces, device=self._one.device)  # (m,)
         self.places = torch.tensor([known.index(n) for n in self.timesteps.numbers], device=self._one.device)
-
-    def _pace(self, num_steps: int) -> float:
-        return min(1.0, self._full_pace / num_steps)
 
     def _schedules(self) -> Tensor:
         """Log odds of all schedules that examples share, one for each number of steps, ``(m, T + 1, *shape)``."""
         if len(self.base_odds) == 1:
-            return self.base_odds + self._order_scale * self._pace(self.num_steps) * self.order
+            return self.base_odds + self._order_scale * self._pace * self.order
         moved = torch.zeros_like(self.base_odds).flatten(0, 1).index_add(0, self.tables, self.order[self.rows])
         scale = self._order_scale * self.paces.reshape(-1, *[1] * (self.base_odds.dim() - 1))
         return self.base_odds + scale * moved.view(self.base_odds.shape)
@@ -385,8 +383,9 @@ class LearnedMaskProcess(MaskProcess):
         return f"{super().configuration()} over {self.base.configuration()}"
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        residual, pace = self._residual(x, condition), self._pace(self.num_steps)
-        return (residual if pace == 1 else pace * residual) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        residual = self._residual(x, condition)
+        residual = residual if self._pace == 1 else self._pace * residual
+        return residual + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
     def shared_odds(self) -> Tensor:
         if self.timesteps.are_times:
