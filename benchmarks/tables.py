@@ -16,7 +16,7 @@ A page holds, in front of each table, a comment that says what stands in it (YAM
     <!-- end table -->
 
 ``columns`` alternates titles with columns of the CSV. A number with a format is the mean over the seeds of a row, with
-the lowest and the highest behind it; ``%`` as a format's last letter makes per cent. ``{nelbo .2f: {trained: all}}``
+the lowest and the highest behind it if they differ; ``%`` as a format's last letter makes per cent. ``{nelbo .2f: {trained: all}}``
 takes a column from other lines than the row's other columns do. Tables have at most six rows.
 A row whose lines hold the same seed twice is refused: it would average over more than seeds.
 """
@@ -132,7 +132,7 @@ def _cell(lines: list[dict[str, str]], value: str) -> str:
     if not numbers:
         return ""
     said = [format(number, form.removesuffix("%")) for number in (mean(numbers), min(numbers), max(numbers))]
-    return said[0] if len(numbers) == 1 else f"{said[0]} ({said[1]} to {said[2]})"
+    return said[0] if said[1] == said[2] else f"{said[0]} ({said[1]} to {said[2]})"
 
 
 def main(args: list[str] | None = None, root: Path = ROOT) -> int:
