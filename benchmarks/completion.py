@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from common import MASKED, Recipe, made_with, one_thread, run_missing, train
 from scipy.stats import chi2
-from sources import KnownSource, MarkovChain, XORBlocks
+from sources import GaussianMixture, KnownSource, MarkovChain, XORBlocks
 from torch import Tensor
 
 from fldd_lightning import FLDD, MLP, Ancestral, Decoding, ExactlyN, LearnedMaskProcess, StaggeredProcess
@@ -30,6 +30,7 @@ from fldd_lightning import FLDD, MLP, Ancestral, Decoding, ExactlyN, LearnedMask
 SOURCES: dict[str, Any] = {
     "xor": partial(XORBlocks, batch_size=256),
     "chain": partial(MarkovChain, length=6, num_classes=4, batch_size=256),
+    "mixture": partial(GaussianMixture, components=4, num_classes=16, batch_size=1024),
 }
 PROCESSES = {
     "any order": MASKED,
