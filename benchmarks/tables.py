@@ -16,8 +16,9 @@ A page holds, in front of each table, a comment that says what stands in it (YAM
     <!-- end table -->
 
 ``columns`` alternates titles with columns of the CSV. A number with a format is the mean over the seeds of a row, with
-the lowest and the highest behind it if they differ; ``%`` as a format's last letter makes per cent. ``{nelbo .2f: {trained: all}}``
-takes a column from other lines than the row's other columns do. Tables have at most six rows.
+the lowest and the highest behind it if they differ; ``%`` as a format's last letter makes per cent.
+``{nelbo .2f: {trained: all}}`` takes a column from other lines than the row's other columns do. Tables have at most six
+rows.
 A row whose lines hold the same seed twice is refused: it would average over more than seeds.
 """
 

@@ -166,7 +166,7 @@ def _by_split(arrays: Mapping[str, Any], path: Path, conditions: Sequence[str]) 
             "one of them out."
         )
     if whole is None and "train" not in splits:
-        wanted = "none of them is the examples to train on" if splits else "name the one to use 'x'"
+        wanted = "has no split 'train'" if splits else "name the one to use 'x'"
         raise FLDDError(f"'{path}' holds {len(arrays)} arrays {[str(name) for name in arrays]}; {wanted}. {_NAMES}")
     examples = {}
     for split, key in [("train", "")] if whole is not None else [(split, split) for split in splits]:
