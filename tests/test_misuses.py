@@ -136,7 +136,7 @@ OTHERS = [
     (f"{SCORED} --output /proc/x.csv", "cannot write into '/proc'"),
     (f"{SCORED} --output /dev/full", "is there already"),
     (f"{SCORED} --output @s.csv --draws 0", "draws is 0"),
-    (f"{SCORED} --output @s.csv --seed -1", "seed of ImageFLDD is -1"),
+    (f"{SCORED} --output @s.csv --seed -1", "seed is -1"),
     ("score --pretrained digits --data ArrayDataModule --data.path @ok.npy --output @s.csv", "the data"),
     ("evaluate --pretrained digits --output @e", "does not name its data: add --data CLASS"),
     (f"{EVALUATED} --num_steps 4", "--num_steps: expected a list, not 4: write [4]"),
