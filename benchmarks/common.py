@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
@@ -199,8 +200,26 @@ def train(model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence
     Returns:
         That ``val/nelbo``, and the seconds of training.
     """
-    settings = (model.hparams, data.hparams, data.batch_size, steps, torch.initial_seed(), __version__)
-    folder = UNFINISHED / sha256(repr(settings).encode()).hexdigest()[:16]
+    key = _key_of(model, data, steps)
+    with FileLock(Path(tempfile.gettempdir()) / f"fldd-training-{key}.lock"):  # two benchmarks may need the same one
+        return _trained(model, data, steps, callbacks, UNFINISHED / key)
+
+
+def _key_of(model: FLDD, data: DiscreteDataModule, steps: int) -> str:
+    """What tells a training from all others: its settings, and the weights that it starts from."""
+    learns = [(name, p.requires_grad) for name, p in model.named_parameters()]
+    rates = [getattr(model, name, None) for name in ("lr", "freeze_steps")]
+    settings = (type(model), model.hparams, data.hparams, data.batch_size, steps, learns, rates, __version__)
+    key = sha256(repr((*settings, torch.initial_seed())).encode())
+    for p in model.parameters():
+        key.update(p.detach().cpu().numpy().tobytes())
+    return key.hexdigest()[:16]
+
+
+def _trained(
+    model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback], folder: Path
+) -> tuple[float, float]:
+    """:func:`train`, with its checkpoints in a folder."""
     best, clock = ModelCheckpoint(folder, "best", monitor="val/nelbo"), _Clock()
     last = ModelCheckpoint(folder, "last", train_time_interval=_KEPT_EVERY, enable_version_counter=False)
     trainer = Trainer(
@@ -321,6 +340,8 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
     """Append a row to a CSV, whose first line names the columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
+    if not is_new and path.read_text().partition("\n")[0].split(",") != [*row]:
+        raise ValueError(f"{path} has other columns than {', '.join(row)}: give another --output.")
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         if is_new:

@@ -1,4 +1,4 @@
-"""What the rows of a table cost, of those that do not say it: operations of training, and the numbers they need.
+"""Fills in what the rows of a table cost, where these columns are empty: operations of training, and numbers they need.
 
     python benchmarks/count.py --table mnist --path FOLDER_WITH_IDX_FILES
     python benchmarks/count.py --table molecules --path train_smile.txt
@@ -15,6 +15,7 @@ import argparse
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from common import one_thread, read_rows
 from work import COSTS, costs_untrained
 
 from fldd_lightning import FLDD, DiscreteDataModule
+from fldd_lightning.files import replacing
 
 __all__ = ["TABLES", "fill", "main"]
 
@@ -46,19 +48,23 @@ def fill(table: str, path: str, output: Path, processes: Sequence[str] = ()) -> 
         processes: Of which rows; all if there is none.
     """
     make, names = TABLES[table]
-    rows: list[dict[str, Any]] = [{**dict.fromkeys(COSTS, ""), **row} for row in read_rows(output)]
-    rows = [{**{name: value for name, value in row.items() if name not in COSTS}, **_of(row)} for row in rows]
-    known: dict[tuple[str, ...], dict[str, object]] = {}
-    for row in rows:
-        if row["process"] == "data" or row[COSTS[0]] != "" or (processes and row["process"] not in processes):
-            continue
-        key = tuple(row[name] for name in (*names, "steps") if name != "seed")
-        if key not in known:
-            options = {name: row[name] if name in ("network", "process") else int(row[name]) for name in names}
-            known[key] = costs_untrained(partial(make, path, **options), int(row["steps"]))
-            print(*key, known[key], flush=True)
-        row |= known[key]
-        _write(output, rows)
+    known: dict[tuple[str, ...], dict[str, int]] = {}
+
+    def key(row: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in (*names, "steps") if name != "seed")
+
+    def lacking() -> list[dict[str, str]]:
+        return [
+            row for row in read_rows(output)
+            if row["process"] != "data" and not row.get(COSTS[0]) and (not processes or row["process"] in processes)
+        ]  # fmt: skip
+
+    while rows := lacking():
+        row = rows[0]
+        options = {name: row[name] if name in ("network", "process") else int(row[name]) for name in names}
+        known[key(row)] = costs_untrained(partial(make, path, **options), int(row["steps"]))
+        print(*key(row), known[key(row)], flush=True)
+        _write(output, [{**_costs_last(row), **known.get(key(row), {})} for row in read_rows(output)])
 
 
 def main() -> None:
@@ -74,16 +80,18 @@ def main() -> None:
     fill(arguments.table, arguments.path, output, arguments.processes)
 
 
-def _of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of costs, which stand last."""
-    return {name: row[name] for name in COSTS}
+def _costs_last(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row whose last columns are those of its costs."""
+    return {**{name: value for name, value in row.items() if name not in COSTS}, **{n: row.get(n, "") for n in COSTS}}
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def run(
     key = dict(zip(KEYS, (network, size, process, num_steps, seed, steps), strict=True))
     passes = NETWORKS[network].passes
     row: dict[str, object] = {**key, "nelbo": "", "shares": "", "seconds": 0}
-    spent: dict[str, object] = dict.fromkeys(COSTS, "")
+    spent: dict[str, Any] = dict.fromkeys(COSTS, "")
     if process == "data":
         data = MNISTDataModule(path, size=size, batch_size=passes, seed=seed)
         drawn = data.splits["val"].x[:samples]
@@ -157,8 +157,8 @@ def run(
         row[name] = f"{values[extractor.metric_name]:.4f}"
         if extractor is classifier:
             row |= {each: f"{values[f'{each}_{extractor.name}']:.4f}" for each in ("density", "coverage")}
-    made_with = {"torch": torch.__version__, "machine": machine()}
-    return {**row, "samples": samples, "passes": passes, **made_with, **spent}
+    row |= {"samples": samples, "passes": passes, "torch": torch.__version__, "machine": machine()}
+    return {**row, **spent}
 
 
 def classifier_features(path: str, size: int, folder: Path) -> ClassifierFeatures:

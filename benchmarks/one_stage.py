@@ -91,7 +91,7 @@ def count(name: str, path: str) -> int:
         data = kind.data(path, batch_size=kind.batch, seed=0)
         return build(kind, "learned", "yes", STEPS[0], 1e-3, data), data
 
-    return int(str(costs_untrained(make, kind.steps)["training_gflop"]))
+    return costs_untrained(make, kind.steps)["training_gflop"]
 
 
 def main() -> None:

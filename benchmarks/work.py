@@ -56,10 +56,14 @@ class TrainingWork(Callback):
             self.step = self._stop()
 
     def state_dict(self) -> dict[str, int]:
-        return {"fit": self.fit}
+        return {"fit": self.fit, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.fit = state_dict["fit"]
+        self.fit, self.step = state_dict["fit"], state_dict["step"]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._counter is not None:  # a run that goes on had no step left
+            self._stop()
 
     def total(self, steps: int) -> int:
         """Operations of a training of so many steps."""
@@ -112,7 +116,7 @@ def sampling_work(model: FLDD, num_samples: int = 64) -> tuple[int, int]:
     return operations // num_samples, numbers
 
 
-def costs(model: FLDD, training: int) -> dict[str, object]:
+def costs(model: FLDD, training: int) -> dict[str, int]:
     """The columns of a table that say what a row costs.
 
     Args:
@@ -123,10 +127,10 @@ def costs(model: FLDD, training: int) -> dict[str, object]:
     return dict(zip(COSTS, values, strict=True))
 
 
-def costs_untrained(make: Callable[[], tuple[FLDD, DiscreteDataModule]], steps: int) -> dict[str, object]:
-    """:func:`costs` of a model that is not trained for it: of two steps, and two short fits of its latents.
+def costs_untrained(make: Callable[[], tuple[FLDD, DiscreteDataModule]], steps: int) -> dict[str, int]:
+    """:func:`costs` of a model that is not trained for it: of two steps, and two short fits of its latent.
 
-    The operations of a fit are linear in its steps, while they are a multiple of the ten looks at held-out examples.
+    A fit looks at held-out examples ten times, however long it is. So its operations are linear in its steps.
 
     Args:
         make: Makes the model and its data.
@@ -136,7 +140,8 @@ def costs_untrained(make: Callable[[], tuple[FLDD, DiscreteDataModule]], steps: 
     def short(fit_steps: int) -> tuple[FLDD, TrainingWork, int]:
         model, data = make()
         fitted = [latent for latent in model.latents if getattr(latent, "fit_steps", 0)]
-        whole = max((int(latent.fit_steps) for latent in fitted), default=0)
+        assert len(fitted) <= 1, "the fits of several latents cannot be told apart"
+        whole = int(fitted[0].fit_steps) if fitted else 0
         for latent in fitted:
             latent.fit_steps = fit_steps
         work = TrainingWork()

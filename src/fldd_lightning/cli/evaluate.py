@@ -136,7 +136,7 @@ def _judges(model: FLDD, num_samples: int) -> list[Callback]:
         try:
             return [PerplexityCallback(num_samples=num_samples)]
         except FLDDError as error:
-            raise FLDDError(f"{error} The bound alone is measured with --callbacks [].") from error
+            raise FLDDError(f"{error} --callbacks [] measures the bound alone.") from error
     return [FIDCallback(PixelFeatures(), num_samples)] if isinstance(model, ImageFLDD) else []
 
 

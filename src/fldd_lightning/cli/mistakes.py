@@ -74,7 +74,7 @@ def explain(message: str, error: BaseException | None, parser: ArgumentParser) -
         said = f"'{option[1]}' is an option of a class, and none is named"
         advice = ". Name it first, such as --data ArrayDataModule, or give a config that does"
     elif module := _NO_MODULE.search(cause):
-        advice = _IN_ROOT if module[1] == "examples" else f". Install {module[1]} first"
+        advice = _IN_ROOT if module[1] == "examples" else ". Is it installed, or in the folder you start from?"
     elif (unknown := NO_CLASS.match(cause)) and unknown[1] in _classes():
         said, advice = f"{unknown[1]} is a class of another kind", ""
     else:

@@ -383,9 +383,7 @@ class LearnedMaskProcess(MaskProcess):
         return f"{super().configuration()} over {self.base.configuration()}"
 
     def log_stay_odds_of(self, x: Tensor, condition: tuple[Tensor, ...] = ()) -> Tensor:
-        residual = self._residual(x, condition)
-        residual = residual if self._pace == 1 else self._pace * residual
-        return residual + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
+        return self._pace * self._residual(x, condition) + super().log_stay_odds_of(x)  # (B, *shape, T - 1)
 
     def shared_odds(self) -> Tensor:
         if self.timesteps.are_times:
