@@ -24,7 +24,7 @@ from factorial import STEPS, build, train_a_third
 from held import LEARNED, operations
 from kinds import KINDS, Kind
 from lightning.pytorch import seed_everything
-from work import TrainingWork, costs_untrained, sampling_work, trained_numbers
+from work import TrainingWork, costs, costs_untrained
 
 from fldd_lightning import FLDD, MLP, DiscreteDataModule, Transformer, UNet
 
@@ -72,14 +72,12 @@ def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
     logged = measured(model, data, [], chosen.tested)
     x = model.sample(chosen.samples, seed, batch_size=500)
     said = chosen.measure(model, data, x, output.parent)
-    _, numbers = sampling_work(model)
     return {
         "kind": kind, "seed": seed, "num_steps": STEPS[0], "steps": steps, "lr": rate, "val_nelbo": f"{val:.4f}",
         **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
         "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
-        "measures": joined(said), "samples": chosen.samples, "training_gflop": round(work.total(steps) / 1e9),
-        "allowed_gflop": OPERATIONS[kind], "numbers_sampling": numbers, "numbers_training": trained_numbers(model),
-        "seconds": round(seconds), **made_with(),
+        "measures": joined(said), "samples": chosen.samples, "allowed_gflop": OPERATIONS[kind],
+        **costs(model, work.total(steps)), "seconds": round(seconds), **made_with(),
     }  # fmt: skip
 
 

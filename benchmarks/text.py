@@ -3,8 +3,8 @@
     python benchmarks/text.py --path FOLDER --lengths 64 --models learned:4 absorbing:4 uniform:4 D3PM:4
 
 The folder holds train.txt[.gz], valid.txt[.gz] and test.txt[.gz]; characters are tokens. The judge is fitted on the
-training text. Denoiser and forward network are Transformers, of 128 features in 3 layers and 64 in 2, or with
-``--network large``, which is for a GPU, of 384 in 8 and 128 in 3. One thread a run.
+training text. Denoiser and forward network are Transformers: of 128 features in 3 layers, and of 64 in 2.
+``--network large`` is for a GPU. It has 384 features in 8 layers, and 128 in 3. One thread a run.
 """
 
 from __future__ import annotations

@@ -119,22 +119,24 @@ class Pixels:
                 f"16 bits. In all images {self._found()}: {self._scale()}."
             )
 
-    def check(self, images: Iterable[Tensor], learns: bool = True) -> None:
-        """Raise FLDDError if the images cannot be what was meant, and warn if they are nearly so.
+    def warn_if_narrow(self) -> None:
+        """Warn if the values, which are not all equal, use little of what they could."""
+        if self.low < self.high and self._is_narrow():
+            rank_zero_warn(
+                f"{self._found()}, and could go to {self._full}: most levels stay without use. If they are brightness, "
+                f"{self._scale()}; if they are classes, set --data.label_maps true."
+            )
+
+    def check(self, images: Iterable[Tensor]) -> None:
+        """Raise FLDDError if a model cannot learn from the images, and warn if it nearly cannot.
 
         Args:
             images: What was made of all that were read: levels or classes, of each split.
-            learns: Whether a model is to learn from them. Otherwise all pixels may be equal, as those of one picture.
         """
         found, scale = self._found(), self._scale()
-        is_narrow = (self.high - self.low) * 16 < self._full and self.value_range is None and not self.label_maps
         ranges = [torch.stack(part.aminmax()).tolist() for part in images]
-        if not learns or (self.low < self.high and min(low for low, _ in ranges) < max(high for _, high in ranges)):
-            if is_narrow and self.low < self.high:
-                rank_zero_warn(
-                    f"{found}, and could go to {self._full}: most levels stay without use. If they are brightness, "
-                    f"{scale}; if they are classes, set --data.label_maps true."
-                )
+        if self.low < self.high and min(low for low, _ in ranges) < max(high for _, high in ranges):
+            self.warn_if_narrow()
             return
         if self.low == self.high:
             other = 0 if self.background > 0.5 else 1
@@ -144,12 +146,15 @@ class Pixels:
                 if self.has_alpha
                 else "the files hold one colour: set --data.path to others"
             )
-        elif is_narrow:
+        elif self._is_narrow():
             cause = f"{found}, and could go to {self._full}. If they are brightness, {scale}; if they are classes, set "
             cause += "--data.label_maps true"
         else:
             cause = f"{found}, but become one level: {scale}, or set --data.levels or --data.threshold"
         raise FLDDError(f"every pixel of every image is equal, so there is nothing to learn: {cause}.")
+
+    def _is_narrow(self) -> bool:
+        return (self.high - self.low) * 16 < self._full and self.value_range is None and not self.label_maps
 
     def _found(self) -> str:
         return f"pixel values go from {self.low} to {self.high}"
