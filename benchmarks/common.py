@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from lightning.pytorch import Trainer
+from fits import FittedOnce
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fldd_lightning import (
@@ -60,12 +61,14 @@ __all__ = [
 
 UNFINISHED = Path(__file__).parent / "results" / "unfinished"  # trainings that were interrupted
 _KEPT_EVERY = timedelta(minutes=10)
+_WORTH_COMPILING = 300  # optimiser steps; on a CPU a graph takes a minute or two
 _QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def one_thread() -> None:
     """What every run of a benchmark starts with; on a GPU, matrix products in TF32."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # on a CPU they take ten times as long, and change nothing
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     warnings.filterwarnings("ignore")
@@ -185,31 +188,38 @@ def train_and_test(
     return measured(model, data, measures), seconds
 
 
-def train(model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback] = ()) -> tuple[float, float]:
-    """Train; the model ends with the weights of the lowest ``val/nelbo`` out of four validations.
+def train(
+    model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback] = (), precision: str = "32-true",
+    validations: int = 4,
+) -> tuple[float, float]:  # fmt: skip
+    """Train; the model ends with the weights of the lowest ``val/nelbo`` out of some validations.
 
-    A training that is interrupted loses ten minutes at most. Its checkpoints stay in ``results/unfinished`` until it
-    ends, and the same call goes on from them. Delete that folder to start anew, as after a change of the code.
+    Steps of a long training are compiled, but for the first, whose operations are counted. A training that is
+    interrupted loses ten minutes at most. Its checkpoints stay in ``results/unfinished`` until it ends, and the same
+    call goes on from them. Latents that were fitted beforehand stay there for other trainings. Delete that folder to
+    start anew, as after a change of the code.
 
     Args:
         model: What to train, just made.
         data: Its data.
         steps: Optimiser steps.
         callbacks: Of the training.
+        precision: Of the networks in training, as Lightning's ``Trainer`` takes it.
+        validations: How many there are.
 
     Returns:
         That ``val/nelbo``, and the seconds of training.
     """
-    key = _key_of(model, data, steps)
+    key = _key_of(model, data, steps, precision)
     with FileLock(Path(tempfile.gettempdir()) / f"fldd-training-{key}.lock"):  # two benchmarks may need the same one
-        return _trained(model, data, steps, callbacks, UNFINISHED / key)
+        return _trained(model, data, steps, callbacks, precision, validations, UNFINISHED / key)
 
 
-def _key_of(model: FLDD, data: DiscreteDataModule, steps: int) -> str:
+def _key_of(model: FLDD, data: DiscreteDataModule, steps: int, precision: str) -> str:
     """What tells a training from all others: its settings, and the weights that it starts from."""
     learns = [(name, p.requires_grad) for name, p in model.named_parameters()]
     rates = [getattr(model, name, None) for name in ("lr", "freeze_steps")]
-    settings = (type(model), model.hparams, data.hparams, data.batch_size, steps, learns, rates, __version__)
+    settings = (type(model), model.hparams, data.hparams, data.batch_size, steps, precision, learns, rates, __version__)
     key = sha256(repr((*settings, torch.initial_seed())).encode())
     for p in model.parameters():
         key.update(p.detach().cpu().numpy().tobytes())
@@ -217,14 +227,17 @@ def _key_of(model: FLDD, data: DiscreteDataModule, steps: int) -> str:
 
 
 def _trained(
-    model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback], folder: Path
-) -> tuple[float, float]:
+    model: FLDD, data: DiscreteDataModule, steps: int, callbacks: Sequence[Callback], precision: Any, validations: int,
+    folder: Path,
+) -> tuple[float, float]:  # fmt: skip
     """:func:`train`, with its checkpoints in a folder."""
     best, clock = ModelCheckpoint(folder, "best", monitor="val/nelbo"), _Clock()
+    started = [FittedOnce(model, data, callbacks, folder.parent)] if isinstance(model, FLDD) else []
     last = ModelCheckpoint(folder, "last", train_time_interval=_KEPT_EVERY, enable_version_counter=False)
     trainer = Trainer(
-        max_steps=steps, val_check_interval=max(1, steps // 4), check_val_every_n_epoch=None,
-        limit_val_batches=max(1, 2_000 // data.batch_size), callbacks=[clock, best, *callbacks, last], **_QUIET,
+        max_steps=steps, val_check_interval=max(1, steps // validations), check_val_every_n_epoch=None,
+        limit_val_batches=max(1, 2_000 // data.batch_size),
+        callbacks=[clock, best, *callbacks, *started, _Compiled(), last], precision=precision, **_QUIET,
     )  # fmt: skip
     kept = folder / "last.ckpt"
     trainer.fit(model, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
@@ -232,6 +245,14 @@ def _trained(
     shutil.rmtree(folder)
     assert best.best_model_score is not None
     return float(best.best_model_score), clock.seconds
+
+
+class _Compiled(Callback):
+    """Compiles the steps of a long training from its second on, where there is a compiler."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if isinstance(pl_module, FLDD) and trainer.max_steps >= _WORTH_COMPILING and shutil.which("g++"):
+            pl_module.compiled = True
 
 
 class _Clock(Callback):
@@ -325,9 +346,10 @@ def joined(measures: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:.4f}" for name, value in measures.items())
 
 
-def made_with() -> dict[str, str]:
-    """The columns that say what a row was measured with."""
-    return {"version": __version__, "torch": torch.__version__, "machine": machine()}
+def made_with(precision: str = "32-true") -> dict[str, str]:
+    """The columns that say what a row was measured with, the precision of training with the machine."""
+    where = machine() if precision == "32-true" else f"{machine()}, {precision}"
+    return {"version": __version__, "torch": torch.__version__, "machine": where}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

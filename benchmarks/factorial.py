@@ -144,7 +144,7 @@ def train_a_third(kind: Kind, process: str, latent: str, path: str, rate: float,
     data = kind.data(path, batch_size=kind.batch, seed=0)
     model = build(kind, process, latent, STEPS[0], rate, data)
     model.freeze_steps //= 3  # as the steps
-    return train(model, data, steps)
+    return train(model, data, steps, [TrainingWork()], kind.precision)
 
 
 def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
@@ -160,7 +160,7 @@ def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
     timeless = PROCESSES[cell.process].is_timeless
     # validation chooses among checkpoints at T = 4 where one training serves all
     trained = build(kind, cell.process, cell.latent, STEPS[0] if timeless else cell.num_steps[0], rate, data)
-    _, seconds = train(trained, data, steps, [work])
+    _, seconds = train(trained, data, steps, [work], kind.precision)
     for num_steps in cell.num_steps:
         if not any(key["num_steps"] == num_steps for key in missing):
             continue
@@ -179,7 +179,7 @@ def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
                 "samples": kind.samples, "training_gflop": round(work.total(steps) / 1e9),
                 "fit_gflop": round(work.fit / 1e9), "sample_mflop": round(operations / 1e6, 3),
                 "numbers_sampling": numbers, "numbers_training": trained_numbers(model), "seconds": round(seconds),
-                **made_with(),
+                **made_with(kind.precision),
             }  # fmt: skip
             append_row(output, row)
             print(row, flush=True)

@@ -63,7 +63,7 @@ def run(kind: str, held: str, seed: int, steps: int, path: str, output: Path) ->
     own_steps = round(steps * whole / own)
     seed_everything(seed, verbose=False)
     model = made(chosen, held, rate, data)
-    val, seconds = train(model, data, own_steps)
+    val, seconds = train(model, data, own_steps, precision=chosen.precision)
     logged = measured(model, data, [], chosen.tested)
     x = model.sample(chosen.samples, seed, batch_size=500)
     said = chosen.measure(model, data, x, output.parent)
@@ -72,7 +72,7 @@ def run(kind: str, held: str, seed: int, steps: int, path: str, output: Path) ->
         "training_gflop": round(own * own_steps / 1e9), "val_nelbo": f"{val:.4f}",
         "nelbo": f"{logged['test/nelbo']:.4f}", "nelbo_se": f"{logged['test/nelbo_se']:.4f}",
         "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
-        "seconds": round(seconds), **made_with(),
+        "seconds": round(seconds), **made_with(chosen.precision),
     }  # fmt: skip
 
 

@@ -84,6 +84,7 @@ class Kind(Source):
         tested: How many test examples the bound is of, None for all.
         rates: Learning rates that are tried on validation data.
         joint: Makes a latent that is trained with the rest from the first step.
+        precision: Of the networks in training.
     """
 
     quality: tuple[str, bool]
@@ -91,6 +92,7 @@ class Kind(Source):
     tested: int | None = None
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
     joint: Any = TrainedMixtureLatent
+    precision: str = "32-true"
 
 
 def of_pictures(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
@@ -101,20 +103,20 @@ def of_pictures(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) 
     return {"frechet": values[extractor.metric_name], "coverage": values[f"coverage_{extractor.name}"]}
 
 
+_QUALITIES: dict[str, Any] = {}  # by the data: a distance knows the features of its training molecules
+
+
 def of_molecules(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
     """Shares that are valid, unique and novel, and the distance in ChemNet's features."""
-    values = _molecule_quality(data)
-    values.reset()
-    values.update(x)
-    return {name: float(value) for name, value in values.compute().items()}
-
-
-@lru_cache(1)
-def _molecule_quality(data: DiscreteDataModule) -> Any:
     from examples.molecules.smiles import MoleculeQuality
 
     assert data.vocabulary is not None
-    return MoleculeQuality(data.splits["train"].x, list(data.vocabulary))
+    if (key := repr(data.hparams)) not in _QUALITIES:
+        _QUALITIES[key] = MoleculeQuality(data.splits["train"].x, list(data.vocabulary))
+    values = _QUALITIES[key]
+    values.reset()
+    values.update(x)
+    return {name: float(value) for name, value in values.compute().items()}
 
 
 def of_texts(model: Any, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
@@ -160,13 +162,14 @@ KINDS = {
         partial(MNISTDataModule, size=16), ImageFLDD, partial(MLP, width=512, embedding=4),
         partial(MLP, width=512, embedding=4), MixtureLatent, batch=512, steps=3_000, samples=5_000,
         measure=of_pictures, quality=("frechet", True), diversity="coverage",
-        joint=partial(AutoencoderLatent, fit_steps=0),
+        joint=partial(AutoencoderLatent, fit_steps=0), precision="bf16-mixed",
     ),
     "mnist28": Kind(
         partial(MNISTDataModule, size=28), ImageFLDD, partial(UNet, widths=(16, 32, 64)),
         partial(UNet, widths=(16, 32, 64)), partial(AutoencoderLatent, autoencoder=ConvAutoencoder), batch=128,
         steps=1_000, samples=2_000, measure=of_pictures, quality=("frechet", True), diversity="coverage",
         tested=1_024, joint=partial(AutoencoderLatent, autoencoder=ConvAutoencoder, fit_steps=0),
+        precision="bf16-mixed",
     ),
     "qm9": Kind(
         smiles, molecules, partial(MLP, width=512), partial(MLP, width=512), MixtureLatent, batch=256, steps=3_000,

@@ -68,7 +68,7 @@ def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
     seed_everything(seed, verbose=False)
     model = made(kind, rate, data)
-    val, seconds = train(model, data, steps, [work])
+    val, seconds = train(model, data, steps, [work], chosen.precision)
     logged = measured(model, data, [], chosen.tested)
     x = model.sample(chosen.samples, seed, batch_size=500)
     said = chosen.measure(model, data, x, output.parent)
@@ -77,7 +77,7 @@ def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
         **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
         "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
         "measures": joined(said), "samples": chosen.samples, "allowed_gflop": OPERATIONS[kind],
-        **costs(model, work.total(steps)), "seconds": round(seconds), **made_with(),
+        **costs(model, work.total(steps)), "seconds": round(seconds), **made_with(chosen.precision),
     }  # fmt: skip
 
 

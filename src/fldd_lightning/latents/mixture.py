@@ -17,6 +17,7 @@ from .tabular import TableLatent, affordable, sizes_to_try, started_from
 __all__ = ["MixtureLatent", "MixturePosterior", "log_likelihood"]
 
 _ITERATIONS = 25
+_NEGLIGIBLE = 1e-30  # posterior probabilities below are 0: products of denormal numbers are slow
 _LOOK_UPS = 2**33  # in a round of fitting, at most
 
 
@@ -137,6 +138,7 @@ class MixtureLatent(TableLatent):
         for _ in range(_ITERATIONS):
             parts = torch.split(x, CHUNK)
             r = torch.cat([MixturePosterior(part, log_prior, log_conditional).log_joint.softmax(-1) for part in parts])
+            r = F.threshold(r, _NEGLIGIBLE, 0.0)
             log_conditional = normalised(count(x, r, num_classes, pad) + self.smoothing * marginals, pad)
             log_prior = r.mean(0).log()
         return log_prior, log_conditional
