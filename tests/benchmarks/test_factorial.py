@@ -74,7 +74,6 @@ class Interrupted(Callback):
 
 
 def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "UNFINISHED", tmp_path / "unfinished")
     monkeypatch.setattr(common, "_KEPT_EVERY", timedelta(microseconds=1))
 
     kind = replace(TINY, latent=partial(AutoencoderLatent, fit_steps=2))
@@ -87,7 +86,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, monke
         return model.state_dict(), val, work
 
     whole, val, work = trained()
-    assert not any(common.UNFINISHED.iterdir())
+    assert not any(each.is_dir() for each in common.UNFINISHED.iterdir())
     with pytest.raises(KeyError, match="lights"):
         trained(Interrupted(5))
     assert len(list(common.UNFINISHED.glob("*/last.ckpt"))) == 1
@@ -98,7 +97,56 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path: Path, monke
     assert its_val == val
     assert its_work.total(8) == work.total(8) > 8 * work.step
     torch.testing.assert_close(after, whole, rtol=0, atol=0, equal_nan=True)
-    assert not any(common.UNFINISHED.iterdir())
+    assert not any(each.is_dir() for each in common.UNFINISHED.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_latent_is_fitted_once_for_trainings_that_need_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    fit = AutoencoderLatent.fit
+
+    def noted(self: AutoencoderLatent, x: Tensor, seed: int = 0) -> dict[str, float]:
+        fits.append(seed)
+        return fit(self, x, seed)
+
+    monkeypatch.setattr(AutoencoderLatent, "fit", noted)
+
+    def trained(process: str, num_steps: int, fit_steps: int, seed: int = 0) -> tuple[FLDD, TrainingWork]:
+        seed_everything(seed, verbose=False)
+        data, work = DigitsDataModule(batch_size=32, seed=0), TrainingWork()
+        kind = replace(TINY, latent=partial(AutoencoderLatent, fit_steps=fit_steps))
+        model = factorial.build(kind, process, "yes", num_steps, 1e-2, data)
+        common.train(model, data, 2, [work])
+        return model, work
+
+    one, work = trained("learned", 4, 2)
+    again, its_work = trained("learned", 4, 2)
+    assert len(fits) == 1
+    torch.testing.assert_close(again.state_dict(), one.state_dict(), rtol=0, atol=0, equal_nan=True)
+    other, other_work = trained("order by hand", 2, 2)
+    assert len(fits) == 1
+    assert bool(other.latents[0].is_fitted)
+    assert other_work.fit == its_work.fit == work.fit > 0
+    trained("learned", 4, 3)
+    trained("learned", 4, 2, seed=1)
+    assert len(fits) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_long_training_is_compiled_from_its_second_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "_WORTH_COMPILING", 3)
+    found, works = [], []
+    for steps in (2, 3):
+        seed_everything(0, verbose=False)
+        data, work, was = DigitsDataModule(batch_size=32, seed=0), TrainingWork(), []
+        model = factorial.build(TINY, "learned", "no", 4, 1e-2, data)
+        noted = LambdaCallback(on_train_batch_start=lambda trainer, module, *_, was=was: was.append(module.compiled))
+        common.train(model, data, steps, [work, noted], "bf16-mixed")
+        found.append(was)
+        works.append(work.step)
+    assert found == [[False, False], [False, True, True]]
+    assert works[0] == works[1] > 0  # operations are counted, though not of a graph
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -25,6 +25,7 @@ import pytest
 import text
 import torch
 import vocabulary
+import zinc
 
 from fldd_lightning import MLP, Transformer
 
@@ -43,11 +44,12 @@ KNOWN = {  # CSV, column: what may stand there
     "file_size": {"kind": file_size.KINDS},
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "soak": {"outcome": ["ok", "ok, enumerated"]},
+    "zinc": {"method": zinc.METHODS, "decoding": zinc.DECODINGS},
     "one_stage": {"kind": one_stage.OPERATIONS},
     "tuning": {
-        "kind": kinds.KINDS,
-        "process": [*factorial.PROCESSES, "one stage", "autoregressive"],
-        "latent": ["no", "yes", "joint"],
+        "kind": [*kinds.KINDS, "zinc"],
+        "process": [*factorial.PROCESSES, "one stage", "autoregressive", *zinc.METHODS],
+        "latent": ["no", "yes", "joint", "its own"],
     },
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
     "molecules": {"process": molecules.PROCESSES, "network": molecules.NETWORKS},
