@@ -84,7 +84,7 @@ class Curve(Callback):
     def __init__(self) -> None:
         self.found: dict[int, float] = {}
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and "val/nelbo" in trainer.callback_metrics:
             self.found[trainer.global_step] = float(trainer.callback_metrics["val/nelbo"])
 

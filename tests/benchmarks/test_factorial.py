@@ -20,6 +20,8 @@ import published
 import pytest
 import torch
 import work as work_of
+import zinc
+import zinc_figure
 from common import append_row, read_rows
 from factorial_figure import draw, steps_saved
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -455,3 +457,26 @@ def test_rows_of_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [tried["process"] for tried in read_rows(tmp_path / "tuning.csv")] == ["one stage"] * 2
     monkeypatch.setitem(kinds.KINDS, "mnist16", replace(kinds.KINDS["mnist16"], steps=10**9))
     assert one_stage.count("mnist16", "") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_collapse_on_molecules_is_compared_at_equal_operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zinc, "STEPS", (2, 3))
+    path, kind = tmp_path / "zinc.csv", replace(TINY, steps=24)
+    for method in zinc.METHODS:
+        for num_steps in [zinc.STEPS] if method == "masked" else [(3,)]:
+            zinc.run(kind, method, num_steps, 0, "", path)
+    rows = read_rows(path)
+    assert [(row["method"], row["num_steps"], row["decoding"]) for row in rows] == [
+        ("masked", "2", "ancestral"), ("masked", "2", "confident first"),
+        ("masked", "3", "ancestral"), ("masked", "3", "confident first"),
+        *((method, "3", "ancestral") for method in ("paper", "ours", "one stage")),
+    ]  # fmt: skip
+    assert int(rows[0]["steps"]) == 24 > max(int(row["steps"]) for row in rows[4:])
+    for row in rows:
+        assert len(row["curve"].split()) == min(12, int(row["steps"]))
+    zinc.run(kind, "masked", zinc.STEPS, 0, "", path)
+    assert read_rows(path) == rows
+    zinc_figure.draw(path)
+    assert path.with_suffix(".png").stat().st_size > 1_000
