@@ -86,7 +86,12 @@ GROWTH = {
     "draws": (2, 4, 8),
 }
 
-_COMPILED = ("digits", "qm9", "text")
+_COMPILED = ("digits", "qm9", "text")  # whose samples are; those of images take minutes
+_VARIANTS = (
+    ("bf16", False, torch.bfloat16),
+    ("compiled", True, torch.float32),
+    ("compiled_bf16", True, torch.bfloat16),
+)
 
 
 def made(name: str, device: str) -> tuple[FLDD, Tensor]:
@@ -346,26 +351,26 @@ def measured_start() -> dict[str, float]:
 
 
 def measured_variants(device: str, turns: int) -> dict[str, Any]:
-    """A step of the text config in bfloat16, and steps that are compiled whole, over plain ones."""
-    model, x = made("text", device)
-    step, _ = step_and_networks(model, x)
-
-    def halved() -> None:
-        with torch.autocast(device, torch.bfloat16):
-            loss = model.training_step(x, 1)
-        loss.backward()
-
-    found: dict[str, Any] = {"bf16_over_float32": compared(halved, step, turns, device)["ratio"]}
-    found |= {f"compiled_over_plain_{name}": compiled_over_plain(name, device, turns) for name in _COMPILED}
+    """Steps in bfloat16, steps that are compiled whole, and both, over plain ones; samples that are compiled."""
+    found: dict[str, Any] = {}
+    for name in CONFIGS:
+        for label, is_compiled, dtype in _VARIANTS:
+            found[f"{label}_over_plain_{name}"] = changed_over_plain(name, device, turns, is_compiled, dtype)
     return found | {f"compiled_samples_over_plain_{name}": compiled_samples(name, device, turns) for name in _COMPILED}
 
 
-def compiled_over_plain(name: str, device: str, turns: int) -> float:
-    """A step of a config with ``compile``, over one without."""
-    (model, x), (compiled, _) = made(name, device), made(name, device)
+def changed_over_plain(name: str, device: str, turns: int, is_compiled: bool, dtype: torch.dtype) -> float:
+    """A step of a config with ``compile`` or networks in another precision, over one without."""
+    (model, x), (other, _) = made(name, device), made(name, device)
     step, _ = step_and_networks(model, x)
-    compiled.train().compiled = True
-    ratio: float = compared(lambda: compiled.training_step(x, 1).backward(), step, turns, device)["ratio"]
+    other.train().compiled = is_compiled
+
+    def changed() -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss = other.training_step(x, 1)
+        loss.backward()
+
+    ratio: float = compared(changed, step, turns, device)["ratio"]
     return ratio
 
 
