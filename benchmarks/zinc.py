@@ -116,7 +116,8 @@ def run(kind: Kind, method: str, num_steps: tuple[int, ...], seed: int, path: st
     decodings = list(DECODINGS) if is_timeless else ["ancestral"]
     key = {"method": method, "seed": seed}
     keys = [{**key, "num_steps": t, "decoding": d} for t in num_steps for d in decodings]
-    if all(rows_of(output, each) for each in keys):
+    keys = [each for each in keys if not rows_of(output, each)]
+    if not keys:
         return
     seed_everything(0, verbose=False)
     data, work, curve = kind.data(path, batch_size=kind.batch, seed=0), TrainingWork(), Curve()

@@ -60,6 +60,7 @@ def _own_unfinished(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch:
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)  # benchmarks set it
     torch.manual_seed(0)
 
 
