@@ -244,5 +244,7 @@ def test_two_processes_predict_what_one_does(tmp_path: Path) -> None:
     join("nelbo.pt", tmp_path / "two")
     joined = predicted(tmp_path / "two", "nelbo.pt")
     assert whole["index"].tolist() == list(range(270))
-    for key, values in whole.items():
-        assert torch.equal(joined[key], values), key
+    for key, values in whole.items():  # but for rounding: products of several threads may be summed in another order
+        torch.testing.assert_close(
+            joined[key], values, rtol=1e-5, atol=1e-5, msg=lambda said, key=key: f"{key}: {said}"
+        )
