@@ -139,6 +139,14 @@ def test_a_compiled_step_is_the_plain_one(case: str, traced: list[Any]) -> None:
     assert 1 <= len(traced) <= 5  # once for each number that changes, and not at every step
 
 
+@pytest.mark.parametrize("latent", [partial(TrainedMixtureLatent, size=4), partial(AutoencoderLatent, fit_steps=0)])
+def test_weights_that_change_along_the_run_need_no_graph_at_each_step(latent: Any, traced: list[Any]) -> None:
+    options = {**CASES["masks"], "latents": latent}
+    compare(options, steps=20)
+    assert len(traced) <= 3
+    assert all(isinstance(each.weight, float) for each in alike(options)[1].latents)
+
+
 @pytest.mark.slow
 def test_the_machine_compiles_it() -> None:
     torch._dynamo.reset()

@@ -122,7 +122,8 @@ class Drawn:
         """
         each = zip(self.latents, self.posteriors, self.values, kl.values(), strict=True)
         parts = [
-            latent.weight * term.mean() + (latent.weight_alone * q.alone(c).mean() if latent.weight_alone else 0.0)
+            latent.weight * term.mean()
+            + (latent.weight_alone * q.alone(c).mean() if _counts(latent.weight_alone) else 0.0)
             for latent, q, c, term in each
         ]
         return sum(parts, torch.zeros(()))
@@ -166,6 +167,11 @@ class Drawn:
         others = [kl[f"kl_{latent.name}"] for latent in self.latents if not latent.says_values]
         mixed = log(len(alone)) - torch.stack([-nll for nll in alone]).logsumexp(0)
         return sum(others, mixed)
+
+
+def _counts(weight: float | Tensor) -> bool:
+    """Whether a weight is not 0; while a step is compiled those that are not are tensors."""
+    return isinstance(weight, Tensor) or weight != 0
 
 
 class Bound(NamedTuple):

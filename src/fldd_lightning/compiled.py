@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from .bound import DrawnNoise, SharedGenerator
 from .errors import FLDDError
+from .latents.base import Latent
 
 if TYPE_CHECKING:
     from .module import FLDD
@@ -100,8 +102,31 @@ class CompiledLoss:
         if key not in self._requests:
             self._requests[key] = self._noted(batch, generator, global_step, progress)
         drawn = [request(generator) for request in self._requests[key]]
-        loss: TrainingLoss = self._compiled(batch, drawn, generator.world, global_step, progress)
+        with self._weights_as_tensors(generator.device):
+            loss: TrainingLoss = self._compiled(batch, drawn, generator.world, global_step, progress)
         return loss
+
+    @contextmanager
+    def _weights_as_tensors(self, device: torch.device) -> Iterator[None]:
+        """Weights of latents that change along the run as tensors: numbers would need a graph for each value.
+
+        A weight of the latent alone that is 0 and one of the KL that is 1 stay numbers, which spare work.
+        """
+        latents = [each for each in self._model.modules() if isinstance(each, Latent)]
+        kept = [
+            (each, name, number)
+            for each in latents
+            if type(each).anneal is not Latent.anneal
+            for name, number, neutral in (("weight", each.weight, 1.0), ("weight_alone", each.weight_alone, 0.0))
+            if number != neutral
+        ]
+        for each, name, number in kept:
+            setattr(each, name, torch.full((), number, device=device))
+        try:
+            yield
+        finally:
+            for each, name, number in kept:
+                setattr(each, name, number)
 
     def _noted(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> list[Any]:
         """What noise a batch takes; the generator, and the model's running means, are as they were before."""
@@ -119,6 +144,4 @@ class CompiledLoss:
         return requests
 
     def _traced(self, batch: Any, drawn: list[Tensor], world: int, global_step: int, progress: float) -> TrainingLoss:
-        for latent in self._model.latents:
-            latent.anneal(progress)
         return self._model.loss_of(batch, DrawnNoise(drawn, world), global_step, progress)

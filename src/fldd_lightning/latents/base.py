@@ -202,9 +202,13 @@ class Latent(nn.Module, ABC):
         return type(self).__name__
 
 
-def weighed(values: Tensor, weight: float) -> Tensor:
+def weighed(values: Tensor, weight: float | Tensor) -> Tensor:
     """The same finite values, with their gradient times ``weight``."""
-    return values if weight == 1 else values.detach() + weight * (values - values.detach())
+    return (
+        values
+        if not isinstance(weight, Tensor) and weight == 1
+        else values.detach() + weight * (values - values.detach())
+    )
 
 
 def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
