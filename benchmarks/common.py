@@ -232,12 +232,14 @@ def _trained(
 ) -> tuple[float, float]:  # fmt: skip
     """:func:`train`, with its checkpoints in a folder."""
     best, clock = ModelCheckpoint(folder, "best", monitor="val/nelbo"), _Clock()
-    started = [FittedOnce(model, data, callbacks, folder.parent)] if isinstance(model, FLDD) else []
+    further: list[Callback] = [FittedOnce(model, data, callbacks, folder.parent)] if isinstance(model, FLDD) else []
+    if further and steps >= _WORTH_COMPILING and shutil.which("g++"):
+        further.append(_Compiled())
     last = ModelCheckpoint(folder, "last", train_time_interval=_KEPT_EVERY, enable_version_counter=False)
     trainer = Trainer(
         max_steps=steps, val_check_interval=max(1, steps // validations), check_val_every_n_epoch=None,
         limit_val_batches=max(1, 2_000 // data.batch_size),
-        callbacks=[clock, best, *callbacks, *started, _Compiled(), last], precision=precision, **_QUIET,
+        callbacks=[clock, best, *callbacks, *further, last], precision=precision, **_QUIET,
     )  # fmt: skip
     kept = folder / "last.ckpt"
     trainer.fit(model, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
@@ -248,11 +250,11 @@ def _trained(
 
 
 class _Compiled(Callback):
-    """Compiles the steps of a long training from its second on, where there is a compiler."""
+    """Compiles the steps of a training from its second on."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if isinstance(pl_module, FLDD) and trainer.max_steps >= _WORTH_COMPILING and shutil.which("g++"):
-            pl_module.compiled = True
+        assert isinstance(pl_module, FLDD)
+        pl_module.compiled = True
 
 
 class _Clock(Callback):

@@ -20,7 +20,7 @@ again. One thread a run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,15 +134,25 @@ def build(kind: Kind, process: str, latent: str, num_steps: int, rate: float, da
 def chosen_rate(name: str, process: str, latent: str, path: str, output: Path, steps: int | None = None) -> float:
     """The learning rate that does best at T = 4 after a third of the steps; see :func:`common.tuned_rate`."""
     kind, key = KINDS[name], {"kind": name, "process": process, "latent": latent}
-    at = partial(train_a_third, kind, process, latent, path)
+    at = partial(train_a_third, kind, partial(build, kind, process, latent, STEPS[0]), path)
     return tuned_rate(output.with_name("tuning.csv"), key, kind.rates, steps or kind.steps, at)
 
 
-def train_a_third(kind: Kind, process: str, latent: str, path: str, rate: float, steps: int) -> tuple[float, float]:
-    """Train at T = 4 for a third of a run, with a third of its freeze; returns ``val/nelbo`` and seconds."""
+def train_a_third(
+    kind: Kind, make: Callable[[float, DiscreteDataModule], FLDD], path: str, rate: float, steps: int
+) -> tuple[float, float]:
+    """Train for a third of a run, with a third of its freeze; returns ``val/nelbo`` and seconds.
+
+    Args:
+        kind: Of the data.
+        make: Makes the model, of a learning rate and the data.
+        path: Of the data.
+        rate: The learning rate.
+        steps: A third of a run.
+    """
     seed_everything(0, verbose=False)
     data = kind.data(path, batch_size=kind.batch, seed=0)
-    model = build(kind, process, latent, STEPS[0], rate, data)
+    model = make(rate, data)
     model.freeze_steps //= 3  # as the steps
     return train(model, data, steps, [TrainingWork()], kind.precision)
 

@@ -64,7 +64,7 @@ def run(kind: str, seed: int, path: str, output: Path) -> dict[str, object]:
     data, work = chosen.data(path, batch_size=chosen.batch, seed=0), TrainingWork()
     steps = num_steps_of(kind, data)
     tuned = {"kind": kind, "process": "one stage", "latent": "joint"}
-    at = partial(train_a_third, small(kind), LEARNED, "joint", path)
+    at = partial(train_a_third, small(kind), partial(made, kind), path)
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
     seed_everything(seed, verbose=False)
     model = made(kind, rate, data)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import MASKED, Recipe, append_row, joined, made_with, measured, one_thread, rows_of, train, tuned_rate
+from factorial import train_a_third
 from held import operations
 from kinds import Kind, molecules, of_molecules, smiles
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -123,25 +124,23 @@ def run(kind: Kind, method: str, num_steps: tuple[int, ...], seed: int, path: st
     data, work, curve = kind.data(path, batch_size=kind.batch, seed=0), TrainingWork(), Curve()
     steps = own_steps(kind, method, data)
 
-    def train_a_third(rate: float, third: int) -> tuple[float, float]:
-        seed_everything(0, verbose=False)
-        model = made(kind, method, STEPS[0], third, rate, data)
-        model.freeze_steps //= 3  # as the steps
-        return train(model, data, third, [TrainingWork()], kind.precision)
-
     tuned = {"kind": "zinc", "process": method, "latent": "its own"}
-    rate = tuned_rate(output.with_name("tuning.csv"), tuned, kind.rates, steps, train_a_third)
+    at = partial(train_a_third, kind, partial(made, kind, method, STEPS[0], steps // 3), path)
+    rate = tuned_rate(output.with_name("tuning.csv"), tuned, kind.rates, steps, at)
     seed_everything(seed, verbose=False)
     trained = made(kind, method, num_steps[0], steps, rate, data)
     _, seconds = train(trained, data, steps, [work, curve], kind.precision, VALIDATIONS)
+    logged: dict[int, dict[str, float]] = {}  # the bound is the same whatever the decoding
     for each in keys:
-        model = trained.with_num_steps(int(str(each["num_steps"]))) if is_timeless else trained
-        logged = measured(model, data, [], kind.tested)
+        t = int(str(each["num_steps"]))
+        model = trained.with_num_steps(t) if is_timeless else trained
+        if t not in logged:
+            logged[t] = measured(model, data, [], kind.tested)
         x = model.sample(kind.samples, seed, batch_size=500, decoding=DECODINGS[str(each["decoding"])])
         said = kind.measure(model, data, x, output.parent)
         row = {
             **each, "steps": steps, "lr": rate,
-            **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
+            **{name: f"{logged[t][f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
             "measures": joined(said), "samples": kind.samples, "curve": curve.said(),
             **costs(model, work.total(steps)), "seconds": round(seconds), **made_with(kind.precision),
         }  # fmt: skip

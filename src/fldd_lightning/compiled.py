@@ -90,6 +90,8 @@ class CompiledLoss:
         self._model = model
         self._requests: dict[Any, list[Callable[[torch.Generator], Tensor]]] = {}
         self._compiled = Compiled(self._traced, "model.compile")
+        latents = [each for latent in model.latents for each in latent.modules() if isinstance(each, Latent)]
+        self._annealed = [each for each in latents if type(each).anneal is not Latent.anneal]
 
     def __call__(self, batch: Any, generator: SharedGenerator, global_step: int, progress: float) -> TrainingLoss:
         """The loss of a batch; see :meth:`FLDD.loss_of`.
@@ -112,11 +114,9 @@ class CompiledLoss:
 
         A weight of the latent alone that is 0 and one of the KL that is 1 stay numbers, which spare work.
         """
-        latents = [each for each in self._model.modules() if isinstance(each, Latent)]
         kept = [
             (each, name, number)
-            for each in latents
-            if type(each).anneal is not Latent.anneal
+            for each in self._annealed
             for name, number, neutral in (("weight", each.weight, 1.0), ("weight_alone", each.weight_alone, 0.0))
             if number != neutral
         ]

@@ -204,11 +204,9 @@ class Latent(nn.Module, ABC):
 
 def weighed(values: Tensor, weight: float | Tensor) -> Tensor:
     """The same finite values, with their gradient times ``weight``."""
-    return (
-        values
-        if not isinstance(weight, Tensor) and weight == 1
-        else values.detach() + weight * (values - values.detach())
-    )
+    if not isinstance(weight, Tensor) and weight == 1:
+        return values
+    return values.detach() + weight * (values - values.detach())
 
 
 def hold_out(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
