@@ -3,6 +3,7 @@
     python benchmarks/count.py --table mnist --path FOLDER_WITH_IDX_FILES
     python benchmarks/count.py --table molecules --path train_smile.txt
     python benchmarks/count.py --table text --path FOLDER
+    python benchmarks/count.py --table digits
 
 It is for rows that were measured before operations were counted (``work.py``). The model of a row is made as its script
 makes it, and two steps of training are counted. Nothing else in the row changes. Rows that say it are not counted
@@ -19,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import digits
 import mnist
 import molecules
 import text
@@ -35,19 +37,21 @@ TABLES: dict[str, tuple[Callable[..., tuple[FLDD, DiscreteDataModule]], tuple[st
     "mnist": (mnist.made, ("network", "size", "process", "num_steps", "seed")),
     "molecules": (molecules.made, ("network", "process", "num_steps", "seed")),
     "text": (text.made, ("network", "length", "process", "num_steps", "seed")),
+    "digits": (digits.made, ("process", "num_steps", "seed")),
 }
 
 
-def fill(table: str, path: str, output: Path, processes: Sequence[str] = ()) -> None:
+def fill(table: str, path: str | None, output: Path, processes: Sequence[str] = ()) -> None:
     """Count what rows of a CSV do not say, and write it after each model.
 
     Args:
         table: Which of ``TABLES``.
-        path: Its data.
+        path: Its data; None for the digits, which need none.
         output: The CSV.
         processes: Of which rows; all if there is none.
     """
     make, names = TABLES[table]
+    make = make if path is None else partial(make, path)
     known: dict[tuple[str, ...], dict[str, int]] = {}
 
     def key(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def fill(table: str, path: str, output: Path, processes: Sequence[str] = ()) -> 
     while rows := lacking():
         row = rows[0]
         options = {name: row[name] if name in ("network", "process") else int(row[name]) for name in names}
-        known[key(row)] = costs_untrained(partial(make, path, **options), int(row["steps"]))
+        known[key(row)] = costs_untrained(partial(make, **options), int(row["steps"]))
         print(*key(row), known[key(row)], flush=True)
         _write(output, [{**_costs_last(row), **known.get(key(row), {})} for row in read_rows(output)])
 
@@ -71,10 +75,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
-    parser.add_argument("--path", required=True, help="the table's data: a folder or a file")
+    parser.add_argument("--path", help="the table's data, but for the digits: a folder or a file")
     parser.add_argument("--processes", nargs="+", default=[], help="count the rows of these alone")
     parser.add_argument("--output", type=Path, help="the CSV, if not that of the table")
     arguments = parser.parse_args()
+    if (arguments.path is None) != (arguments.table == "digits"):
+        parser.error("give --path for every table but the digits")
     one_thread()
     output = arguments.output or Path(f"benchmarks/results/{arguments.table}.csv")
     fill(arguments.table, arguments.path, output, arguments.processes)

@@ -17,10 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from common import machine, run_missing
+from lightning.pytorch import LightningDataModule
+from work import costs_untrained
+
+from fldd_lightning import FLDD, DiscreteDataModule
+from fldd_lightning.cli.train import FLDDCLI
+
+__all__ = ["PROCESSES", "made", "main", "run"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LATENT, ORDER = ["--model.latents", "MixtureLatent"], ["--model.forward_process", "StaggeredProcess"]
@@ -37,12 +45,33 @@ PROCESSES = {  # config, and further options
 }
 
 
+class _Made(FLDDCLI):
+    """The command line, up to where ``fit`` begins."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def fit_of(process: str, num_steps: int, seed: int) -> list[str]:
+    """The ``fit`` of a row, but for how long it takes."""
+    config, further = PROCESSES[process]
+    fit = ["fit", "--config", str(CONFIGS / f"{config}.yaml"), *further, "--model.num_steps", str(num_steps)]
+    return [*fit, "--seed_everything", str(seed)]
+
+
+def made(process: str, num_steps: int, seed: int) -> tuple[FLDD, DiscreteDataModule]:
+    """The model of a row before training, and its data."""
+    made = _Made(
+        FLDD, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, auto_configure_optimizers=False,
+        args=fit_of(process, num_steps, seed),
+    )  # fmt: skip
+    assert isinstance(made.datamodule, DiscreteDataModule)
+    return made.model, made.datamodule
+
+
 def run(process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
     """Train and test one model; returns a row of the table."""
-    config, further = PROCESSES[process]
     with tempfile.TemporaryDirectory() as folder:
-        fit = ["fit", "--config", str(CONFIGS / f"{config}.yaml"), *further, "--model.num_steps", str(num_steps)]
-        fit += ["--seed_everything", str(seed), "--trainer.max_steps", str(steps)]
+        fit = [*fit_of(process, num_steps, seed), "--trainer.max_steps", str(steps)]
         fit += ["--trainer.val_check_interval", str(max(1, steps // 8))]
         start = time.monotonic()
         command(*fit, folder=folder)
@@ -54,7 +83,8 @@ def run(process: str, num_steps: int, seed: int, steps: int) -> dict[str, object
         found = re.search(r"step=?(\d+)", best.name)
     row: dict[str, object] = {"process": process, "num_steps": num_steps, "seed": seed, "steps": steps}
     row |= {"nelbo": f"{nelbo:.4f}", "best_step": found[1] if found else "", "seconds": round(seconds)}
-    return {**row, "torch": torch.__version__, "machine": machine()}
+    row |= {"torch": torch.__version__, "machine": machine()}
+    return {**row, **costs_untrained(partial(made, process, num_steps, seed), steps)}
 
 
 def command(*words: str, folder: str) -> None:

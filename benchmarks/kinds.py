@@ -161,8 +161,7 @@ KINDS = {
     "mnist16": Kind(
         partial(MNISTDataModule, size=16), ImageFLDD, partial(MLP, width=512, embedding=4),
         partial(MLP, width=512, embedding=4), MixtureLatent, batch=512, steps=3_000, samples=5_000,
-        measure=of_pictures, quality=("frechet", True), diversity="coverage",
-        joint=partial(AutoencoderLatent, fit_steps=0), precision="bf16-mixed",
+        measure=of_pictures, quality=("frechet", True), diversity="coverage", precision="bf16-mixed",
     ),
     "mnist28": Kind(
         partial(MNISTDataModule, size=28), ImageFLDD, partial(UNet, widths=(16, 32, 64)),
