@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from common import machine, run_missing
-from lightning.pytorch import LightningDataModule
 from work import costs_untrained
 
 from fldd_lightning import FLDD, DiscreteDataModule
@@ -60,12 +59,9 @@ def fit_of(process: str, num_steps: int, seed: int) -> list[str]:
 
 def made(process: str, num_steps: int, seed: int) -> tuple[FLDD, DiscreteDataModule]:
     """The model of a row before training, and its data."""
-    made = _Made(
-        FLDD, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, auto_configure_optimizers=False,
-        args=fit_of(process, num_steps, seed),
-    )  # fmt: skip
-    assert isinstance(made.datamodule, DiscreteDataModule)
-    return made.model, made.datamodule
+    cli = _Made(fit_of(process, num_steps, seed))
+    assert isinstance(cli.datamodule, DiscreteDataModule)
+    return cli.model, cli.datamodule
 
 
 def run(process: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:

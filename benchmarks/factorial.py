@@ -11,10 +11,10 @@ trained as well as we know: the denoiser does not see the step, and exactly n co
 One training serves every T. T = 1 is the latent and one pass of the denoiser. Its samples are drawn ancestrally, with a
 fixed number revealed at each step, and by confidence.
 
-Each process, and each with a latent, has its learning rate from the same four (three on text and on 28×28 MNIST), by
-``val/nelbo`` at T = 4 after a third of the steps (``tuning.csv``). All rows have as many steps and examples; a learned
-process costs up to twice the operations, which stand in each row, with those of a latent's fit. Rows that are there are
-not measured again. One thread a run.
+Each process, and each with a latent, has its own learning rate. It is the best of four, by ``val/nelbo`` at T = 4 after
+a third of the steps (``tuning.csv``); of three on text and on 28×28 MNIST. All rows have as many steps and examples. A
+learned process costs up to twice the operations, which stand in each row, with those of a latent's fit. Rows that are
+there are not measured again. One thread a run.
 """
 
 from __future__ import annotations

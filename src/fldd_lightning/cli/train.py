@@ -32,10 +32,27 @@ __all__ = ["FLDDCLI", "packaged_config", "run_trainer"]
 
 
 class FLDDCLI(LightningCLI):
-    """LightningCLI with what the data say linked from them to the model, and with default callbacks."""
+    """LightningCLI with what the data say linked from them to the model, and with default callbacks.
+
+    Args:
+        args: Subcommand and options. The subcommand is run at once.
+    """
 
     model: FLDD
     _has_ended = False
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            FLDD,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_class=TrainerOptionParser,
+            parser_kwargs={"prog": "fldd-lightning"},
+            args=list(args),
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("num_classes", "shape"):
@@ -154,17 +171,7 @@ def run_trainer(args: Sequence[str]) -> None:
             config.write_text(yaml.safe_dump(sections))
             args[1:1] = ["--config", str(config)]
         with mistakes_first():
-            FLDDCLI(
-                FLDD,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_kwargs={"overwrite": True},
-                parser_class=TrainerOptionParser,
-                parser_kwargs={"prog": "fldd-lightning"},
-                args=args,
-            )
+            FLDDCLI(args)
 
 
 def _is_padded(data: LightningDataModule) -> bool:
