@@ -22,7 +22,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fldd_lightning import FLDD, DiscreteDataModule
 
-__all__ = ["COSTS", "TrainingWork", "costs", "costs_untrained", "counted", "sampling_work", "trained_numbers"]
+__all__ = [
+    "COSTS",
+    "TrainingWork",
+    "costs",
+    "costs_untrained",
+    "counted",
+    "sampling_work",
+    "step_operations",
+    "trained_numbers",
+]
 
 
 COSTS = ("training_gflop", "numbers_sampling", "numbers_training")  # columns of a table
@@ -100,6 +109,15 @@ def counted(run: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+def step_operations(model: FLDD, data: DiscreteDataModule) -> int:
+    """Of one training step of a model, on one batch."""
+    batch = next(iter(data.train_dataloader()))
+    model.train()
+    total = counted(lambda: model.training_step(batch, 0).backward())
+    model.zero_grad()
+    return total
 
 
 def sampling_work(model: FLDD, num_samples: int = 64) -> tuple[int, int]:

@@ -26,11 +26,10 @@ from typing import Any
 
 from common import MASKED, Recipe, append_row, joined, made_with, measured, one_thread, rows_of, train, tuned_rate
 from factorial import train_a_third
-from held import operations
 from kinds import Kind, molecules, of_molecules, smiles
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from work import TrainingWork, costs
+from work import TrainingWork, costs, step_operations
 
 from fldd_lightning import (
     FLDD,
@@ -107,7 +106,7 @@ def made(kind: Kind, method: str, num_steps: int, steps: int, rate: float, data:
 
 def own_steps(kind: Kind, method: str, data: DiscreteDataModule) -> int:
     """As many optimiser steps as the operations of masked diffusion allow."""
-    allowed, own = (operations(made(kind, each, STEPS[0], 3, 1e-3, data), data) for each in ("masked", method))
+    allowed, own = (step_operations(made(kind, each, STEPS[0], 3, 1e-3, data), data) for each in ("masked", method))
     return kind.steps * allowed // own
 
 

@@ -13,7 +13,6 @@ import autoregressive
 import common
 import count
 import factorial
-import held
 import kinds
 import one_stage
 import published
@@ -27,7 +26,7 @@ from factorial_figure import draw, steps_saved
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch import Tensor
-from work import TrainingWork, counted, sampling_work, trained_numbers
+from work import TrainingWork, counted, sampling_work, step_operations, trained_numbers
 
 from conftest import all_states, small_mlp
 from fldd_lightning import (
@@ -402,59 +401,51 @@ def fit_latents_of(model: FLDD, data: DiscreteDataModule) -> None:
         latent.fit(data.splits["train"].x.long())
 
 
-def test_held_parts_do_not_move_and_work_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = replace(TINY, joint=partial(TrainedMixtureLatent, size=4))
-    data = kind.data("", batch_size=32, seed=0)
-    models = {name: held.made(kind, name, 1e-3, data) for name in held.HELD}
+@pytest.fixture
+def tiny_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
+    monkeypatch.setitem(one_stage.SMALL, "mnist16", small_mlp)
+    monkeypatch.setitem(one_stage.RATES, "mnist16", (1e-3, 2e-3))
+
+
+def test_held_parts_do_not_move_and_work_is_equal(tiny_one_stage: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TINY.data("", batch_size=32, seed=0)
+    models = {name: one_stage.made("mnist16", name, 1e-3, data) for name in one_stage.HELD}
     assert {name: model.forward_process.learned for name, model in models.items()} == {
         "nothing": True, "schedule": False, "encoder": True, "both": False
     }  # fmt: skip
     for name, model in models.items():
         moves = {p.requires_grad for p in model.latents.parameters()}
         assert moves == {name in ("nothing", "schedule")}
-    work = {name: held.operations(model, data) for name, model in models.items()}
-    assert work["nothing"] > work["schedule"] > 0
-    assert work["encoder"] > work["both"] > 0
+    work = {name: step_operations(model, data) for name, model in models.items()}
     assert all(p.grad is None for model in models.values() for p in model.parameters())
+    monkeypatch.setitem(one_stage.OPERATIONS, "mnist16", 7.5 * work["nothing"] / 1e9)
+    steps = {name: one_stage.num_steps_of("mnist16", name, data) for name in one_stage.HELD}
+    assert steps == {name: int(7.5 * work["nothing"] / each) for name, each in work.items()}
+    assert steps["schedule"] > steps["nothing"] == 7
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_rows_of_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
-    row = held.run("mnist16", "schedule", 0, 6, "", tmp_path / "held.csv")
-    assert int(str(row["own_steps"])) > 6
-    assert float(str(row["nelbo"])) > 0
-    assert len(read_rows(tmp_path / "tuning.csv")) == 2
-
-
-def test_one_stage_spends_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
-    monkeypatch.setitem(one_stage.SMALL, "mnist16", small_mlp)
-    data = TINY.data("", batch_size=32, seed=0)
-    model = one_stage.made("mnist16", 1e-3, data)
+def test_one_stage_starts_at_masked_diffusion(tiny_one_stage: None) -> None:
+    model = one_stage.made("mnist16", "nothing", 1e-3, TINY.data("", batch_size=32, seed=0))
     assert type(model.forward_process.base) is AbsorbingProcess  # no order by hand
     assert model.forward_process.learned
     (latent,) = model.latents
     assert isinstance(latent, TrainedMixtureLatent)
     assert all(p.requires_grad for p in model.parameters())
-    step = held.operations(model, data)
-    monkeypatch.setitem(one_stage.OPERATIONS, "mnist16", 7.5 * step / 1e9)
-    assert one_stage.num_steps_of("mnist16", data) == 7
     assert set(one_stage.OPERATIONS) == set(one_stage.SMALL) == set(one_stage.RATES) == set(kinds.KINDS)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_rows_of_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(kinds.KINDS, "mnist16", replace(TINY, joint=partial(TrainedMixtureLatent, size=4)))
-    monkeypatch.setitem(one_stage.SMALL, "mnist16", small_mlp)
-    monkeypatch.setitem(one_stage.RATES, "mnist16", (1e-3, 2e-3))
+@pytest.mark.parametrize(("held", "tuned"), [("nothing", "one stage"), ("schedule", "one stage, schedule held")])
+def test_rows_of_one_stage(
+    held: str, tuned: str, tiny_one_stage: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(one_stage, "num_steps_of", lambda *_: 6)
-    row = one_stage.run("mnist16", 0, "", tmp_path / "one_stage.csv")
-    assert row["steps"] == 6
+    row = one_stage.run("mnist16", held, 0, "", tmp_path / "one_stage.csv")
+    assert (row["held"], row["steps"]) == (held, 6)
     assert float(str(row["nelbo"])) > 0
-    assert [tried["process"] for tried in read_rows(tmp_path / "tuning.csv")] == ["one stage"] * 2
+    assert [tried["process"] for tried in read_rows(tmp_path / "tuning.csv")] == [tuned] * 2
     monkeypatch.setitem(kinds.KINDS, "mnist16", replace(kinds.KINDS["mnist16"], steps=10**9))
     assert one_stage.count("mnist16", "") > 0
 

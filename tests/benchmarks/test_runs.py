@@ -15,7 +15,6 @@ import digits
 import estimators
 import factorial
 import file_size
-import held
 import kinds
 import mnist
 import molecules
@@ -40,15 +39,20 @@ KNOWN = {  # CSV, column: what may stand there
     "factorial": {"kind": kinds.KINDS, "process": factorial.PROCESSES, "decoding": factorial.DECODINGS},
     "autoregressive": {"kind": autoregressive.SIZES},
     "published": {"setup": published.SETUPS, "method": published.METHODS},
-    "held": {"kind": kinds.KINDS, "held": held.HELD},
+    "held": {"kind": kinds.KINDS, "held": one_stage.HELD},
     "file_size": {"kind": file_size.KINDS},
     "guidance": {"weight": ["0", "0.5", "1", "2", "4", "data"]},
     "soak": {"outcome": ["ok", "ok, enumerated"]},
     "zinc": {"method": zinc.METHODS, "decoding": zinc.DECODINGS},
-    "one_stage": {"kind": one_stage.OPERATIONS},
+    "one_stage": {"kind": one_stage.OPERATIONS, "held": one_stage.HELD},
     "tuning": {
         "kind": [*kinds.KINDS, "zinc"],
-        "process": [*factorial.PROCESSES, "one stage", "autoregressive", *zinc.METHODS],
+        "process": [
+            *factorial.PROCESSES,
+            *map(one_stage.tuned_as, one_stage.HELD),
+            "autoregressive",
+            *zinc.METHODS,
+        ],
         "latent": ["no", "yes", "joint", "its own"],
     },
     "mnist": {"process": ["data", *mnist.PROCESSES], "network": mnist.NETWORKS},
