@@ -154,7 +154,7 @@ def train_a_third(
     data = kind.data(path, batch_size=kind.batch, seed=0)
     model = make(rate, data)
     model.freeze_steps //= 3  # as the steps
-    return train(model, data, steps, [TrainingWork()], kind.precision)
+    return train(model, data, steps, [TrainingWork()], kind.precision, kind.validations)
 
 
 def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
@@ -170,7 +170,7 @@ def run(cell: Cell, path: str, output: Path, steps: int | None = None) -> None:
     timeless = PROCESSES[cell.process].is_timeless
     # validation chooses among checkpoints at T = 4 where one training serves all
     trained = build(kind, cell.process, cell.latent, STEPS[0] if timeless else cell.num_steps[0], rate, data)
-    _, seconds = train(trained, data, steps, [work], kind.precision)
+    _, seconds = train(trained, data, steps, [work], kind.precision, kind.validations)
     for num_steps in cell.num_steps:
         if not any(key["num_steps"] == num_steps for key in missing):
             continue

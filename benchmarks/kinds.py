@@ -85,6 +85,7 @@ class Kind(Source):
         rates: Learning rates that are tried on validation data.
         joint: Makes a latent that is trained with the rest from the first step.
         precision: Of the networks in training.
+        validations: In a training, whose best weights are kept.
     """
 
     quality: tuple[str, bool]
@@ -93,6 +94,7 @@ class Kind(Source):
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
     joint: Any = TrainedMixtureLatent
     precision: str = "32-true"
+    validations: int = 4
 
 
 def of_pictures(model: FLDD, data: DiscreteDataModule, x: Tensor, folder: Path) -> dict[str, float]:
@@ -169,6 +171,7 @@ KINDS = {
         steps=600, samples=2_000, measure=of_pictures, quality=("frechet", True), diversity="coverage",
         tested=1_024, rates=(4e-3, 8e-3, 16e-3),
         joint=partial(AutoencoderLatent, autoencoder=ConvAutoencoder, fit_steps=0), precision="bf16-mixed",
+        validations=1,  # two passes through the data
     ),
     "qm9": Kind(
         smiles, molecules, partial(MLP, width=512), partial(MLP, width=512), MixtureLatent, batch=256, steps=3_000,

@@ -85,7 +85,7 @@ def run(kind: str, held: str, seed: int, path: str, output: Path) -> dict[str, o
     rate = tuned_rate(output.with_name("tuning.csv"), tuned, RATES[kind], steps, at)
     seed_everything(seed, verbose=False)
     model = made(kind, held, rate, data)
-    val, seconds = train(model, data, steps, [work], chosen.precision)
+    val, seconds = train(model, data, steps, [work], chosen.precision, chosen.validations)
     logged = measured(model, data, [], chosen.tested)
     x = model.sample(chosen.samples, seed, batch_size=500)
     said = chosen.measure(model, data, x, output.parent)
