@@ -12,9 +12,9 @@ One training serves every T. T = 1 is the latent and one pass of the denoiser. I
 fixed number revealed at each step, and by confidence.
 
 Each process, and each with a latent, has its own learning rate. It is the best of four, by ``val/nelbo`` at T = 4 after
-a third of the steps (``tuning.csv``); of three on text and on 28×28 MNIST. All rows have as many steps and examples. A
-learned process costs up to twice the operations, which stand in each row, with those of a latent's fit. Rows that are
-there are not measured again. One thread a run.
+a third of the steps (``tuning.csv``); of three on text, of two on 28×28 MNIST. All rows have as many steps and
+examples. A learned process costs up to twice the operations, which stand in each row, with those of a latent's fit.
+Rows that are there are not measured again. One thread a run.
 """
 
 from __future__ import annotations
