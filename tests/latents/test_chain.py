@@ -45,6 +45,20 @@ def test_fit_keeps_parts_apart_where_they_differ() -> None:
     assert fit["nll"] < optimum + 1 < fit["nll_marginals"] - 2
 
 
+def test_shared_tables_win_with_many_values_where_with_few_they_lose() -> None:
+    latent = ChainLatent(Spec(4, (8,), 2), size=64)
+    apart, shared = {1: 9.0, 16: 7.0, 64: 6.5}, {1: 9.5, 16: 7.5, 64: 6.0}
+    kept = []
+    with (
+        patch.object(latent, "_maximise", lambda x, size, tied, seed: (shared if tied else apart)[size]),
+        patch.object(latent, "_held_out_nll", lambda held, nats: nats),
+        patch.object(latent, "_keep", kept.append),
+    ):
+        fit = latent.fit(walks(1_000)[0])
+    assert kept == [6.0]
+    assert (fit["nll"], fit["nll_marginals"]) == (6.0, 9.0)
+
+
 def test_independent_coordinates_have_one_value() -> None:
     x = torch.randint(4, (3_000, 6), generator=torch.Generator().manual_seed(0))
     latent = ChainLatent(Spec(4, (6,), 2), size=16)

@@ -35,9 +35,9 @@ class ChainLatent(TableLatent):
     in text and molecules, a chain of first order does not know, and its KL is dearer than the steps it saves.
 
     :meth:`fit` tries 1, 16, 64, ... values up to ``size``, as long as that makes held-out examples more likely. Where
-    all parts are equally long (the length is a multiple of ``part``), it also tries tables that are the same for all of
-    them, which suits series that are cut anywhere; not where coordinates differ in how many values they have.
-    Coordinates at PAD do not count.
+    all parts are equally long (the length is a multiple of ``part``), it does so again with tables that are the same
+    for all of them, which suits series that are cut anywhere, and keeps the better; not where coordinates differ in
+    how many values they have. Coordinates at PAD do not count.
 
     Args:
         spec: K and a shape of ``(length,)``.
@@ -107,18 +107,23 @@ class ChainLatent(TableLatent):
         held, kept = hold_out(x, seed)
         same_length = len(set(self._lengths)) == 1 and self.num_parts > 1 and self.allowed is None
         ties = [False, True] if same_length else [False]  # whether all parts share tables
-        singles = [self._maximise(kept, 1, tie, seed) for tie in ties]
-        nll_marginals, *_ = values = [self._held_out_nll(held, each) for each in singles]
-        nll, best = min(values), singles[values.index(min(values))]
-        for size in sizes_to_try(self.most_values(len(x), len(kept)), first=2):
-            fits = [self._maximise(kept, size, tie, seed) for tie in ties]
-            values = [self._held_out_nll(held, each) for each in fits]
-            chosen = values.index(min(values))
-            if values[chosen] >= nll:
-                break
-            nll, best, ties = values[chosen], fits[chosen], [ties[chosen]]
+        nll_marginals = self._held_out_nll(held, self._maximise(kept, 1, False, seed))
+        # with few values tables of their own may win where with many values shared ones do: so each grows to its best
+        nll, best = min((self._grown(kept, held, tied, seed) for tied in ties), key=lambda each: each[0])
         self._keep(best)
         return {"values": self.num_used, "nll": nll, "nll_marginals": nll_marginals}
+
+    def _grown(self, kept: Tensor, held: Tensor, tied: bool, seed: int) -> tuple[float, Chain]:
+        """The chain of as many values as make held-out examples more likely, and their nats."""
+        best = self._maximise(kept, 1, tied, seed)
+        nll = self._held_out_nll(held, best)
+        for size in sizes_to_try(self.most_values(len(held) + len(kept), len(kept)), first=2):
+            larger = self._maximise(kept, size, tied, seed)
+            value = self._held_out_nll(held, larger)
+            if value >= nll:
+                break
+            nll, best = value, larger
+        return nll, best
 
     @property
     def _chain(self) -> Chain:
