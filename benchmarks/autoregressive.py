@@ -138,13 +138,14 @@ def row(path: str, output: Path, kind: str, seed: int, steps: int) -> dict[str, 
     said = chosen.measure(_Decodes(model, data), data, model.eval().sample(chosen.samples, seed), output.parent)
     torch.backends.mha.set_fastpath_enabled(False)  # whose operations are not counted
     operations = counted(lambda: model.sample(16, 0)) // 16
+    numbers = sum(p.numel() for p in model.parameters())
     return {
         "kind": kind, "process": "autoregressive", "num_steps": data.shape[0], "seed": seed, "steps": steps, "lr": rate,
         "nelbo": f"{logged['test/nelbo']:.4f}", "nelbo_se": f"{logged['test/nelbo_se']:.4f}",
         "quality": f"{said[chosen.quality[0]]:.4f}", "diversity": f"{said[chosen.diversity]:.4f}",
         "measures": joined(said), "samples": chosen.samples,
         "training_gflop": round(work.total(steps) / 1e9), "sample_mflop": round(operations / 1e6, 3),
-        "numbers": sum(p.numel() for p in model.parameters()), "seconds": round(seconds),
+        "numbers_sampling": numbers, "numbers_training": numbers, "seconds": round(seconds),
         **made_with(),
     }  # fmt: skip
 

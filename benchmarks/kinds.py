@@ -16,6 +16,7 @@ import torch
 from common import Recipe
 from mnist import classifier_features, quality
 from torch import Tensor
+from torch.nn import functional as F
 
 from fldd_lightning import (
     FLDD,
@@ -29,6 +30,7 @@ from fldd_lightning import (
     MixtureLatent,
     MNISTDataModule,
     NGramJudge,
+    Split,
     TextDataModule,
     TextFLDD,
     TrainedChainLatent,
@@ -138,10 +140,23 @@ def _judge(data: TextDataModule) -> NGramJudge:
 
 
 def smiles(path: str, batch_size: int, seed: int) -> DiscreteDataModule:
-    """Molecules of QM9 as SMILES."""
+    """Molecules as SMILES, of as many tokens as the longest has."""
     from examples.molecules.smiles import SmilesDataModule
 
     return SmilesDataModule(path, batch_size=batch_size, seed=seed)
+
+
+def smiles_of_length(path: str, batch_size: int, seed: int, length: int) -> DiscreteDataModule:
+    """Molecules as SMILES, of so many tokens; those that are longer are left out."""
+    from examples.molecules.smiles import SmilesDataModule
+
+    class OfLength(SmilesDataModule):
+        def load(self) -> dict[str, Split]:
+            splits, pad = super().load(), len(self.vocabulary) - 1
+            x = {name: F.pad(each.x, (0, max(0, length - each.x.shape[1])), value=pad) for name, each in splits.items()}
+            return {name: Split(each[(each[:, length:] == pad).all(1), :length]) for name, each in x.items()}
+
+    return OfLength(path, batch_size=batch_size, seed=seed)
 
 
 def molecules(*args: Any, **options: Any) -> FLDD:

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from common import MASKED, UNIFORM, Recipe, append_row, joined, made_with, measured, one_thread, rows_of
-from kinds import Source, molecules, of_molecules, of_pictures, of_texts, smiles
+from kinds import Source, molecules, of_molecules, of_pictures, of_texts, smiles_of_length
 from lightning.pytorch import Trainer, seed_everything
 from work import TrainingWork, sampling_work, trained_numbers
 
@@ -66,12 +66,14 @@ class Setup(Source):
         num_steps: The T that are compared; the first by default.
         dims: Dimensions that bits are counted for.
         published: Figures of others, to stand beside ours.
+        beside_latent: The denoiser of ours, where the latent's decoder brings many parameters to a sample, too.
     """
 
     lr: float
     num_steps: tuple[int, ...]
     dims: int
     published: str
+    beside_latent: Any = None
 
 
 SETUPS = {
@@ -80,15 +82,17 @@ SETUPS = {
         partial(UNet, widths=(16, 32, 64)), partial(AutoencoderLatent, autoencoder=ConvAutoencoder), batch=512,
         steps=25_000, lr=1e-3, num_steps=(4, 64), samples=5_000, measure=of_pictures, dims=1_024,
         published="bits a dimension of 1,024: masked diffusion 0.077, VADD 0.064, E-MoE 0.062",
+        beside_latent=partial(UNet, widths=(32, 64, 136), dropout=0.1),
     ),
     "qm9": Setup(
-        smiles, molecules, partial(Transformer, width=256, depth=6, heads=4),
+        partial(smiles_of_length, length=32), molecules, partial(Transformer, width=256, depth=6, heads=4),
         partial(Transformer, width=128, depth=2, heads=4), MixtureLatent, batch=1_024, steps=50_000, lr=5e-4,
         num_steps=(4, 8), samples=1_024, measure=of_molecules, dims=32,
         published="valid of 1,024 at T = 4 and 8: masked 15, 34 %; uniform 48, 81; PairFlow 72, 90",
     ),
     "zinc": Setup(
-        smiles, molecules, partial(Transformer, width=512, depth=10, heads=8, time_width=32),
+        partial(smiles_of_length, length=64), molecules,
+        partial(Transformer, width=512, depth=10, heads=8, time_width=32),
         partial(Transformer, width=128, depth=2, heads=4), MixtureLatent, batch=512, steps=22_000, lr=1e-4,
         num_steps=(50, 10, 4), samples=1_024, measure=of_molecules, dims=64,
         published="valid at T = 50: FLDD 3.0 %, masked 58.7, VSDD 84.3",
@@ -127,14 +131,16 @@ class Piece(FLDD):
 def build(name: str, method: str, num_steps: int, data: DiscreteDataModule) -> Any:
     """The model of a set-up."""
     setup, recipe = SETUPS[name], METHODS[method]
-    recipe = replace(recipe, latents=setup.latent) if method == "ours" else recipe
+    if method == "ours":
+        recipe = replace(recipe, latents=setup.latent)
+        setup = replace(setup, denoiser=setup.beside_latent or setup.denoiser)
     model = setup.build(recipe, num_steps, setup.lr, data)
     model.__class__ = type("Piece", (Piece, type(model)), {})
     return model
 
 
 def save_parts(
-    state: dict[str, torch.Tensor], parameters: Collection[str], done: int, folder: Path, name: str
+    state: dict[str, torch.Tensor], parameters: Collection[str], done: int, work: TrainingWork, folder: Path, name: str
 ) -> list[Path]:
     """Keep weights in files below 14 MB; earlier ones of the name are replaced.
 
@@ -142,6 +148,7 @@ def save_parts(
         state: Parameters and tables.
         parameters: Names of those that may be rounded to bfloat16.
         done: Steps they are of.
+        work: Operations of the training.
         folder: Where.
         name: How the files begin.
 
@@ -164,20 +171,22 @@ def save_parts(
     paths = [folder / f"{name}-{i}.pt" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
         new = path.with_suffix(".new")
-        torch.save({"done": done, "parts": len(parts), "state": part}, new)
+        torch.save({"done": done, "work": work.state_dict(), "parts": len(parts), "state": part}, new)
         new.replace(path)
     return paths
 
 
-def load_parts(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], int]:
-    """The weights that :func:`save_parts` kept and the steps they are of; nothing and 0 if there are none."""
+def load_parts(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], int, TrainingWork]:
+    """The weights that :func:`save_parts` kept, the steps they are of and their operations; no weights at first."""
+    work = TrainingWork()
     if not (folder / f"{name}-0.pt").exists():
-        return {}, 0
+        return {}, 0, work
     first = torch.load(folder / f"{name}-0.pt", weights_only=True)
     parts = [first, *(torch.load(folder / f"{name}-{i}.pt", weights_only=True) for i in range(1, first["parts"]))]
     if len({part["done"] for part in parts}) > 1:
         raise SystemExit(f"the files {name}-*.pt in {folder} are of different pieces: delete them and start again.")
-    return {key: tensor for part in parts for key, tensor in part["state"].items()}, int(first["done"])
+    work.load_state_dict(first["work"])
+    return {key: tensor for part in parts for key, tensor in part["state"].items()}, int(first["done"]), work
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -186,7 +195,7 @@ def run(arguments: argparse.Namespace) -> None:
     setup, is_timeless = SETUPS[name], METHODS[method].is_timeless
     num_steps = arguments.num_steps or setup.num_steps[0]
     label = f"{name}-{method}-seed{seed}" if is_timeless else f"{name}-{method}-T{num_steps}-seed{seed}"
-    state, done = load_parts(arguments.checkpoints, label)
+    state, done, work = load_parts(arguments.checkpoints, label)
     total = 4 if smoke else setup.steps
     key = {"setup": name, "method": method, "num_steps": num_steps, "seed": seed, "done": total}
     if rows_of(arguments.output, key):
@@ -202,7 +211,6 @@ def run(arguments: argparse.Namespace) -> None:
     for latent in model.latents:
         if smoke and isinstance(latent, AutoencoderLatent):
             latent.fit_steps = 2
-    work = TrainingWork()
     if done < total:
         if state:
             model.load_state_dict(state)
@@ -214,11 +222,11 @@ def run(arguments: argparse.Namespace) -> None:
         trainer.fit(model, data)
         done += trainer.global_step
         parameters = {k for k, _ in model.named_parameters()}
-        paths = save_parts(model.state_dict(), parameters, done, arguments.checkpoints, label)
+        paths = save_parts(model.state_dict(), parameters, done, work, arguments.checkpoints, label)
         print(f"{label}: {done} of {total} steps; kept {', '.join(each.name for each in paths)}", flush=True)
-        state, done = load_parts(arguments.checkpoints, label)
+        state, done, work = load_parts(arguments.checkpoints, label)
     model.load_state_dict(state)
-    row = {**key, "done": done, "of": setup.steps, "training_gflop_step": round(work.step / 1e9, 3)}
+    row = {**key, "done": done, "of": setup.steps, "training_gflop": round(work.total(done) / 1e9)}
     model = model.with_num_steps(num_steps) if is_timeless else model
     row |= measures(setup, model, data, done == total, arguments)
     print(row, flush=True)

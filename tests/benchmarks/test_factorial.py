@@ -341,23 +341,36 @@ def test_the_ceiling_is_a_distribution() -> None:
 
 def test_weights_come_back_from_their_files(tmp_path: Path) -> None:
     few = {"a": torch.randn(10), "n": torch.tensor(3)}
-    assert len(published.save_parts(few, few, 7, tmp_path, "few")) == 1
-    state, done = published.load_parts(tmp_path, "few")
-    assert done == 7
+    work = TrainingWork()
+    work.fit, work.step = 5, 2
+    assert len(published.save_parts(few, few, 7, work, tmp_path, "few")) == 1
+    state, done, kept = published.load_parts(tmp_path, "few")
+    assert (done, kept.total(done)) == (7, 5 + 7 * 2)
     assert all(torch.equal(state[key], value) for key, value in few.items())
     many = {str(i): torch.randn(2_000_000) for i in range(8)}
     many["table"] = torch.randn(10)
-    paths = published.save_parts(many, set(many) - {"table"}, 9, tmp_path, "many")
+    paths = published.save_parts(many, set(many) - {"table"}, 9, work, tmp_path, "many")
     assert len(paths) == 3
     assert all(path.stat().st_size < 14_000_000 for path in paths)
-    state, done = published.load_parts(tmp_path, "many")
+    state, done, _ = published.load_parts(tmp_path, "many")
     assert done == 9
     assert torch.equal(state.pop("table"), many.pop("table"))  # what is no parameter is not rounded
     assert all(torch.equal(state[key], value.bfloat16()) for key, value in many.items())
     torch.save({**torch.load(paths[1]), "done": 8}, paths[1])
     with pytest.raises(SystemExit, match="different pieces"):
         published.load_parts(tmp_path, "many")
-    assert published.load_parts(tmp_path, "none") == ({}, 0)
+    assert published.load_parts(tmp_path, "none")[:2] == ({}, 0)
+
+
+def test_molecules_of_a_length_are_filled_up_or_left_out(tmp_path: Path) -> None:
+    lines = ["c1ccccc1", *("C" * n + end for n in (1, 2) for end in "CNOFPSIB"), *("O" * n for n in range(1, 5))]
+    (tmp_path / "a.smi").write_text("\n".join(lines))
+    for length, kept in ((4, 20), (32, 21)):
+        data = kinds.smiles_of_length(str(tmp_path / "a.smi"), batch_size=4, seed=0, length=length)
+        assert data.shape == (length,)
+        x = torch.cat([split.x for split in data.splits.values()])
+        pad = data.num_classes - 1
+        assert sorted((x != pad).sum(1).tolist()) == sorted(map(len, lines))[:kept]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -365,7 +378,7 @@ def test_weights_come_back_from_their_files(tmp_path: Path) -> None:
 def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     setup = replace(
         published.SETUPS["mnist28"], data=TINY.data, model=ImageFLDD, denoiser=small_mlp, forward=small_mlp,
-        latent=partial(MixtureLatent, size=4), batch=64, steps=30, samples=8, measure=measure,
+        beside_latent=None, latent=partial(MixtureLatent, size=4), batch=64, steps=30, samples=8, measure=measure,
     )  # fmt: skip
     monkeypatch.setitem(published.SETUPS, "mnist28", setup)
     args = ["--setup", "mnist28", "--method", method, "--path", "", "--checkpoints", str(tmp_path)]
@@ -379,17 +392,22 @@ def test_pieces_go_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         fit_latents_of(begun, data)
     state = begun.state_dict()
     label = f"mnist28-{method}-seed0" if method == "masked" else f"mnist28-{method}-T4-seed0"
-    published.save_parts(state, state, 20, tmp_path, label)
+    work = TrainingWork()
+    work.fit = 10**12  # in the first piece alone
+    published.save_parts(state, state, 20, work, tmp_path, label)
     published.main(args)
     said = capsys.readouterr().out
     assert "30 of 30 steps" in said
     assert "'split': 'test'" in said
-    after, done = published.load_parts(tmp_path, label)
+    after, done, work = published.load_parts(tmp_path, label)
     assert done == 30
+    assert work.fit == 10**12
+    assert work.step > 0
     assert any(not torch.equal(after[key], value) for key, value in state.items())
     published.main(args)  # nothing left to do
     assert "has a row" in capsys.readouterr().out
-    assert [row["done"] for row in read_rows(tmp_path / "out.csv")] == ["30"]
+    (row,) = read_rows(tmp_path / "out.csv")
+    assert (row["done"], row["training_gflop"]) == ("30", str(round(work.total(30) / 1e9)))
     if method == "masked":  # nothing left to train, but another T to measure
         published.main([*args, "--num_steps", "9"])
         assert "steps; kept" not in capsys.readouterr().out
