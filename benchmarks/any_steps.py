@@ -22,6 +22,7 @@ from common import append_row, joined, made_with, measured, one_thread, rows_of,
 from factorial import PROCESSES, chosen_rate
 from kinds import KINDS
 from lightning.pytorch import seed_everything
+from work import COSTS, TrainingWork, costs
 
 from fldd_lightning import FLDD, DiscreteDataModule
 
@@ -31,7 +32,7 @@ BUDGETS = (1, 2, 4, 8, 16, 64)
 CHECKED = 4  # the T at which validation chooses among the checkpoints of a model of all T
 COMPARED = ("order by hand", "learned")
 MEASURED = (
-    "lr", "nelbo", "nelbo_se", "quality", "measures", "samples", "seconds", "version", "torch", "machine",
+    "lr", "nelbo", "nelbo_se", "quality", "measures", "samples", "seconds", "version", "torch", "machine", *COSTS,
 )  # fmt: skip
 
 
@@ -42,6 +43,16 @@ def build(kind: str, process: str, budgets: tuple[int, ...], rate: float, data: 
         return KINDS[kind].build(recipe, CHECKED, rate, data)
     fixed = "order by hand" if budgets == (1,) else process
     return KINDS[kind].build(PROCESSES[fixed], budgets[0], rate, data)
+
+
+def made(
+    path: str, kind: str, process: str, trained: str, num_steps: int, seed: int
+) -> tuple[FLDD, DiscreteDataModule]:
+    """The model of a row, before its training, and its data."""
+    seed_everything(seed, verbose=False)
+    data = KINDS[kind].data(path, batch_size=KINDS[kind].batch, seed=0)
+    model = build(kind, process, BUDGETS if trained == "all" else (num_steps,), 1e-3, data)
+    return model, data
 
 
 def run(
@@ -78,7 +89,8 @@ def run(
     seed_everything(seed, verbose=False)
     data = chosen.data(path, batch_size=chosen.batch, seed=0)
     trained = build(kind, process, budgets, rate, data)
-    _, seconds = train(trained, data, steps)
+    work = TrainingWork()
+    _, seconds = train(trained, data, steps, [work])
     for key in missing:
         model = trained.with_num_steps(key["num_steps"]) if len(budgets) > 1 else trained
         logged = measured(model, data, most=chosen.tested)
@@ -88,7 +100,7 @@ def run(
             **key, "lr": rate,
             **{name: f"{logged[f'test/{name}']:.4f}" for name in ("nelbo", "nelbo_se")},
             "quality": f"{said[chosen.quality[0]]:.4f}", "measures": joined(said), "samples": chosen.samples,
-            "seconds": round(seconds), **made_with(),
+            "seconds": round(seconds), **made_with(), **costs(model, work.total(steps)),
         }  # fmt: skip
         append_row(output, row)
         print(row, flush=True)

@@ -3,9 +3,10 @@
     python benchmarks/collapse.py --problems mixture8 xor --recipes default fixed --seeds 0 1 2
     python benchmarks/collapse.py --report benchmarks/results/collapse.csv
 
-Every recipe gets the same networks and the same number of denoiser passes in training (samples x
-examples x steps). The checkpoint of the lowest ``val/nelbo`` is tested. One row is appended to the
-CSV. One thread a run.
+Every recipe gets networks of the same kind and width, and the same number of denoiser passes in training (samples x
+examples x steps). What else it takes, such as the network of a learned schedule, stands in the row: operations of
+training are counted. The checkpoint of the lowest ``val/nelbo`` is tested. One row is appended to the CSV. One thread a
+run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from handwritten import ClusterSummary, PairLatent, RankSummary, WalkSummary
 from lightning.pytorch import seed_everything
 from optimum import KnownOptimum
 from other_estimators import FirstOrder, StraightThrough
+from work import TrainingWork, costs
 
 from fldd_lightning import (
     FLDD,
@@ -116,16 +118,21 @@ RECIPES = {
 }
 
 
-def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
-    """Train and test one model; returns a row of the table."""
+def made(problem: str, recipe: str, num_steps: int, seed: int) -> tuple[FLDD, sources.KnownSource]:
+    """The model of a row and its data."""
     chosen, case = RECIPES[recipe], CASES[problem]
     seed_everything(seed, verbose=False)
     data = case.make(batch_size=PASSES // chosen.draws, seed=seed)
     arguments = chosen.arguments(MLP)
     if recipe == "oracle":
         arguments["forward_process"] = partial(BY_HAND[problem], seed=seed)
-    model = FLDD(data.num_classes, data.shape, denoiser=MLP, num_steps=num_steps, **arguments)
-    logged, seconds = train_and_test(model, data, steps, [KnownOptimum()])
+    return FLDD(data.num_classes, data.shape, denoiser=MLP, num_steps=num_steps, **arguments), data
+
+
+def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dict[str, object]:
+    """Train and test one model; returns a row of the table."""
+    (model, data), work = made(problem, recipe, num_steps, seed), TrainingWork()
+    logged, seconds = train_and_test(model, data, steps, [KnownOptimum()], [work])
     row = {
         "problem": problem,
         "recipe": recipe,
@@ -141,6 +148,7 @@ def run(problem: str, recipe: str, num_steps: int, seed: int, steps: int) -> dic
         "seconds": round(seconds),
         "torch": torch.__version__,
         "machine": machine(),
+        **costs(model, work.total(steps)),
     }
     return {key: f"{value:.5f}" if isinstance(value, float) else value for key, value in row.items()}
 
@@ -154,7 +162,7 @@ def read(path: Path) -> dict[tuple[str, int, str], list[dict[str, str]]]:
 
 
 def figure(path: Path, output: Path) -> None:
-    """Gap against training cost, one panel per problem, one dot per run."""
+    """Gap against operations of training, one panel per problem, one dot per run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -169,13 +177,13 @@ def figure(path: Path, output: Path) -> None:
     for panel, (problem, steps) in zip(panels, problems, strict=False):
         for i, recipe in enumerate(recipes):
             rows = groups.get((problem, steps, recipe), [])
-            cost, gaps = [float(row["seconds"]) for row in rows], [float(row["gap"]) for row in rows]
+            cost, gaps = [float(row["training_gflop"]) for row in rows], [float(row["gap"]) for row in rows]
             panel.scatter(cost, gaps, s=14, color=f"C{i % 10}", marker="ox^s"[i // 10], label=recipe)
         panel.set_yscale("symlog", linthresh=0.01)
         panel.set_title(f"{problem}, T = {steps}", fontsize=9)
         panel.tick_params(labelsize=7)
         if panel in panels[-columns:]:
-            panel.set_xlabel("training, seconds", fontsize=8)
+            panel.set_xlabel("training, GFLOP", fontsize=8)
     fig.supylabel("NELBO - H, nats", fontsize=9)
     fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     fig.savefig(output, dpi=130)

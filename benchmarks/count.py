@@ -3,11 +3,12 @@
     python benchmarks/count.py --table mnist --path FOLDER_WITH_IDX_FILES
     python benchmarks/count.py --table molecules --path train_smile.txt
     python benchmarks/count.py --table text --path FOLDER
-    python benchmarks/count.py --table digits
+    python benchmarks/count.py --table any_steps --path FOLDER --where kind mnist16
+    python benchmarks/count.py --table collapse
 
 It is for rows that were measured before operations were counted (``work.py``). The model of a row is made as its script
 makes it, and two steps of training are counted. Nothing else in the row changes. Rows that say it are not counted
-again. ``--processes`` counts some alone: the fit of a latent has to be run, and can take long. One thread a run.
+again. ``--where`` counts some alone: the fit of a latent has to be run, and can take long. One thread a run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import any_steps
+import collapse
 import digits
 import mnist
 import molecules
@@ -37,18 +40,23 @@ TABLES: dict[str, tuple[Callable[..., tuple[FLDD, DiscreteDataModule]], tuple[st
     "mnist": (mnist.made, ("network", "size", "process", "num_steps", "seed")),
     "molecules": (molecules.made, ("network", "process", "num_steps", "seed")),
     "text": (text.made, ("network", "length", "process", "num_steps", "seed")),
+    "any_steps": (any_steps.made, ("kind", "process", "trained", "num_steps", "seed")),
     "digits": (digits.made, ("process", "num_steps", "seed")),
+    "collapse": (collapse.made, ("problem", "recipe", "num_steps", "seed")),
+    "collapse_ablations": (collapse.made, ("problem", "recipe", "num_steps", "seed")),
 }
+WITHOUT_FILES = ("digits", "collapse", "collapse_ablations")  # which need no --path
+_NUMBERS = ("size", "length", "num_steps", "seed")
 
 
-def fill(table: str, path: str | None, output: Path, processes: Sequence[str] = ()) -> None:
+def fill(table: str, path: str | None, output: Path, where: Sequence[tuple[str, str]] = ()) -> None:
     """Count what rows of a CSV do not say, and write it after each model.
 
     Args:
         table: Which of ``TABLES``.
-        path: Its data; None for the digits, which need none.
+        path: Its data; None for ``WITHOUT_FILES``.
         output: The CSV.
-        processes: Of which rows; all if there is none.
+        where: Columns and what must stand there; all rows if there are none.
     """
     make, names = TABLES[table]
     make = make if path is None else partial(make, path)
@@ -60,12 +68,12 @@ def fill(table: str, path: str | None, output: Path, processes: Sequence[str] = 
     def lacking() -> list[dict[str, str]]:
         return [
             row for row in read_rows(output)
-            if row["process"] != "data" and not row.get(COSTS[0]) and (not processes or row["process"] in processes)
+            if row.get("process") != "data" and not row.get(COSTS[0]) and all(row[n] == value for n, value in where)
         ]  # fmt: skip
 
     while rows := lacking():
         row = rows[0]
-        options = {name: row[name] if name in ("network", "process") else int(row[name]) for name in names}
+        options = {name: int(row[name]) if name in _NUMBERS else row[name] for name in names}
         known[key(row)] = costs_untrained(partial(make, **options), int(row["steps"]))
         print(*key(row), known[key(row)], flush=True)
         _write(output, [{**_costs_last(row), **known.get(key(row), {})} for row in read_rows(output)])
@@ -75,15 +83,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
-    parser.add_argument("--path", help="the table's data, but for the digits: a folder or a file")
-    parser.add_argument("--processes", nargs="+", default=[], help="count the rows of these alone")
+    parser.add_argument("--path", help="the table's data, if they are in files: a folder or a file")
+    parser.add_argument("--where", nargs=2, action="append", default=[], help="a column and what must stand there")
     parser.add_argument("--output", type=Path, help="the CSV, if not that of the table")
     arguments = parser.parse_args()
-    if (arguments.path is None) != (arguments.table == "digits"):
-        parser.error("give --path for every table but the digits")
+    if (arguments.path is None) != (arguments.table in WITHOUT_FILES):
+        parser.error(f"give --path, but not for {', '.join(WITHOUT_FILES)}")
     one_thread()
     output = arguments.output or Path(f"benchmarks/results/{arguments.table}.csv")
-    fill(arguments.table, arguments.path, output, arguments.processes)
+    fill(arguments.table, arguments.path, output, arguments.where)
 
 
 def _costs_last(row: Mapping[str, str]) -> dict[str, Any]:

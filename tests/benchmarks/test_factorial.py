@@ -178,7 +178,7 @@ def test_rows_that_do_not_say_their_costs(
 
     monkeypatch.setattr(count, "costs_untrained", costs)
     monkeypatch.setitem(count.TABLES, "mnist", (FLDD, ("process", "seed")))
-    count.fill("mnist", "folder", path, ["absorbing"])
+    count.fill("mnist", "folder", path, [("process", "absorbing")])
     assert made == [{"process": "absorbing", "seed": 0}]  # once for both seeds
     count.fill("mnist", "folder", path)
     assert len(made) == 2
