@@ -24,6 +24,7 @@ from common import MASKED, Recipe, made_with, one_thread, run_missing, train
 from scipy.stats import chi2
 from sources import GaussianMixture, KnownSource, MarkovChain, XORBlocks
 from torch import Tensor
+from work import TrainingWork, costs
 
 from fldd_lightning import FLDD, MLP, Ancestral, Decoding, ExactlyN, LearnedMaskProcess, StaggeredProcess
 
@@ -109,25 +110,31 @@ def agreement(model: FLDD, source: KnownSource, decoding: Decoding, examples: in
     return Agreement(sum(variations) / n, sum(exact) / n, statistic, degrees)
 
 
+def made(source: str, process: str, way: str, seed: int) -> tuple[FLDD, KnownSource]:
+    """The model of a row before training, and its source."""
+    torch.manual_seed(seed)
+    data, network = SOURCES[source](), partial(MLP, width=128, depth=2)
+    model = FLDD(
+        data.num_classes, data.shape, denoiser=network, num_steps=data.length, observed=WAYS[way],
+        **PROCESSES[process].arguments(network),
+    )  # fmt: skip
+    return model, data
+
+
 def run(
     source: str, process: str, way: str, seed: int, steps: int, examples: int = 12, samples: int = 1_000
 ) -> dict[str, object]:
     """Train and measure one model; returns a row of the table."""
-    torch.manual_seed(seed)
-    data, recipe = SOURCES[source](), PROCESSES[process]
-    network = partial(MLP, width=128, depth=2)
-    model = FLDD(
-        data.num_classes, data.shape, denoiser=network, num_steps=data.length, observed=WAYS[way],
-        **recipe.arguments(network),
-    )  # fmt: skip
-    _, seconds = train(model, data, steps)
-    decoding = ExactlyN() if recipe.is_timeless else Ancestral()
+    (model, data), work = made(source, process, way, seed), TrainingWork()
+    _, seconds = train(model, data, steps, [work])
+    decoding = ExactlyN() if PROCESSES[process].is_timeless else Ancestral()
     found = agreement(model, data, decoding, examples, samples)
     return {
         "source": source, "process": process, "way": way, "seed": seed, "steps": steps,
         "variation": f"{found.variation:.4f}", "variation_exact": f"{found.exact:.4f}",
         "statistic": f"{found.statistic:.1f}", "degrees": found.degrees, "p_value": f"{found.p_value:.2g}",
         "decoding": decoding.configuration(), "seconds": round(seconds), **made_with(),
+        **costs(model, work.total(steps)),
     }  # fmt: skip
 
 

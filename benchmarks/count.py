@@ -23,7 +23,9 @@ from typing import Any
 
 import any_steps
 import collapse
+import completion
 import digits
+import guidance
 import mnist
 import molecules
 import text
@@ -44,8 +46,10 @@ TABLES: dict[str, tuple[Callable[..., tuple[FLDD, DiscreteDataModule]], tuple[st
     "digits": (digits.made, ("process", "num_steps", "seed")),
     "collapse": (collapse.made, ("problem", "recipe", "num_steps", "seed")),
     "collapse_ablations": (collapse.made, ("problem", "recipe", "num_steps", "seed")),
+    "completion": (completion.made, ("source", "process", "way", "seed")),
+    "guidance": (guidance.made, ("size", "seed")),
 }
-WITHOUT_FILES = ("digits", "collapse", "collapse_ablations")  # which need no --path
+WITHOUT_FILES = ("digits", "collapse", "collapse_ablations", "completion")  # which need no --path
 _NUMBERS = ("size", "length", "num_steps", "seed")
 
 
@@ -65,18 +69,19 @@ def fill(table: str, path: str | None, output: Path, where: Sequence[tuple[str, 
     def key(row: Mapping[str, str]) -> tuple[str, ...]:
         return tuple(row[name] for name in (*names, "steps") if name != "seed")
 
-    def lacking() -> list[dict[str, str]]:
-        return [
-            row for row in read_rows(output)
-            if row.get("process") != "data" and not row.get(COSTS[0]) and all(row[n] == value for n, value in where)
-        ]  # fmt: skip
+    def is_trained(row: Mapping[str, str]) -> bool:
+        return "data" not in (row.get("process"), row.get("weight"))  # a row of data has no model
 
-    while rows := lacking():
+    def lacks(row: Mapping[str, str]) -> bool:
+        return is_trained(row) and not row.get(COSTS[0]) and all(row[name] == value for name, value in where)
+
+    while rows := [row for row in read_rows(output) if lacks(row)]:
         row = rows[0]
         options = {name: int(row[name]) if name in _NUMBERS else row[name] for name in names}
         known[key(row)] = costs_untrained(partial(make, **options), int(row["steps"]))
         print(*key(row), known[key(row)], flush=True)
-        _write(output, [{**_costs_last(row), **known.get(key(row), {})} for row in read_rows(output)])
+        found = ((row, known.get(key(row), {}) if is_trained(row) else {}) for row in read_rows(output))
+        _write(output, [{**_costs_last(row), **said} for row, said in found])
 
 
 def main() -> None:

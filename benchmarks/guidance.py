@@ -21,6 +21,7 @@ from common import made_with, measured, one_thread, run_missing, train
 from lightning.pytorch import seed_everything
 from mnist import classifier_features, quality
 from torch import Tensor
+from work import COSTS, TrainingWork, costs
 
 from fldd_lightning import MLP, Guided, ImageFLDD, LabelLatent, LearnedMaskProcess, MNISTDataModule
 from fldd_lightning.categorical import grey_levels
@@ -28,9 +29,8 @@ from fldd_lightning.categorical import grey_levels
 NUM_STEPS, DROPPED = 4, 0.1
 
 
-@lru_cache(1)
-def trained(path: str, size: int, seed: int, steps: int) -> tuple[ImageFLDD, float, float]:
-    """A trained model, its bound of the test set and the seconds of training."""
+def made(path: str, size: int, seed: int) -> tuple[ImageFLDD, MNISTDataModule]:
+    """The model of a row before training, and its data."""
     seed_everything(seed, verbose=False)
     data = MNISTDataModule(path, size=size, batch_size=256, seed=seed)
     network = partial(MLP, width=32 * size, embedding=4)
@@ -43,8 +43,16 @@ def trained(path: str, size: int, seed: int, steps: int) -> tuple[ImageFLDD, flo
         condition_sizes=data.condition_sizes,
         num_steps=NUM_STEPS,
     )
-    _, seconds = train(model, data, steps)
-    return model, measured(model, data)["test/nelbo"], seconds
+    return model, data
+
+
+@lru_cache(1)
+def trained(path: str, size: int, seed: int, steps: int) -> tuple[ImageFLDD, dict[str, object]]:
+    """A trained model, and columns of its rows: its bound of the test set, seconds of training, and what it costs."""
+    (model, data), work = made(path, size, seed), TrainingWork()
+    _, seconds = train(model, data, steps, [work])
+    nelbo = f"{measured(model, data)['test/nelbo']:.4f}"
+    return model, {"nelbo": nelbo, "seconds": round(seconds), **costs(model, work.total(steps))}
 
 
 def run(path: str, output: Path, size: int, weight: str, seed: int, steps: int, samples: int) -> dict[str, object]:
@@ -54,15 +62,14 @@ def run(path: str, output: Path, size: int, weight: str, seed: int, steps: int, 
     test, val = data.splits["test"], data.splits["val"]
     assert test.labels is not None
     assert val.labels is not None
-    nelbo, seconds = "", 0
+    said_of: dict[str, object] = {"nelbo": "", "seconds": 0, **dict.fromkeys(COSTS, "")}
     if weight == "data":
         drawn, asked = val.x[:samples], val.labels[:samples]
     else:
-        model, bound, spent = trained(path, size, seed, steps)
+        model, said_of = trained(path, size, seed, steps)
         asked = test.labels[:samples]
         decoding = Guided(float(weight))
         drawn = model.sample(samples, batch_size=500, decoding=decoding, condition={"label": asked})
-        nelbo, seconds = f"{bound:.4f}", round(spent)
     values = quality(classifier, drawn, test.x)
     with torch.no_grad():
         said = torch.cat([_pictures_said(classifier.network, part) for part in torch.split(drawn, 1_000)])
@@ -75,10 +82,11 @@ def run(path: str, output: Path, size: int, weight: str, seed: int, steps: int, 
         "accuracy": f"{float((said == asked).float().mean()):.4f}",
         "frechet": f"{values[classifier.metric_name]:.4f}",
         "coverage": f"{values[f'coverage_{classifier.name}']:.4f}",
-        "nelbo": nelbo,
+        "nelbo": said_of["nelbo"],
         "classifier": f"{classifier.accuracy:.4f}",
-        "seconds": seconds,
+        "seconds": said_of["seconds"],
         **made_with(),
+        **{name: said_of[name] for name in COSTS},
     }
 
 

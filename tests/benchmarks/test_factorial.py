@@ -22,7 +22,7 @@ import work as work_of
 import zinc
 import zinc_figure
 from common import append_row, read_rows
-from factorial_figure import draw, steps_saved
+from factorial_figure import FIXED, draw, steps_saved
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch import Tensor
@@ -265,6 +265,23 @@ def test_steps_saved() -> None:
     by_hand = [*rows, row("order by hand", 4, 2.5)]
     assert steps_saved(by_hand, "k", "nelbo", less_is_better=True) == "T = 16"
     assert steps_saved(by_hand, "k", "nelbo", less_is_better=True, against=("order by hand",)) == "T = 4"
+
+
+def test_the_page_says_what_is_saved() -> None:
+    titles = {
+        "mnist16": "16×16 MNIST", "mnist28": "28×28 MNIST", "qm9": "QM9", "text64": "text of 64 characters",
+    }  # fmt: skip
+    root = Path(__file__).parents[2]
+    rows, page = read_rows(root / "benchmarks/results/factorial.csv"), (root / "docs/results.md").read_text()
+    for kind, title in titles.items():
+        less = {"nelbo": True, "quality": kinds.KINDS[kind].quality[1]}
+        said = [
+            steps_saved(rows, kind, column, less[column], against).removeprefix("T = ")
+            for against in (FIXED, ("order by hand",))
+            for column in less
+        ]
+        line = " | ".join([title, *(each.replace("not reached at T =", "more than") for each in said)])
+        assert f"| {line} |" in page
 
 
 class Plain(Backbone):
